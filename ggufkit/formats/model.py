@@ -1,0 +1,127 @@
+"""`Model`: a checkpoint in GGUF's words. Names, shapes, metadata and where the weights lie; no weights in memory.
+
+Made by `ggufkit.architectures` from a Hugging Face folder and by `ggufkit.formats.gguf_source` from a GGUF file.
+Read by recipes (which type for which tensor) and workflows (encode and write). Does not know types to come.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufkit.formats.tensor import F32Array, SourceFile, TensorRef
+
+
+@dataclass(frozen=True, slots=True)
+class KV:
+    """One metadata entry. `item_type` is set for arrays only; values are str, int, float, bool or sequences of them."""
+
+    key: str
+    type: gguf.GGUFValueType
+    value: Any
+    item_type: gguf.GGUFValueType | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTensor:
+    """One tensor of the GGUF to be: (n,) or (n_rows, n_per_row) or (n_expert, n_rows, n_per_row), numpy order.
+
+    dtype    what a conversion at `auto` would store: the source's own F32, F16, BF16 or Q8_0
+    parts    one TensorRef for each expert, or a single one that holds all
+    order    row i of the result is row order[i] of each part; None where rows keep their place.
+             For a 1-D tensor it orders elements.
+    keep_f32 norms, biases, routers and 1-D tensors: stored as F32 whatever the recipe says
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    parts: tuple[TensorRef, ...]
+    order: NDArray[np.int64] | None = None
+    keep_f32: bool = False
+
+    @property
+    def n_expert(self) -> int:
+        return self.shape[0] if len(self.shape) == 3 else 1
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of one expert."""
+        return self.shape[-2] if len(self.shape) > 1 else 1
+
+    @property
+    def n_per_row(self) -> int:
+        return self.shape[-1]
+
+    @property
+    def n_weights(self) -> int:
+        return prod(self.shape)
+
+    def rows(self, expert: int, start: int, stop: int) -> F32Array:
+        """Rows [start, stop) of one expert as float32 (stop - start, n_per_row)."""
+        part, base = self._part(expert)
+        if self.order is None:
+            return part.rows(base + start, base + stop)
+        if len(self.shape) == 1:
+            return np.ascontiguousarray(part.rows(0, 1)[:, self.order])
+        return _gather(part, base, self.order[start:stop])
+
+    def _part(self, expert: int) -> tuple[TensorRef, int]:
+        if len(self.parts) == self.n_expert:
+            return self.parts[expert], 0
+        return self.parts[0], expert * self.n_rows
+
+
+def _gather(part: TensorRef, base: int, order: NDArray[np.int64]) -> F32Array:
+    """Rows base + order of `part`. Reads the span that holds them once, so keep slabs to a head or more."""
+    low, high = int(order.min()), int(order.max()) + 1
+    return np.ascontiguousarray(part.rows(base + low, base + high)[order - low])
+
+
+@dataclass(frozen=True, slots=True)
+class Hparams:
+    """What recipes need to know of a model. Source: llama-quant.cpp reads the same of llama_hparams."""
+
+    arch: str
+    n_layer: int
+    n_embd: int
+    n_head: int
+    n_head_kv: int
+    n_expert: int = 0
+    n_expert_used: int = 0
+    n_ctx_train: int = 0
+    n_vocab: int = 0
+    head_dim_k: int = 0
+    head_dim_v: int = 0
+
+    @property
+    def n_gqa(self) -> int:
+        return self.n_head // self.n_head_kv if self.n_head_kv else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A whole model: metadata in the order it is to be written, tensors in the order of the source.
+
+    source   what it was made from, for provenance: {"kind": "safetensors"|"gguf", "sha256": …}; no local paths
+    dropped  source tensors that are left out on purpose, each with its reason
+    """
+
+    hparams: Hparams
+    metadata: tuple[KV, ...]
+    tensors: tuple[ModelTensor, ...]
+    source: Mapping[str, str] = field(default_factory=dict)
+    dropped: Mapping[str, str] = field(default_factory=dict)
+
+    def kv(self, key: str) -> Any:
+        """Value of a metadata key, or None."""
+        return next((kv.value for kv in self.metadata if kv.key == key), None)
+
+    @property
+    def files(self) -> tuple[SourceFile, ...]:
+        """Every file that holds weights, once."""
+        return tuple({id(ref.file): ref.file for t in self.tensors for ref in t.parts}.values())

@@ -1,0 +1,103 @@
+"""`SourceFile` and `TensorRef`: where the bytes of a tensor lie, and how to get rows of them as float32.
+
+Knows offsets and number formats. Does not know what a tensor is called in GGUF or what will become of it.
+Files are read with `pread`, never mapped: a file that shrinks while it is read gives an error, not SIGBUS.
+"""
+
+import os
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import quant
+from ggufkit.errors import InputError
+
+F32Array = NDArray[np.float32]
+U8Array = NDArray[np.uint8]
+
+
+class SourceFile:
+    """A file opened for reading at offsets, from any thread. Opened on first use; `close` when done."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = -1
+
+    def pread(self, offset: int, nbytes: int) -> U8Array:
+        """Exactly `nbytes` bytes at `offset`. Raises InputError where the file ends before."""
+        if self._fd < 0:
+            self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        out = np.empty(nbytes, dtype=np.uint8)
+        done = 0
+        view = memoryview(out)
+        while done < nbytes:
+            got = os.preadv(self._fd, [view[done:]], offset + done)
+            if got == 0:
+                raise InputError(
+                    f"{self.path}: ended at byte {offset + done}, wanted {nbytes} bytes at {offset}. "
+                    "The file changed while it was read."
+                )
+            done += got
+        return out
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """Everything that is read of one stored tensor.
+
+    name    as the file spells it
+    shape   numpy order; the last axis is the row
+    dtype   a `quant` type name: F32, F16, BF16, Q8_0, …; or F64
+    offset  of its first byte in the file
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    file: SourceFile
+    offset: int
+    nbytes: int
+
+    @property
+    def n_per_row(self) -> int:
+        return self.shape[-1] if self.shape else 1
+
+    @property
+    def n_rows(self) -> int:
+        return prod(self.shape[:-1])
+
+    @property
+    def row_nbytes(self) -> int:
+        return self.nbytes // max(1, self.n_rows)
+
+    def raw_rows(self, start: int, stop: int) -> U8Array:
+        """Stored bytes of rows [start, stop), all leading axes flattened: (stop - start, row_nbytes)."""
+        raw = self.file.pread(self.offset + start * self.row_nbytes, (stop - start) * self.row_nbytes)
+        return raw.reshape(stop - start, self.row_nbytes)
+
+    def rows(self, start: int, stop: int) -> F32Array:
+        """Rows [start, stop) widened to float32: (stop - start, n_per_row)."""
+        return widen(self.raw_rows(start, stop), self.dtype)
+
+
+def widen(raw: U8Array, dtype: str) -> F32Array:
+    """Rows of stored bytes to rows of float32. Exact for F16, BF16, F32; decoded for block types."""
+    if dtype == "F32":
+        return raw.view(np.float32)
+    if dtype == "F16":
+        return raw.view(np.float16).astype(np.float32)
+    if dtype == "BF16":
+        wide = raw.view(np.uint16).astype(np.uint32)
+        wide <<= 16
+        return wide.view(np.float32)
+    if dtype == "F64":
+        return raw.view(np.float64).astype(np.float32)
+    return quant.dequantize(raw, quant.quant_type(dtype))

@@ -1,0 +1,17 @@
+"""Our own encoders, one file a block layout. `KERNELS` maps a type's name to its encoder.
+
+The contract of an encoder: `encode(w, importance, out)`, where
+    w           (n_rows, n_per_row) float32, C order, finite, n_per_row a multiple of the block size
+    importance  (n_per_row,) float32, finite, non-negative, or None
+    out         (n_rows, row_nbytes) uint8, C order, filled completely
+Rows are independent, the bytes depend on nothing but the arguments, and the GIL is released.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kernel = Callable[[NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.uint8]], None]
+
+KERNELS: dict[str, Kernel] = {}
