@@ -1,0 +1,217 @@
+"""`PartialFile`: an output that is either complete under its final name or not there at all.
+
+Bytes go to `NAME.partial`; each finished range is recorded in `NAME.partial.journal` with its checksum, so that a
+later run with the same identity keeps every range that is really on the disk and goes on from there.
+Knows files, ranges and checksums. Does not know what the bytes mean.
+
+Journal, one line each:
+    {"schema": "ggufkit/journal@1", "identity": "<hex>", "nbytes": 123}
+    offset nbytes crc32
+"""
+
+import bisect
+import contextlib
+import errno
+import json
+import os
+import shutil
+import threading
+import zlib
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufkit.errors import OutputError
+
+SCHEMA = "ggufkit/journal@1"
+_VERIFY_CHUNK = 8 << 20
+_NO_FALLOCATE = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
+
+
+def partial_path(final: Path) -> Path:
+    """Where the bytes lie until they are complete."""
+    return final.with_name(final.name + ".partial")
+
+
+def journal_path(final: Path) -> Path:
+    """Where finished ranges are recorded."""
+    return final.with_name(final.name + ".partial.journal")
+
+
+class Range(NamedTuple):
+    """A finished span of the output and the checksum of its bytes."""
+
+    offset: int
+    nbytes: int
+    crc: int
+
+
+class PartialFile:
+    """Preallocated output of `nbytes` bytes; `write` from any thread, then `finish`.
+
+    identity  hex digest of all that decides the bytes; a journal of another identity is not continued
+    resume    continue an unfinished file of the same identity; without it an unfinished file is an error
+    """
+
+    def __init__(self, final: Path, nbytes: int, identity: str, *, resume: bool = False) -> None:
+        self.final = final
+        self.nbytes = nbytes
+        self._lock = threading.Lock()
+        self._rows: list[Range] = []
+        self._fd = -1
+        earlier = self._earlier(identity, resume)
+        try:
+            self._fd = os.open(partial_path(final), os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+            self._reserve()
+            self._rows = [row for row in earlier if self._verified(row)]
+            self._start_journal(identity)
+        except OSError as error:
+            raise OutputError(f"{partial_path(final)}: {error.strerror}. Choose another place with -o.") from error
+        self._kept = _merge(self._rows)
+
+    @property
+    def done_nbytes(self) -> int:
+        """Bytes that are written and recorded."""
+        return sum(row.nbytes for row in self._rows)
+
+    def kept(self, offset: int, nbytes: int) -> bool:
+        """Whether an earlier run left that range complete."""
+        at = bisect.bisect_right(self._kept, (offset, self.nbytes)) - 1
+        return at >= 0 and offset + nbytes <= self._kept[at][1]
+
+    def write(self, offset: int, data: NDArray[np.uint8]) -> None:
+        """Write at `offset` and record it. Any thread."""
+        view = np.ascontiguousarray(data).reshape(-1).data
+        done = 0
+        while done < len(view):
+            done += os.pwrite(self._fd, view[done:], offset + done)
+        row = Range(offset, len(view), zlib.crc32(view))
+        with self._lock:
+            self._rows.append(row)
+            self._journal.write(f"{row.offset} {row.nbytes} {row.crc}\n")
+            self._journal.flush()
+
+    def finish(self) -> None:
+        """Make it durable and give it its final name. Raises OutputError where a range is missing."""
+        if _merge(self._rows) != [(0, self.nbytes)]:
+            raise OutputError(f"{self.final}: {self.done_nbytes} of {self.nbytes} bytes written; not finished.")
+        os.fsync(self._fd)
+        self.close()
+        partial_path(self.final).replace(self.final)
+        _sync_folder(self.final.parent)
+        journal_path(self.final).unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        self.close()
+        discard_unfinished(self.final)
+
+    def close(self) -> None:
+        """Release the files; what is written stays for `resume`."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._journal.close()
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _earlier(self, identity: str, resume: bool) -> list[Range]:
+        partial, journal = partial_path(self.final), journal_path(self.final)
+        if not (journal.exists() and partial.exists()):
+            discard_unfinished(self.final)  # one without the other: nobody vouches for the bytes
+            return []
+        found, rows = _read_journal(journal)
+        if not resume:
+            done = sum(row.nbytes for row in rows)
+            raise OutputError(
+                f"{partial} holds an unfinished run ({done} of {self.nbytes} bytes). "
+                "Continue it with --resume, or start again with --restart."
+            )
+        if found != identity:
+            raise OutputError(
+                f"{partial} was made from another source or with other settings. "
+                "Run with the settings it was started with, or start again with --restart."
+            )
+        return rows
+
+    def _verified(self, row: Range) -> bool:
+        """Whether the bytes on the disk are the ones that were recorded."""
+        if row.nbytes <= 0 or row.offset + row.nbytes > self.nbytes:
+            return False
+        crc, stop = 0, row.offset + row.nbytes
+        for start in range(row.offset, stop, _VERIFY_CHUNK):
+            crc = zlib.crc32(os.pread(self._fd, min(_VERIFY_CHUNK, stop - start), start), crc)
+        return crc == row.crc
+
+    def _start_journal(self, identity: str) -> None:
+        """A journal with what was kept takes the place of the old one in a single step."""
+        fresh = journal_path(self.final).with_suffix(".new")
+        self._journal = fresh.open("w", encoding="ascii")
+        self._journal.write(json.dumps({"schema": SCHEMA, "identity": identity, "nbytes": self.nbytes}) + "\n")
+        self._journal.writelines(f"{row.offset} {row.nbytes} {row.crc}\n" for row in self._rows)
+        self._journal.flush()
+        fresh.replace(journal_path(self.final))
+
+    def _reserve(self) -> None:
+        """Claim the space now, so that a full disk is an error before the work, not after."""
+        try:
+            os.posix_fallocate(self._fd, 0, max(1, self.nbytes))
+        except AttributeError:
+            pass  # macOS has no posix_fallocate
+        except OSError as error:
+            if error.errno not in _NO_FALLOCATE:
+                raise
+        os.ftruncate(self._fd, self.nbytes)
+
+
+def discard_unfinished(final: Path) -> None:
+    """Remove what an earlier run left unfinished, if anything."""
+    partial_path(final).unlink(missing_ok=True)
+    journal_path(final).unlink(missing_ok=True)
+
+
+def check_space(folder: Path, nbytes: int, what: str) -> None:
+    """Raise OutputError where `folder` has less than `nbytes` free."""
+    free = shutil.disk_usage(folder).free
+    if free < nbytes:
+        raise OutputError(
+            f"{folder}: {what} needs {nbytes} bytes, {free} are free. Free some space or choose another place with -o."
+        )
+
+
+def _merge(rows: list[Range]) -> list[tuple[int, int]]:
+    """Disjoint (start, stop) spans in order that the ranges cover together."""
+    spans: list[tuple[int, int]] = []
+    for start, nbytes, _ in sorted(rows):
+        if spans and start <= spans[-1][1]:
+            spans[-1] = (spans[-1][0], max(spans[-1][1], start + nbytes))
+        else:
+            spans.append((start, start + nbytes))
+    return spans
+
+
+def _read_journal(path: Path) -> tuple[str, list[Range]]:
+    """Identity and ranges; a torn last line is ignored."""
+    identity, rows = "", []
+    for line in path.read_text(encoding="ascii", errors="replace").splitlines(keepends=True):
+        if line.startswith("{"):
+            with contextlib.suppress(ValueError):
+                identity = str(json.loads(line).get("identity", ""))
+            continue
+        fields = line.split()
+        if line.endswith("\n") and len(fields) == 3 and all(f.isdigit() for f in fields):
+            rows.append(Range(*map(int, fields)))
+    return identity, rows
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)

@@ -1,0 +1,256 @@
+"""`quantize`: a checkpoint goes in, a finished GGUF comes out, in one pass and within a stated memory.
+
+Knows the order of the steps: open, plan, check space and memory, encode, finish. Does not print, does not know click.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import gguf
+import numpy as np
+
+import quant
+from ggufkit import __version__
+from ggufkit.errors import ImatrixError, InputError, OutputError, UsageError
+from ggufkit.formats.gguf_writer import header_bytes
+from ggufkit.formats.imatrix import Imatrix, read_imatrix
+from ggufkit.formats.model import KV, Model
+from ggufkit.formats.partial import PartialFile, check_space, discard_unfinished, partial_path
+from ggufkit.recipes.build import make_plan
+from ggufkit.recipes.plan import QuantPlan
+from ggufkit.recipes.recipe import Recipe
+from ggufkit.workflows import encode
+from ggufkit.workflows.source import open_source
+
+# Resident bytes of the interpreter with numpy, numba, the compiled kernels and the ggml library, measured with
+# benchmarks/pipeline.py and rounded up.
+BASE_NBYTES = 320 << 20
+DEFAULT_MAX_MEMORY = 2 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeSettings:
+    """What to make and how.
+
+    source       a Hugging Face folder, or an F32, F16, BF16 or Q8_0 GGUF
+    output       the GGUF to write; never there half-written
+    recipe       a mixture's name (Q4_K_M, F16, …) or a Recipe
+    imatrix      importance file of llama.cpp, either format
+    threads      encoders at work; 0 takes every processor that the process may use
+    max_memory   cap on resident bytes
+    provenance   whether the file says what it was made from; False gives llama_model_quantize's exact file
+    """
+
+    source: Path
+    output: Path
+    recipe: Recipe | str = "Q4_K_M"
+    imatrix: Path | None = None
+    encoder: quant.Encoder = quant.Encoder.GGUFKIT
+    threads: int = 0
+    max_memory: int = DEFAULT_MAX_MEMORY
+    resume: bool = False
+    restart: bool = False
+    force: bool = False
+    provenance: bool = True
+    allow_nonfinite: bool = False
+    allow_requantize: bool = False
+
+
+class Progress(NamedTuple):
+    """Bytes of the output that are done, of how many, and the tensor in work."""
+
+    done_nbytes: int
+    total_nbytes: int
+    tensor: str
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeReport:
+    """What was made."""
+
+    plan: QuantPlan
+    output: Path
+    seconds: float
+    resumed_nbytes: int
+    n_weights: int
+    source_nbytes: int
+    notes: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Everything known before the first byte is encoded: what `--dry-run` shows."""
+
+    model: Model
+    plan: QuantPlan
+    imatrix: Imatrix | None
+    threads: int
+    slab_weights: int
+    peak_nbytes: int
+    identity: str
+
+
+def prepare(settings: QuantizeSettings) -> Job:
+    """Open the source, plan the output, size the slabs. Reads headers only; writes nothing."""
+    model = open_source(settings.source, allow_requantize=settings.allow_requantize)
+    imatrix = _matching_imatrix(settings, model)
+    extra = _provenance(settings, model, imatrix) if settings.provenance else ()
+    plan = make_plan(model, settings.recipe, importance=imatrix is not None, extra_metadata=extra)
+    threads = settings.threads or encode.default_threads()
+    slab_weights, peak = slab_size(plan, threads, settings.max_memory)
+    return Job(model, plan, imatrix, threads, slab_weights, peak, _identity(settings, model, plan, imatrix))
+
+
+def quantize(settings: QuantizeSettings, on_progress: Callable[[Progress], None] = lambda _: None) -> QuantizeReport:
+    """Make the file. Raises InputError for a bad source, OutputError for a bad place, UsageError for bad settings.
+
+    The result is under its final name only when it is complete. Ctrl-C or a crash leaves `OUTPUT.partial` and its
+    journal, which `resume` continues to the same bytes.
+    """
+    started = time.perf_counter()
+    job = prepare(settings)
+    try:
+        resumed = _write(settings, job, on_progress)
+    finally:
+        for file in job.model.files:
+            file.close()
+    return QuantizeReport(
+        plan=job.plan,
+        output=settings.output,
+        seconds=time.perf_counter() - started,
+        resumed_nbytes=resumed,
+        n_weights=job.plan.n_weights,
+        source_nbytes=sum(ref.nbytes for t in job.model.tensors for ref in t.parts),
+        notes=_notes(job),
+    )
+
+
+def _write(settings: QuantizeSettings, job: Job, on_progress: Callable[[Progress], None]) -> int:
+    header = output_header(job.plan)
+    check_output(settings, job)
+    with closing(PartialFile(settings.output, job.plan.file_nbytes, job.identity, resume=settings.resume)) as out:
+        resumed = out.done_nbytes
+        if not out.kept(0, len(header)):
+            out.write(0, np.frombuffer(header, dtype=np.uint8))
+        encoder = encode.PlainEncoder(job.imatrix, settings.encoder, settings.allow_nonfinite)
+
+        def on_slab(slab: encode.Slab) -> None:
+            on_progress(Progress(out.done_nbytes, job.plan.file_nbytes, slab.planned.name))
+
+        try:
+            encode.run(
+                job.plan, out, encoder,
+                threads=job.threads, slab_weights=job.slab_weights,
+                allow_nonfinite=settings.allow_nonfinite, on_slab=on_slab,
+            )  # fmt: skip
+        except (InputError, quant.QuantError):
+            out.discard()  # the source is at fault; no resume can help
+            raise
+        except OSError as error:
+            raise OutputError(
+                f"{partial_path(settings.output)}: {error.strerror}. What is written is kept; "
+                "make room and run again with --resume."
+            ) from error
+        out.finish()
+    return resumed
+
+
+def output_header(plan: QuantPlan) -> bytes:
+    """Everything before the tensor data."""
+    rows = [(t.name, t.tensor.shape, t.qtype.ggml_type, t.offset) for t in plan.tensors]
+    return header_bytes(plan.metadata, rows, plan.alignment)
+
+
+def slab_size(plan: QuantPlan, threads: int, max_memory: int) -> tuple[int, int]:
+    """Weights of a slab and the peak resident bytes, for a plan on `threads` threads under `max_memory` bytes.
+
+    Raises UsageError where even slabs of a single row do not fit, with the least that would.
+    """
+    widest = max(t.tensor.n_per_row for t in plan.tensors)
+    workers = encode.workers_of(threads)
+    fixed = BASE_NBYTES + 4 * plan.data_offset  # the header is held a few times while it is made
+    least = fixed + workers * widest * encode.BYTES_PER_WEIGHT
+    if max_memory < least:
+        raise UsageError(
+            f"--max-memory {max_memory} is too small: {threads} threads on rows of {widest} need {least} bytes. "
+            "Raise it, or lower --threads."
+        )
+    room = (max_memory - fixed) // (workers * encode.BYTES_PER_WEIGHT)
+    slab_weights = max(widest, min(room, encode.SLAB_WEIGHTS))
+    return slab_weights, fixed + workers * slab_weights * encode.BYTES_PER_WEIGHT
+
+
+def check_output(settings: QuantizeSettings, job: Job) -> None:
+    """Raise OutputError where the result cannot be written: checked before any work, and before anything is touched."""
+    output = settings.output
+    folder = output.parent
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is not a folder. Create it, or choose another place with -o.")
+    if output.is_dir():
+        raise OutputError(f"{output} is a folder. Name a file: -o {output / 'model.gguf'}")
+    if output.exists():
+        for file in job.model.files:
+            if file.path.exists() and output.samefile(file.path):
+                raise OutputError(f"{output} is the input itself. Choose another name with -o.")
+        if not settings.force:
+            raise OutputError(f"{output} exists. Replace it with --force, or choose another name with -o.")
+    if settings.restart:
+        discard_unfinished(output)
+    partial = partial_path(output)
+    held = partial.stat().st_blocks * 512 if partial.exists() else 0
+    check_space(folder, job.plan.file_nbytes - held, f"{output.name}")
+
+
+def _matching_imatrix(settings: QuantizeSettings, model: Model) -> Imatrix | None:
+    if settings.imatrix is None:
+        return None
+    if not settings.imatrix.exists():
+        raise ImatrixError(f"{settings.imatrix} does not exist. Pass the importance file that goes with this model.")
+    imatrix = read_imatrix(settings.imatrix)
+    imatrix.check_matches(model)
+    return imatrix
+
+
+def _provenance(settings: QuantizeSettings, model: Model, imatrix: Imatrix | None) -> tuple[KV, ...]:
+    """What the file owes to whom, without local paths, so that it can be made again."""
+    string, u32 = gguf.GGUFValueType.STRING, gguf.GGUFValueType.UINT32
+    rows = [KV("ggufkit.version", string, __version__), KV("ggufkit.encoder", string, str(settings.encoder))]
+    rows += [KV(f"ggufkit.source.{key}", string, value) for key, value in sorted(model.source.items())]
+    if isinstance(settings.recipe, Recipe):
+        rows.append(KV("ggufkit.recipe", string, settings.recipe.to_toml()))
+    if imatrix is not None and settings.imatrix is not None:
+        rows.append(KV("quantize.imatrix.file", string, settings.imatrix.name))
+        if imatrix.datasets:
+            rows.append(KV("quantize.imatrix.dataset", string, Path(imatrix.datasets[0]).name))
+        rows.append(KV("quantize.imatrix.entries_count", u32, len(imatrix.entries)))
+        rows.append(KV("quantize.imatrix.chunks_count", u32, imatrix.chunk_count))
+        rows.append(KV("ggufkit.imatrix.sha256", string, hashlib.sha256(settings.imatrix.read_bytes()).hexdigest()))
+    return tuple(rows)
+
+
+def _identity(settings: QuantizeSettings, model: Model, plan: QuantPlan, imatrix: Imatrix | None) -> str:
+    """Digest of all that decides the bytes: the plan's header, the source, importance and encoder."""
+    digest = hashlib.sha256(output_header(plan))
+    for key, value in sorted(model.source.items()):
+        digest.update(f"{key}={value}\n".encode())
+    digest.update(f"{settings.encoder} {quant.kernels.VERSION} {settings.allow_nonfinite}\n".encode())
+    if imatrix is not None and settings.imatrix is not None:
+        digest.update(settings.imatrix.read_bytes())
+    return digest.hexdigest()
+
+
+def _notes(job: Job) -> tuple[str, ...]:
+    notes = [f"{name} left out: {reason}" for name, reason in job.model.dropped.items()]
+    if job.imatrix is not None:
+        covered = set(job.imatrix.entries)
+        without = [t.name for t in job.plan.tensors if t.qtype.is_quantized and t.name not in covered]
+        if without:
+            notes.append(f"no importance for {len(without)} tensors, encoded without: {', '.join(without[:4])}")
+    return tuple(notes)
+
+
