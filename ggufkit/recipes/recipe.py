@@ -1,0 +1,132 @@
+"""`Recipe`: which tensor gets which type, as a value. A mixture or a default type, and rules that override it.
+
+Knows names, layers and roles. Does not know shapes, bytes or files on disk beyond the text of a recipe (toml).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from ggufkit.errors import RecipeError
+from ggufkit.recipes.mixtures import mixture
+from ggufkit.recipes.quantizable import Role, layer_of, role_of
+from quant import QuantError, QuantType, quant_type
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeRule:
+    """One rule: every condition that is given must hold; at least one is given.
+
+    type    of the tensors it matches
+    match   glob over the whole GGUF name: "blk.*.attn_v.weight"
+    regex   regular expression found anywhere in the GGUF name
+    layers  ranges of layers: "0-3,31"
+    role    a part of the model: "ffn_down"
+    reason  printed in the plan
+    """
+
+    type: str
+    match: str = ""
+    regex: str = ""
+    layers: str = ""
+    role: str = ""
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        _known_type(self.type, str(self))
+        if not (self.match or self.regex or self.layers or self.role):
+            raise RecipeError(f"{self} matches everything. Give it match, regex, layers or role, or set default")
+        if self.role and self.role not in list(Role):
+            raise RecipeError(f"{self}: unknown role {self.role!r}. Known: {', '.join(Role)}")
+        _layer_ranges(self.layers)
+        try:
+            re.compile(self.regex)
+        except re.error as error:
+            raise RecipeError(f"{self}: the regular expression does not compile: {error}") from error
+
+    def matches(self, name: str) -> bool:
+        """Whether the tensor of that GGUF name is meant."""
+        return (
+            (not self.match or fnmatchcase(name, self.match))
+            and (not self.regex or re.search(self.regex, name) is not None)
+            and (not self.layers or any(low <= layer_of(name) <= high for low, high in _layer_ranges(self.layers)))
+            and (not self.role or role_of(name) == self.role)
+        )
+
+    def __str__(self) -> str:
+        fields = {"match": self.match, "regex": self.regex, "layers": self.layers, "role": self.role}
+        shown = ", ".join(f"{key} = {value!r}" for key, value in fields.items() if value)
+        return f"rule ({shown or 'without a condition'}) -> {self.type}"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Types for a whole model: `base`, a mixture, or `default`, one type for all; then rules, the last match wins.
+
+    name   shown in the plan and stored in the file
+    """
+
+    name: str
+    base: str = ""
+    default: str = ""
+    rules: tuple[RecipeRule, ...] = ()
+
+    def __post_init__(self) -> None:
+        if bool(self.base) == bool(self.default):
+            raise RecipeError(f"recipe {self.name!r} needs one of base (a mixture) and default (a type)")
+        if self.default:
+            _known_type(self.default, f"recipe {self.name!r}, default")
+        else:
+            mixture(self.base)
+
+    @property
+    def file_type(self) -> int:
+        """llama.cpp's number for general.file_type: of the base, or of the mixture closest to the default."""
+        return mixture(self.base or self.default).ftype
+
+    def deciding(self, name: str) -> RecipeRule | None:
+        """The rule that decides for a tensor: the last that matches."""
+        return next((rule for rule in reversed(self.rules) if rule.matches(name)), None)
+
+
+def named(name: str) -> Recipe:
+    """The recipe that is a mixture and nothing else. Raises UsageError, which lists the known mixtures."""
+    row = mixture(name)
+    return Recipe(name=row.name, base=row.name)
+
+
+def check_rules_match(recipe: Recipe, names: Sequence[str], kept: Sequence[str]) -> None:
+    """Every rule must match one of `names`, the tensors that may be quantized; `kept` are those that may not.
+
+    Raises RecipeError naming the first rule that does not.
+    """
+    for rule in recipe.rules:
+        if any(rule.matches(name) for name in names):
+            continue
+        only_kept = [name for name in kept if rule.matches(name)]
+        if only_kept:
+            raise RecipeError(
+                f"recipe {recipe.name!r}: {rule} matches only tensors that are never quantized, {only_kept[0]} among "
+                "them (one row, norms, routers). Take the rule out."
+            )
+        examples = ", ".join(list(names)[:3])
+        raise RecipeError(f"recipe {recipe.name!r}: {rule} matches no tensor. Names look like {examples}")
+
+
+def _known_type(name: str, where: str) -> QuantType:
+    try:
+        return quant_type(name)
+    except QuantError as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def _layer_ranges(layers: str) -> list[tuple[int, int]]:
+    """ "0-3,31" to [(0, 3), (31, 31)]. Raises RecipeError where the text is something else."""
+    ranges = []
+    for part in filter(None, layers.split(",")):
+        match = re.fullmatch(r"\s*(\d{1,6})(?:\s*-\s*(\d{1,6}))?\s*", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise RecipeError(f'layers = {layers!r} is not a list of layers. Write it like "0-3,31"')
+        ranges.append((int(match[1]), int(match[2] or match[1])))
+    return ranges
