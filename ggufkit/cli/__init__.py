@@ -1,0 +1,101 @@
+"""The command `ggufkit`: parse, call one workflow, print one report.
+
+Knows the table of commands and how an error becomes one line of text and an exit code. Commands are imported when
+they are called, so that `--help` is fast.
+
+Exit codes: 0 done, 1 error, 2 usage, 3 gate not met, 4 gate inconclusive, 130 interrupted.
+"""
+
+import errno
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from ggufkit import __version__
+from ggufkit.errors import GgufkitError
+
+# command -> what it does; the module is ggufkit.cli.<command>, its attribute `command`
+COMMANDS = {
+    "plan": "Show what every tensor would become: type, bytes, reason; no weight is read.",
+    "quantize": "Make a quantized GGUF from a Hugging Face folder or a GGUF.",
+    "perplexity": "Measure how well a GGUF predicts a text.",
+    "run": "Generate text or chat with a GGUF.",
+    "inspect": "Show what is in a GGUF: metadata, tensors, types, sizes.",
+    "doctor": "Show what was found on this machine, what was chosen, and what it costs.",
+}
+
+
+class CliError(click.ClickException):
+    """An error of the library as click shows it: one line on stderr and an exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class LazyGroup(click.Group):
+    """Commands by table; errors of the library turned into text in one place."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"ggufkit.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt as error:
+            raise CliError(_with_notes(error) or "interrupted", 130) from error
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away; nothing more to say
+            raise SystemExit(0) from None
+        except Exception as error:
+            if os.environ.get("GGUFKIT_TRACEBACK"):
+                raise
+            raise _as_text(error) from error
+
+
+def _as_text(error: Exception) -> CliError:
+    from quant.errors import QuantError
+
+    match error:
+        case GgufkitError() | QuantError():
+            return CliError(_with_notes(error), getattr(error, "exit_code", 1))
+        case OSError():
+            return CliError(_os_message(error), 1)
+        case MemoryError():
+            return CliError("out of memory. Lower --max-memory, --threads or --ctx.", 1)
+    return CliError(
+        f"this is a mistake of ggufkit: {type(error).__name__}: {error}\n"
+        "Please report it with what GGUFKIT_TRACEBACK=1 shows.",
+        1,
+    )
+
+
+def _with_notes(error: BaseException) -> str:
+    return "\n".join([str(error), *getattr(error, "__notes__", [])]).strip()
+
+
+def _os_message(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    advice = " Make room, then run again with --resume." if error.errno == errno.ENOSPC else ""
+    return f"{where}{error.strerror or error}.{advice}"
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="ggufkit")
+def main() -> None:
+    """Turn a Hugging Face checkpoint into a quantized GGUF, prove how good it is, and run it."""

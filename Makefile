@@ -1,0 +1,50 @@
+# The habits of this project. `make` alone lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: help setup demo test lint types format fuzz clean
+help:            ## list the targets
+	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
+
+setup: $(READY)  ## make .venv with everything in it (about 5 minutes the first time, seconds later)
+
+$(READY): pyproject.toml scripts/setup.py
+	@$(PYTHON) scripts/setup.py
+	@touch $(READY)
+
+demo: $(READY)   ## plan, quantize, measure and run the shipped model
+	@$(BIN)/python scripts/demo.py
+
+test: $(READY)   ## pass the tests
+	@$(BIN)/python -m pytest
+
+lint: $(READY)   ## ruff, check only
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(READY)  ## mypy, strict
+	@$(BIN)/mypy
+
+format: $(READY) ## ruff, in place
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+fuzz: $(READY)   ## mutate files at the parsers; N=100000 for longer
+	@$(BIN)/python tests/formats/fuzz.py $(or $(N),20000)
+
+bench-encode: $(READY)     ## our encoders against ggml_quantize_chunk
+	@$(BIN)/python benchmarks/encode.py
+
+bench-pipeline: $(READY)   ## one pass against convert + llama-quantize: time, memory, disk
+	@$(BIN)/python benchmarks/pipeline.py
+
+bench-generate: $(READY)   ## Python time a token against llama-cpp-python's own loop
+	@$(BIN)/python benchmarks/generate.py
+
+bench-perplexity: $(READY) ## perplexity against llama-perplexity
+	@$(BIN)/python benchmarks/perplexity.py
+
+bench-inspect: $(READY)    ## opening a 32k-vocabulary file against gguf.GGUFReader
+	@$(BIN)/python benchmarks/inspect_open.py
+
+clean:           ## remove what was made here, .venv included
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info out

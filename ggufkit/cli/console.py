@@ -1,0 +1,87 @@
+"""What commands show: results on stdout, progress on stderr (a bar on a terminal, plain lines elsewhere).
+
+Knows terminals and streams. Does not know what is being done.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from ggufkit.reports.units import human_bytes, human_seconds
+
+PLAIN_EVERY_S = 5.0
+
+# what a step calls as it goes on: done, total, a word on what is in hand
+Update = Callable[[float, float, str], None]
+
+
+def out() -> Console:
+    """Console of results. Without a terminal lines are not wrapped, so that they can be searched and cut."""
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """One line of progress or advice on stderr."""
+    click.echo(message, err=True)
+
+
+def print_json(result: Any) -> None:
+    """One JSON document on stdout."""
+    click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+
+
+def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
+    """A plain table whose columns named in `right` are numbers."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", no_wrap=column in right)
+    return made
+
+
+@contextmanager
+def progress(label: str, *, unit_bytes: bool = True) -> Iterator[Update]:
+    """A bar with speed and time left on a terminal; elsewhere a line every few seconds."""
+    if sys.stderr.isatty():
+        with _bar(unit_bytes) as bar:
+            task = bar.add_task(label, total=None, now="")
+            yield lambda done, total, now: bar.update(task, completed=done, total=total, now=now)
+    else:
+        yield _plain(label, unit_bytes)
+
+
+def _bar(unit_bytes: bool) -> Progress:
+    numbers = (DownloadColumn(binary_units=True), TransferSpeedColumn()) if unit_bytes else (
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+    )  # fmt: skip
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *numbers,
+        TimeRemainingColumn(compact=True),
+        TextColumn("[dim]{task.fields[now]}"),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+def _plain(label: str, unit_bytes: bool) -> Update:
+    started = time.monotonic()
+    last = [started]
+
+    def update(done: float, total: float, now: str) -> None:
+        if time.monotonic() - last[0] < PLAIN_EVERY_S or not total:
+            return
+        last[0] = time.monotonic()
+        left = (last[0] - started) * (total - done) / max(done, 1e-9)
+        amount = f"{human_bytes(done)} of {human_bytes(total)}" if unit_bytes else f"{done:.0f} of {total:.0f}"
+        say(f"{label}: {100 * done / total:.0f} %  {amount}, {human_seconds(left)} left  {now}")
+
+    return update

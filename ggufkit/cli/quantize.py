@@ -1,0 +1,104 @@
+"""`ggufkit quantize`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ggufkit.cli import console, options
+
+EXAMPLES = """
+\b
+Examples:
+  ggufkit quantize ./Mixtral-8x7B-v0.1 -o mixtral-Q4_K_M.gguf
+  ggufkit quantize ./Mixtral-8x7B-v0.1 -o mixtral-Q3_K_M.gguf --type Q3_K_M --imatrix mixtral.imatrix.gguf
+  ggufkit quantize ./phi-2 -o phi-2-bf16.gguf --type bf16
+  ggufkit quantize ./phi-2 -o phi-2.gguf --recipe mine.toml --check
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("source", type=options.PATH)
+@click.option("-o", "--output", type=options.PATH, required=True, help="The GGUF to write.")
+@click.option("--type", "type_name", default=None, help="Mixture or number format.  [default: Q4_K_M]")
+@click.option("--recipe", type=options.PATH, default=None, help="TOML recipe instead of --type.")
+@click.option("--imatrix", type=options.PATH, default=None, help="Importance file (llama-imatrix, either format).")
+@click.option("--encoder", type=click.Choice(["ggufkit", "ggml"]), default="ggufkit", show_default=True,
+              help="Who searches for scales; ggml gives llama.cpp's exact bytes.")  # fmt: skip
+@options.threads
+@click.option("--max-memory", type=options.Bytes(), default="2GiB", show_default=True, help="Cap on resident memory.")
+@click.option("--resume", is_flag=True, help="Continue an unfinished run (starts anew where there is none).")
+@click.option("--restart", is_flag=True, help="Drop an unfinished run and start again.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
+@click.option("--check", is_flag=True, help="Measure perplexity before and after.")
+@options.text_files
+@click.option("--provenance/--no-provenance", default=True, help="Record source, recipe and versions in the metadata.")
+@click.option("--allow-nonfinite", is_flag=True, help="Encode weights that are NaN or infinite.")
+@click.option("--allow-requantize", is_flag=True, help="Accept a GGUF that is already quantized.")
+@options.json_flag
+def command(*, as_json: bool, dry_run: bool, check: bool, text: Path | None, **options_: Any) -> None:
+    """Make a quantized GGUF from SOURCE, a Hugging Face folder or an F32, F16, BF16 or Q8_0 GGUF.
+
+    One pass: weights go from safetensors to the finished file, with no 16-bit file in between.
+    """
+    settings = _settings(**options_)
+    if dry_run:
+        _show_plan(settings, as_json)
+        return
+    report = _run(settings)
+    from ggufkit.reports.quantize_text import as_dict, render
+
+    result = as_dict(report)
+    if check:
+        from ggufkit.cli.check import before_and_after
+
+        result["check"] = before_and_after(settings, text)
+    if as_json:
+        console.print_json(result)
+        return
+    console.out().print(render(report))
+    if check:
+        from ggufkit.reports.check_text import render as render_check
+
+        console.out().print(render_check(result["check"]))
+
+
+def _settings(*, type_name: str | None, recipe: Path | None, encoder: str, threads: int | None, **rest: Any) -> Any:
+    import quant
+    from ggufkit.errors import UsageError
+    from ggufkit.recipes.recipe import read_recipe
+    from ggufkit.workflows.quantize import QuantizeSettings
+
+    if type_name and recipe:
+        raise UsageError("--type and --recipe exclude each other; a recipe may name its base mixture itself.")
+    chosen = read_recipe(recipe) if recipe else type_name or "Q4_K_M"
+    return QuantizeSettings(recipe=chosen, encoder=quant.Encoder(encoder), threads=threads or 0, **rest)
+
+
+def _run(settings: Any) -> Any:
+    from ggufkit.formats.partial import partial_path
+    from ggufkit.workflows.quantize import quantize
+
+    with console.progress(f"quantize {settings.output.name}") as update:
+        try:
+            return quantize(settings, lambda p: update(p.done_nbytes, p.total_nbytes, p.tensor))
+        except KeyboardInterrupt as error:
+            if partial_path(settings.output).exists():
+                error.add_note("interrupted; what is done is kept. Continue with --resume.")
+            raise
+
+
+def _show_plan(settings: Any, as_json: bool) -> None:
+    from ggufkit.reports.plan_text import as_dict, render
+    from ggufkit.workflows.plan import plan_report
+    from ggufkit.workflows.quantize import check_output, prepare
+
+    job = prepare(settings)
+    check_output(dataclasses.replace(settings, restart=False), job)
+    report = plan_report(job)
+    if as_json:
+        console.print_json(as_dict(report))
+    else:
+        console.out().print(render(report))
