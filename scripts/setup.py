@@ -32,13 +32,14 @@ def main() -> None:
 
 
 def check_machine() -> None:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036  the reader's python may be older than ours
         sys.exit(
             f"ggufkit needs Python 3.11 or newer, this is {platform.python_version()}. Try: make PYTHON=python3.12"
         )
     if not any(shutil.which(cc) for cc in (os.environ.get("CC") or "cc", "gcc", "clang")):
         sys.exit(
-            "a C/C++ compiler is needed to build llama.cpp (Debian: apt install build-essential; macOS: xcode-select --install)"
+            "a C/C++ compiler is needed to build llama.cpp "
+            "(Debian: apt install build-essential; macOS: xcode-select --install)"
         )
 
 

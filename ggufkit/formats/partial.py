@@ -61,8 +61,8 @@ class PartialFile:
         self._lock = threading.Lock()
         self._rows: list[Range] = []
         self._fd = -1
-        earlier = self._earlier(identity, resume)
         try:
+            earlier = self._earlier(identity, resume)
             self._fd = os.open(partial_path(final), os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
             self._reserve()
             self._rows = [row for row in earlier if self._verified(row)]
