@@ -1,0 +1,40 @@
+"""`Batch`: tokens, positions and sequences as llama.cpp reads them, filled through numpy.
+
+    llama_batch  token[n]  pos[n]  n_seq_id[n] = 1  seq_id[n] -> &ids[sequence]  logits[n] = 1 where wanted
+
+Knows the struct. Does not know models or what the logits are for.
+"""
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+I32Array = NDArray[np.int32]
+
+
+class Batch:
+    """Room for `n_tokens` tokens of up to `n_seq` sequences. Each token belongs to one sequence."""
+
+    def __init__(self, lib: ModuleType, n_tokens: int, n_seq: int) -> None:
+        self._token = np.zeros(n_tokens, dtype=np.int32)
+        self._pos = np.zeros(n_tokens, dtype=np.int32)
+        self._n_seq_id = np.ones(n_tokens, dtype=np.int32)
+        self._ids = np.arange(n_seq, dtype=np.int32)
+        self._seq_id = np.zeros(n_tokens, dtype=np.uintp)
+        self._logits = np.zeros(n_tokens, dtype=np.int8)
+        self.struct = lib.llama_batch()
+        fields = dict(lib.llama_batch._fields_)
+        for name in ("token", "pos", "n_seq_id", "seq_id", "logits"):
+            array: NDArray[Any] = getattr(self, f"_{name}")
+            setattr(self.struct, name, array.ctypes.data_as(fields[name]))
+
+    def fill(self, tokens: I32Array, pos: ArrayLike, seq: ArrayLike, logits: ArrayLike) -> None:
+        """Set the batch to `tokens` (n,). `pos`, `seq` and `logits` are (n,) or one value for all."""
+        n = len(tokens)
+        self._token[:n] = tokens
+        self._pos[:n] = pos
+        self._seq_id[:n] = self._ids.ctypes.data + 4 * np.asarray(seq, dtype=np.uintp)
+        self._logits[:n] = logits
+        self.struct.n_tokens = n

@@ -1,0 +1,264 @@
+"""`Engine`: one model and one context of llama.cpp, opened together and closed in the right order.
+
+    with Engine.open(path) as engine:
+        engine.decode(engine.vocab.tokenize("Once upon a time"), pos=0)
+        engine.logits(1)
+
+Knows the C API of models and contexts. Does not know sampling, text generation or scores. One thread at a time.
+"""
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ggufkit.errors import EngineError, UsageError
+from ggufkit.formats.tensor import F32Array
+from ggufkit.runtime import library, machine
+from ggufkit.runtime.batch import Batch, I32Array
+from ggufkit.runtime.interrupt import Interrupt
+from ggufkit.runtime.vocabulary import Vocabulary
+
+N_BATCH, N_UBATCH = 2048, 512  # llama.cpp's own defaults
+Progress = Callable[[float], None]
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    METAL = "metal"
+
+
+@dataclass(frozen=True, slots=True)
+class ContextSettings:
+    """What a context was opened with; logits depend on all of it but the threads.
+
+    n_ctx      tokens a sequence may hold
+    n_batch    most tokens of one `decode`
+    n_ubatch   most tokens computed at once
+    n_seq      independent sequences
+    n_outputs  most rows of logits of one `decode`
+    """
+
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int
+    n_seq: int
+    n_outputs: int
+    threads: int
+    device: Device
+    use_extra_bufts: bool
+
+
+class Engine:
+    """An open model with its context. Make with `Engine.open`, use as a context manager.
+
+    path      the file
+    settings  what the context was opened with
+    vocab     the model's tokenizer
+    notices   lines a person should see: fallbacks that were taken, and why
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settings: ContextSettings,
+        notices: tuple[str, ...],
+        on_load: Progress | None,
+        eval_callback: Any = None,
+    ) -> None:
+        self.path, self.settings, self.notices = path, settings, notices
+        self._lib: ModuleType = library.load()
+        self._ctx: Any = None
+        self._model: Any = _load_model(self._lib, path, settings, on_load)
+        try:
+            self._ctx = _new_context(self._lib, self._model, path, settings, eval_callback)
+            self._memory = self._lib.llama_get_memory(self._ctx)
+            self.vocab = Vocabulary(self._lib, self._model)
+        except BaseException:
+            self.close()
+            raise
+        self._batch = Batch(self._lib, settings.n_batch, settings.n_seq)
+        self._one = (self._lib.llama_token * 1)()
+        self._one_batch = self._lib.llama_batch_get_one(self._one, 1)
+        self._interrupt = Interrupt(self._lib)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        n_ctx: int | None = None,
+        n_batch: int = N_BATCH,
+        n_ubatch: int = N_UBATCH,
+        n_seq: int = 1,
+        n_outputs: int | None = None,
+        threads: int | None = None,
+        device: Device = Device.AUTO,
+        use_extra_bufts: bool | None = None,
+        on_load: Progress | None = None,
+        eval_callback: Any = None,
+    ) -> Self:
+        """Load the file at `path` and make a context.
+
+        n_ctx            tokens a sequence may hold; None takes the training length, or what fits this machine's memory
+        n_outputs        most rows of logits a decode returns; None is one a sequence, all that generation needs
+        threads          None takes the physical cores this process may use
+        use_extra_bufts  repacked and AMX kernels; None finds out whether they work here
+        on_load          called with the fraction loaded
+        eval_callback    `ActivationTap.callback`; the tap must outlive the engine
+
+        Raises GgufError for a file that breaks the format, UsageError for options that cannot hold, EngineError where
+        llama.cpp refuses, with its last log lines.
+        """
+        path = Path(path)
+        n_outputs = n_seq if n_outputs is None else n_outputs
+        _check_range(n_ctx=(n_ctx, 1 << 24), threads=(threads, 512), n_seq=(n_seq, 256))
+        _check_range(n_batch=(n_batch, 1 << 20), n_ubatch=(n_ubatch, 1 << 20), n_outputs=(n_outputs, 1 << 20))
+        n_ctx = n_ctx or 4096
+        notices: list[str] = []
+        settings = ContextSettings(
+            n_ctx=n_ctx,
+            n_batch=min(n_batch, n_ctx * n_seq),
+            n_ubatch=min(n_ubatch, n_batch, n_ctx * n_seq),
+            n_seq=n_seq,
+            n_outputs=n_outputs,
+            threads=threads or machine.choose_threads().n,
+            device=Device(device),
+            use_extra_bufts=True if use_extra_bufts is None else use_extra_bufts,
+        )
+        return cls(path, settings, tuple(notices), on_load, eval_callback)
+
+    def close(self) -> None:
+        """Free the context, then the model. Safe to call twice."""
+        ctx, self._ctx = self._ctx, None
+        model, self._model = self._model, None
+        if ctx is not None:
+            self._lib.llama_free(ctx)
+        if model is not None:
+            self._lib.llama_model_free(model)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def handle(self) -> Any:
+        """The llama_context pointer, for samplers."""
+        return self._ctx
+
+    @property
+    def lib(self) -> ModuleType:
+        """llama_cpp's low-level functions."""
+        return self._lib
+
+    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> I32Array:
+        """Token ids (n,). See `Vocabulary.tokenize`."""
+        return self.vocab.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def decode(self, tokens: I32Array, pos: I32Array | int, *, seq: ArrayLike = 0, logits: ArrayLike = 0) -> None:
+        """Compute up to n_batch tokens.
+
+        tokens  (n,) int32
+        pos     (n,) positions in their sequences, or the first position of one sequence
+        seq     (n,) sequence numbers, or one for all
+        logits  (n,) mask of rows wanted, or one value for all
+
+        Ctrl-C ends it early: the sequences of this batch are then cleared and KeyboardInterrupt is raised.
+        """
+        n = len(tokens)
+        if not 0 < n <= self.settings.n_batch:
+            raise UsageError(f"a decode takes 1 to {self.settings.n_batch} tokens (n_batch), got {n}")
+        if isinstance(pos, int):
+            pos = np.arange(pos, pos + n, dtype=np.int32)
+        self._batch.fill(tokens, pos, seq, logits)
+        with self._interrupt.watching(self._ctx):
+            rc = self._lib.llama_decode(self._ctx, self._batch.struct)
+            if rc:
+                self.clear()
+        if rc:
+            raise self._decode_error(rc, n)
+
+    def decode_one(self, token: int) -> None:
+        """Compute `token` behind the last one of sequence 0, with its logits. The fast path of generation."""
+        self._one[0] = token
+        rc = self._lib.llama_decode(self._ctx, self._one_batch)
+        if rc:
+            raise self._decode_error(rc, 1)
+
+    def logits(self, n_rows: int) -> F32Array:
+        """The rows asked for in the last decode, in batch order: (n_rows, n_vocab), a view until the next decode."""
+        pointer = self._lib.llama_get_logits(self._ctx)
+        if not pointer or n_rows > self.settings.n_outputs:
+            raise library.engine_error(f"{self.path.name}: llama.cpp holds no {n_rows} rows of logits.")
+        address = ctypes.cast(pointer, ctypes.c_void_p).value
+        shape = (n_rows, self.vocab.n_vocab)
+        return np.ctypeslib.as_array((ctypes.c_float * (shape[0] * shape[1])).from_address(address or 0)).reshape(shape)
+
+    def clear(self) -> None:
+        """Forget every sequence."""
+        self._lib.llama_memory_clear(self._memory, True)
+
+    def abort(self) -> None:
+        """Stop the decode that another thread is running; it raises EngineError there."""
+        self._interrupt.set()
+
+    def _decode_error(self, rc: int, n: int) -> EngineError:
+        if rc == 1:
+            return EngineError(
+                f"{self.path.name}: no room for {n} more tokens in a context of {self.settings.n_ctx} a sequence. "
+                "Open it with a larger --ctx, or shorten the text."
+            )
+        if rc == 2:
+            return EngineError(f"{self.path.name}: the computation of {n} tokens was cancelled")
+        return library.engine_error(f"{self.path.name}: llama_decode failed with code {rc} on {n} tokens.")
+
+
+def _check_range(**options: tuple[int | None, int]) -> None:
+    for name, (value, most) in options.items():
+        if value is not None and not 1 <= value <= most:
+            raise UsageError(f"{name} is {value}; it must be between 1 and {most}")
+
+
+def _load_model(lib: ModuleType, path: Path, settings: ContextSettings, on_load: Progress | None) -> Any:
+    params = lib.llama_model_default_params()
+    params.n_gpu_layers = 0 if settings.device is Device.CPU else -1
+    params.use_extra_bufts = settings.use_extra_bufts
+    if settings.device is Device.METAL and not lib.llama_supports_gpu_offload():
+        raise EngineError(
+            "this llama.cpp was built without Metal. Use --device cpu, or rebuild llama-cpp-python on macOS."
+        )
+    progress = lib.llama_progress_callback(lambda fraction, _user: on_load is None or on_load(fraction) is not False)
+    params.progress_callback = progress
+    model = lib.llama_model_load_from_file(str(path).encode(), params)
+    if not model:
+        raise library.engine_error(f"{path}: llama.cpp does not load this file.")
+    return model
+
+
+def _new_context(lib: ModuleType, model: Any, path: Path, settings: ContextSettings, eval_callback: Any) -> Any:
+    params = lib.llama_context_default_params()
+    params.n_ctx = settings.n_ctx * settings.n_seq
+    params.n_batch, params.n_ubatch = settings.n_batch, settings.n_ubatch
+    params.n_seq_max = settings.n_seq
+    params.n_outputs_max, params.n_outputs_max_per_seq = settings.n_outputs, 0
+    params.n_threads = params.n_threads_batch = settings.threads
+    if eval_callback is not None:
+        params.cb_eval = eval_callback
+    ctx = lib.llama_init_from_model(model, params)
+    if not ctx:
+        raise library.engine_error(
+            f"{path}: no context of {settings.n_seq} x {settings.n_ctx} tokens; often the memory does not suffice. "
+            "Try a smaller --ctx."
+        )
+    return ctx

@@ -1,0 +1,208 @@
+"""The generation loop: a prompt's tokens in, pieces of text out as they become certain, statistics at the end.
+
+Python's part is about five microseconds a token at any length: one decode, one sample, the bytes of the piece,
+and, where stop strings are given, a search over a tail as long as they are. Does not know chats or terminals.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from time import perf_counter
+
+from ggufkit.errors import InputError, UsageError
+from ggufkit.runtime import machine
+from ggufkit.runtime.batch import I32Array
+from ggufkit.runtime.engine import Engine
+from ggufkit.runtime.sampling import Sampler, Sampling
+from ggufkit.runtime.vocabulary import Utf8Stream
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended: the model's end token, a stop string, the wanted or possible length, or the caller."""
+
+    EOG = "eog"
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationStats:
+    """What a generation did.
+
+    seed                 that reproduces it
+    seconds_to_first     from the start to the first token: the prompt's computation
+    n_generated          tokens drawn, the end token included
+    prompt_per_second    tokens of the prompt computed a second
+    generated_per_second tokens after the first a second
+    context_full         finish_reason is `length` because the context had no room left
+    """
+
+    finish_reason: FinishReason
+    stop_text: str | None
+    context_full: bool
+    seed: int
+    n_prompt: int
+    n_generated: int
+    seconds_to_first: float
+    seconds: float
+    peak_rss: int
+
+    @property
+    def prompt_per_second(self) -> float:
+        return self.n_prompt / self.seconds_to_first if self.seconds_to_first else 0.0
+
+    @property
+    def generated_per_second(self) -> float:
+        seconds = self.seconds - self.seconds_to_first
+        return (self.n_generated - 1) / seconds if self.n_generated > 1 and seconds > 0 else 0.0
+
+
+class StopMatcher:
+    """Finds the first stop string in a stream, however it is cut into pieces. Holds back what may become one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.found: str | None = None
+
+    def push(self, text: str) -> str:
+        """Text that is certain not to belong to a stop string. `found` is set once one is complete."""
+        held = self._held + text
+        hits = [(held.find(stop), stop) for stop in self._stops if stop in held]
+        if hits:
+            at, self.found = min(hits)
+            self._held = ""
+            return held[:at]
+        keep = self._longest_start(held)
+        cut = len(held) - keep
+        self._held = held[cut:]
+        return held[:cut]
+
+    def finish(self) -> str:
+        """What was held back and never became a stop string."""
+        held, self._held = self._held, ""
+        return held
+
+    def _longest_start(self, held: str) -> int:
+        """Length of the longest end of `held` that begins a stop string."""
+        most = min(len(held), max(len(stop) for stop in self._stops) - 1)
+        return next((n for n in range(most, 0, -1) if any(stop.startswith(held[-n:]) for stop in self._stops)), 0)
+
+
+class Generation:
+    """One generation, to be iterated once for its text. `stats` is there when the iteration has ended."""
+
+    def __init__(
+        self, engine: Engine, prompt: I32Array, sampling: Sampling, max_tokens: int | None, stop: Sequence[str]
+    ) -> None:
+        self._engine, self._prompt, self._sampling = engine, prompt, sampling
+        room = engine.settings.n_ctx - len(prompt)
+        self._limit = room if max_tokens is None else min(max_tokens, room)
+        self._fills_context = max_tokens is None or max_tokens > room
+        self._stop = StopMatcher(stop) if stop else None
+        self._started = self._first = perf_counter()
+        self._n_generated = 0
+        self._reason = FinishReason.CANCELLED
+        self.seed = -1
+        self.stats: GenerationStats | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        """Pieces of text, never empty. Closing the iterator early ends the generation as `cancelled`."""
+        self._started = perf_counter()
+        stream, stop = Utf8Stream(), self._stop
+        try:
+            for piece in self._pieces():
+                text = stream.push(piece)
+                if stop is not None:
+                    text = stop.push(text)
+                    if stop.found is not None:
+                        self._reason = FinishReason.STOP
+                if text:
+                    yield text
+                if self._reason is FinishReason.STOP:
+                    return
+            tail = stream.finish()
+            if stop is not None:
+                tail = stop.push(tail)
+                tail += stop.finish() if stop.found is None else ""
+            if tail:
+                yield tail
+        finally:
+            self.stats = self._make_stats()
+
+    def _pieces(self) -> Iterator[bytes]:
+        """Bytes of each token drawn. The loop that everything is measured by."""
+        engine, vocab = self._engine, self._engine.vocab
+        with Sampler(engine, self._sampling) as sampler:
+            self.seed = sampler.seed
+            sampler.accept(self._prompt)
+            prefill(engine, self._prompt)
+            sample, chain, ctx = engine.lib.llama_sampler_sample, sampler.chain, engine.handle
+            decode_one, piece, eog, limit = engine.decode_one, vocab.piece, vocab.eog, self._limit
+            for n in range(1, limit + 1):
+                token = sample(chain, ctx, -1)
+                self._n_generated = n
+                if n == 1:
+                    self._first = perf_counter()
+                if token in eog:
+                    self._reason = FinishReason.EOG
+                    return
+                yield piece(token)
+                if n < limit:
+                    decode_one(token)
+        self._reason = FinishReason.LENGTH
+
+    def _make_stats(self) -> GenerationStats:
+        found = None if self._stop is None else self._stop.found
+        return GenerationStats(
+            finish_reason=self._reason,
+            stop_text=found,
+            context_full=self._reason is FinishReason.LENGTH and self._fills_context,
+            seed=self.seed,
+            n_prompt=len(self._prompt),
+            n_generated=self._n_generated,
+            seconds_to_first=max(0.0, self._first - self._started),
+            seconds=perf_counter() - self._started,
+            peak_rss=machine.peak_rss(),
+        )
+
+
+def generate(
+    engine: Engine,
+    prompt: I32Array,
+    *,
+    sampling: Sampling | None = None,
+    max_tokens: int | None = None,
+    stop: Sequence[str] = (),
+) -> Generation:
+    """Continue `prompt` (n,) token ids. Iterate the result for its text, then read its `stats`.
+
+    max_tokens  None goes on until the model ends or the context is full
+    stop        strings that end the text; they are not part of it
+
+    The engine's earlier sequences are forgotten. Raises InputError for a prompt that is empty or fills the context.
+    """
+    if max_tokens is not None and max_tokens < 1:
+        raise UsageError(f"max_tokens is {max_tokens}; it must be at least 1")
+    if any(not text for text in stop):
+        raise UsageError("a stop string is empty")
+    if not len(prompt):
+        raise InputError("the prompt has no tokens, and this model adds no BOS. Give it a text to continue")
+    if len(prompt) >= engine.settings.n_ctx:
+        raise InputError(
+            f"the prompt has {len(prompt)} tokens, the context {engine.settings.n_ctx}. "
+            "Shorten the prompt, or open the model with a larger --ctx"
+        )
+    return Generation(engine, prompt, sampling or Sampling(), max_tokens, stop)
+
+
+def prefill(engine: Engine, prompt: I32Array) -> None:
+    """Compute `prompt` (n,) as sequence 0 from an empty memory; logits of its last token are ready after."""
+    engine.clear()
+    n_batch = engine.settings.n_batch
+    for start in range(0, len(prompt), n_batch):
+        part = prompt[start : start + n_batch]
+        last = start + len(part) == len(prompt)
+        mask = [0] * (len(part) - 1) + [int(last)]
+        engine.decode(part, start, logits=mask)

@@ -1,0 +1,152 @@
+"""The llama.cpp library: found, loaded once, its log kept for error messages, its structs checked.
+
+The only place that imports llama_cpp. Its low-level functions alone are used, never its `Llama` class.
+Does not know models, contexts or tokens.
+"""
+
+import collections
+import ctypes
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from ggufkit.errors import EngineError
+
+INSTALL = "Install it: pip install 'llama-cpp-python==0.3.36'"
+LOG_WARN, LOG_ERROR, LOG_CONTINUE = 3, 4, 5  # ggml.h enum ggml_log_level
+LogSink = Callable[[int, str], None]
+
+# Defaults that llama.cpp fills in. A struct whose layout moved shows other values in these fields.
+_MODEL_DEFAULTS = {"main_gpu": 0, "vocab_only": False, "use_extra_bufts": True, "no_alloc": False}
+_CONTEXT_DEFAULTS = {
+    "n_ctx": 512,
+    "n_batch": 2048,
+    "n_ubatch": 512,
+    "n_seq_max": 1,
+    "flash_attn_type": -1,
+    "yarn_ext_factor": -1.0,
+    "type_k": 1,
+    "type_v": 1,
+    "offload_kqv": True,
+    "n_samplers": 0,
+}
+
+
+class LogRing:
+    """The last lines that llama.cpp logged. Lines arrive from any thread, in pieces."""
+
+    def __init__(self, size: int = 200) -> None:
+        self.lines: collections.deque[tuple[int, str]] = collections.deque(maxlen=size)
+        self.sink: LogSink | None = None
+        self._level = 0
+        self._partial = ""
+
+    def add(self, level: int, text: str) -> None:
+        """One piece of a line; a line is complete at its newline."""
+        if level != LOG_CONTINUE:
+            self._level = level
+        *complete, self._partial = (self._partial + text).split("\n")
+        for line in complete:
+            self.lines.append((self._level, line))
+            if self.sink is not None:
+                self.sink(self._level, line)
+
+    def errors(self, n: int = 4) -> list[str]:
+        """The last `n` lines of level error; where there are none, the last warnings."""
+        for wanted in (LOG_ERROR, LOG_WARN):
+            found = [line for level, line in self.lines if level == wanted and line.strip()]
+            if found:
+                return found[-n:]
+        return []
+
+
+LOG = LogRing()
+
+
+def engine_error(message: str) -> EngineError:
+    """An EngineError that carries what llama.cpp said last, in the message and as `log`."""
+    lines = LOG.errors()
+    said = " llama.cpp said: " + " | ".join(line.strip() for line in lines) if lines else ""
+    return EngineError(message + said)
+
+
+def library_folder() -> Path:
+    """Folder of libllama and libggml*, found without loading them. Raises EngineError with what to install."""
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or spec.origin is None:
+        raise EngineError(f"llama-cpp-python is not installed; running models needs it. {INSTALL}")
+    return Path(spec.origin).parent / "lib"
+
+
+@functools.cache
+def load() -> ModuleType:
+    """llama_cpp's low-level functions, backend initialised, log captured.
+
+    Raises EngineError where the package is absent, its library does not load, or its structs have another layout.
+    """
+    folder = library_folder()
+    try:
+        lib: ModuleType = importlib.import_module("llama_cpp.llama_cpp")
+    except Exception as error:  # llama_cpp raises RuntimeError, OSError or FileNotFoundError
+        raise EngineError(
+            f"{folder}: the llama.cpp library does not load ({error}). Reinstall llama-cpp-python."
+        ) from error
+    _capture_log(lib)
+    _check_structs(lib)
+    lib.llama_backend_init()
+    return lib
+
+
+def _capture_log(lib: ModuleType) -> None:
+    def on_log(level: int, text: bytes, _user: object) -> None:
+        LOG.add(level, text.decode("utf-8", errors="replace"))
+
+    callback = lib.llama_log_callback(on_log)
+    lib.llama_log_set(callback, None)
+    _capture_log.keep = callback  # type: ignore[attr-defined]  # C holds the pointer for the life of the process
+
+
+def _check_structs(lib: ModuleType) -> None:
+    wanted = (
+        ("llama_model_params", lib.llama_model_default_params(), _MODEL_DEFAULTS),
+        ("llama_context_params", lib.llama_context_default_params(), _CONTEXT_DEFAULTS),
+    )
+    for name, struct, defaults in wanted:
+        got = {field: getattr(struct, field) for field in defaults}
+        if got != defaults:
+            raise EngineError(
+                f"{name} of the installed llama.cpp has another layout: got {got}, wanted {defaults}. {INSTALL}"
+            )
+    if ctypes.sizeof(lib.llama_batch) != 56:  # int32 + padding + six pointers
+        raise EngineError(f"llama_batch takes {ctypes.sizeof(lib.llama_batch)} bytes, wanted 56. {INSTALL}")
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryInfo:
+    """What is installed: versions, where it lies, what it was compiled for."""
+
+    package_version: str
+    folder: Path
+    system_info: str
+    gpu_offload: bool
+
+    @property
+    def libllama(self) -> Path | None:
+        """The libllama file, None where the folder holds none."""
+        return next(iter(sorted(self.folder.glob("*llama.*"))), None)
+
+
+def info() -> LibraryInfo:
+    """Versions and features of the installed library. Loads it."""
+    lib = load()
+    return LibraryInfo(
+        package_version=importlib.metadata.version("llama-cpp-python"),
+        folder=library_folder(),
+        system_info=lib.llama_print_system_info().decode(),
+        gpu_offload=bool(lib.llama_supports_gpu_offload()),
+    )

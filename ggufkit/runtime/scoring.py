@@ -1,0 +1,194 @@
+"""Scores of a text under a model: logits chunk by chunk as llama-perplexity walks them, and perplexity from them.
+
+    chunk    | n_ctx tokens; the first becomes BOS where the model wants one |
+    scored   |            | tokens n_ctx/2 + 1 … n_ctx - 1, each from all before it |
+
+Several chunks share a batch, one sequence each. Logits are handed out as views and never kept: memory stays at
+one batch. Does not know files of text, KL divergence or reports. Source: llama.cpp tools/perplexity.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import exp, sqrt
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufkit.errors import InputError, UsageError
+from ggufkit.formats.tensor import F32Array
+from ggufkit.runtime.batch import I32Array
+from ggufkit.runtime.engine import N_BATCH, N_UBATCH, Device, Engine, Progress
+
+N_CTX = 512
+MAX_LOGITS_NBYTES = 256 << 20  # of one batch; larger vocabularies get fewer chunks a batch
+
+
+class LogitsBlock(NamedTuple):
+    """Logits of some scored positions of one chunk.
+
+    chunk      number of the chunk
+    positions  (n,) in the chunk, of the tokens the logits were computed from
+    logits     (n, n_vocab) float32, a view that the next block overwrites
+    targets    (n,) ids of the tokens that really follow
+    """
+
+    chunk: int
+    positions: I32Array
+    logits: F32Array
+    targets: I32Array
+
+
+@dataclass(frozen=True, slots=True)
+class Perplexity:
+    """Perplexity of a text.
+
+    ppl        exp of the mean negative log-likelihood
+    ppl_error  one standard error as llama-perplexity states it: tokens taken as independent
+    nll        (n_chunk, n_scored) float64, nats a token
+    seconds    spent computing, loading not counted
+    """
+
+    ppl: float
+    ppl_error: float
+    nll: NDArray[np.float64]
+    n_ctx: int
+    seconds: float
+
+    @property
+    def n_chunk(self) -> int:
+        return int(self.nll.shape[0])
+
+    @property
+    def n_token(self) -> int:
+        """Tokens scored."""
+        return int(self.nll.size)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens computed a second, context included."""
+        return self.n_chunk * self.n_ctx / self.seconds if self.seconds else 0.0
+
+
+def open_for_scoring(
+    path: Path,
+    *,
+    n_ctx: int = N_CTX,
+    n_vocab: int = 0,
+    threads: int | None = None,
+    device: Device = Device.AUTO,
+    use_extra_bufts: bool | None = None,
+    on_load: Progress | None = None,
+) -> Engine:
+    """An engine whose batch holds as many chunks of `n_ctx` as llama-perplexity's, within a bound on logits.
+
+    n_vocab  where it is known beforehand: large vocabularies get smaller batches
+    """
+    if n_ctx < 8:
+        raise UsageError(f"perplexity needs a context of at least 8 tokens, got {n_ctx}")
+    most_rows = max(64, MAX_LOGITS_NBYTES // (4 * max(1, n_vocab)))
+    n_seq = max(1, min(N_BATCH // n_ctx, most_rows // (n_ctx // 2)))
+    n_batch = n_seq * n_ctx if n_ctx // 2 <= most_rows else min(n_ctx, most_rows)
+    n_batch = min(n_batch, N_BATCH)
+    return Engine.open(
+        path,
+        n_ctx=n_ctx,
+        n_batch=n_batch,
+        n_ubatch=N_UBATCH,
+        n_seq=n_seq,
+        n_outputs=n_batch,
+        threads=threads,
+        device=device,
+        use_extra_bufts=use_extra_bufts,
+        on_load=on_load,
+    )
+
+
+def iter_logits(
+    engine: Engine, tokens: I32Array, *, n_ctx: int = N_CTX, n_chunk: int | None = None
+) -> Iterator[LogitsBlock]:
+    """Logits of every scored position of `tokens` (n,), chunks in order, positions in order within a chunk.
+
+    n_chunk  chunks to score, None for all whole ones
+
+    A chunk longer than n_batch comes in several blocks. Raises InputError for a text of less than one chunk.
+    """
+    n_chunk = _count_chunks(len(tokens), n_ctx, n_chunk)
+    chunks = tokens[: n_chunk * n_ctx].reshape(n_chunk, n_ctx)
+    if n_ctx > engine.settings.n_ctx:
+        raise UsageError(f"the engine holds {engine.settings.n_ctx} tokens a sequence, chunks have {n_ctx}")
+    n_seq = max(1, min(engine.settings.n_seq, engine.settings.n_batch // n_ctx))
+    for first in range(0, n_chunk, n_seq):
+        group = chunks[first : first + n_seq]
+        engine.clear()
+        for start in range(0, n_ctx, engine.settings.n_batch):
+            yield from _score_columns(engine, group, first, start, min(n_ctx, start + engine.settings.n_batch))
+
+
+def perplexity(
+    engine: Engine,
+    tokens: I32Array,
+    *,
+    n_ctx: int = N_CTX,
+    n_chunk: int | None = None,
+    on_chunk: Progress | None = None,
+) -> Perplexity:
+    """Perplexity of `tokens` (n,) in chunks of `n_ctx`, the second half of each scored.
+
+    on_chunk  called with the fraction done
+    """
+    started = perf_counter()
+    n_chunk = _count_chunks(len(tokens), n_ctx, n_chunk)
+    nll = np.zeros((n_chunk, n_ctx - 1 - n_ctx // 2))
+    for block in iter_logits(engine, tokens, n_ctx=n_ctx, n_chunk=n_chunk):
+        nll[block.chunk, block.positions - n_ctx // 2] = nll_of(block.logits, block.targets)
+        if on_chunk is not None:
+            on_chunk((block.chunk + 1) / n_chunk)
+    return summarize(nll, n_ctx, perf_counter() - started)
+
+
+def summarize(nll: NDArray[np.float64], n_ctx: int, seconds: float) -> Perplexity:
+    """Mean and naive standard error of `nll` (n_chunk, n_scored). Source: llama.cpp perplexity.cpp."""
+    mean = float(nll.mean())
+    variance = max(0.0, float(np.square(nll).mean()) - mean * mean)
+    error = sqrt(variance / max(1, nll.size - 1))
+    return Perplexity(ppl=exp(mean), ppl_error=exp(mean) * error, nll=nll, n_ctx=n_ctx, seconds=seconds)
+
+
+def nll_of(logits: F32Array, targets: I32Array) -> NDArray[np.float64]:
+    """-log softmax(logits)[target] of each row: (n,) nats."""
+    top = logits.max(axis=1, keepdims=True)
+    total = np.exp(logits - top).sum(axis=1, dtype=np.float64)
+    picked = logits[np.arange(len(targets)), targets].astype(np.float64)
+    nll: NDArray[np.float64] = np.log(total) - (picked - top[:, 0])
+    return nll
+
+
+def _score_columns(engine: Engine, group: I32Array, first: int, start: int, stop: int) -> Iterator[LogitsBlock]:
+    """Decode columns [start, stop) of a group of chunks (n, n_ctx); yield a block for each chunk."""
+    n, n_ctx = group.shape
+    columns = np.arange(start, stop, dtype=np.int32)
+    scored = (columns >= n_ctx // 2) & (columns < n_ctx - 1)
+    part = group[:, start:stop].copy()
+    if start == 0 and engine.vocab.add_bos:
+        part[:, 0] = engine.vocab.bos
+    width = stop - start
+    seq = np.repeat(np.arange(n), width)
+    engine.decode(part.reshape(-1), np.tile(columns, n), seq=seq, logits=np.tile(scored, n))
+    positions = columns[scored]
+    if not len(positions):
+        return
+    logits = engine.logits(n * len(positions)).reshape(n, len(positions), -1)
+    for i in range(n):
+        yield LogitsBlock(first + i, positions, logits[i], group[i, positions + 1])
+
+
+def _count_chunks(n_token: int, n_ctx: int, n_chunk: int | None) -> int:
+    whole = n_token // n_ctx
+    if whole < 1:
+        raise InputError(
+            f"the text has {n_token} tokens, less than one chunk of {n_ctx}. Use a longer text or a smaller --ctx"
+        )
+    return whole if n_chunk is None else max(1, min(n_chunk, whole))

@@ -1,0 +1,113 @@
+"""`Vocabulary`: text to token ids and back, as the loaded model does it.
+
+Knows the C tokenizer. Does not know files or contexts; a model must stay open while its vocabulary is used.
+"""
+
+import codecs
+import ctypes
+from functools import cached_property
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ggufkit.errors import EngineError, InputError
+from ggufkit.runtime.batch import I32Array
+
+MAX_TEXT_NBYTES = 1 << 30  # llama_tokenize takes an int32 length
+_ATTR_CONTROL = 1 << 3  # llama.h LLAMA_TOKEN_ATTR_CONTROL
+
+
+class Vocabulary:
+    """Token ids of one model.
+
+    n_vocab  number of tokens
+    bos      id of the begin token, -1 where there is none
+    add_bos  whether the model wants it in front of a text
+    """
+
+    def __init__(self, lib: ModuleType, model: Any) -> None:
+        self._lib = lib
+        self._vocab = lib.llama_model_get_vocab(model)
+        self._pieces: dict[int, bytes] = {}
+        self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
+        self.bos: int = lib.llama_vocab_bos(self._vocab)
+        self.eos: int = lib.llama_vocab_eos(self._vocab)
+        self.add_bos: bool = lib.llama_vocab_get_add_bos(self._vocab)
+        self.add_eos: bool = lib.llama_vocab_get_add_eos(self._vocab)
+
+    @property
+    def handle(self) -> Any:
+        """The llama_vocab pointer, for samplers."""
+        return self._vocab
+
+    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> I32Array:
+        """Token ids (n,) of `text`.
+
+        add_special    BOS and EOS as the model wants them
+        parse_special  read `<|im_end|>` and its like as control tokens; never for text of strangers
+        """
+        raw = text.encode("utf-8", errors="replace")
+        if len(raw) > MAX_TEXT_NBYTES:
+            raise InputError(
+                f"the text has {len(raw)} bytes, more than the {MAX_TEXT_NBYTES} that are tokenized at once"
+            )
+        n_max = len(raw) + 16
+        for _ in range(2):
+            out = np.empty(n_max, dtype=np.int32)
+            pointer = out.ctypes.data_as(self._lib.llama_token_p)
+            n = self._lib.llama_tokenize(self._vocab, raw, len(raw), pointer, n_max, add_special, parse_special)
+            if n >= 0:
+                return out[:n].copy()
+            n_max = -n
+        raise EngineError(f"llama_tokenize failed twice on a text of {len(raw)} bytes (asked for {n_max} tokens)")
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """Bytes of one token; control tokens are empty unless `special`. Kept, so that streams pay once a token."""
+        key = ~token if special else token
+        found = self._pieces.get(key)
+        if found is None:
+            found = self._pieces[key] = self._read_piece(token, special)
+        return found
+
+    def _read_piece(self, token: int, special: bool) -> bytes:
+        if not 0 <= token < self.n_vocab:
+            raise EngineError(f"token {token} is outside the vocabulary of {self.n_vocab}")
+        size = 64
+        for _ in range(2):
+            buffer = ctypes.create_string_buffer(size)
+            n = self._lib.llama_token_to_piece(self._vocab, token, buffer, size, 0, special)
+            if n >= 0:
+                return buffer.raw[:n]
+            size = -n
+        raise EngineError(f"llama_token_to_piece failed twice on token {token}")
+
+    def detokenize(self, tokens: I32Array, *, special: bool = False) -> str:
+        """Text of `tokens`; bytes that are not UTF-8 become U+FFFD."""
+        return b"".join(self.piece(int(token), special=special) for token in tokens).decode("utf-8", errors="replace")
+
+    @cached_property
+    def eog(self) -> frozenset[int]:
+        """Ids that end a generation."""
+        is_eog, vocab = self._lib.llama_vocab_is_eog, self._vocab
+        return frozenset(token for token in range(self.n_vocab) if is_eog(vocab, token))
+
+    @cached_property
+    def control_texts(self) -> tuple[str, ...]:
+        """Spellings of all control tokens, longest first: what user text must not be able to say."""
+        get_attr, vocab = self._lib.llama_vocab_get_attr, self._vocab
+        ids = [token for token in range(self.n_vocab) if get_attr(vocab, token) & _ATTR_CONTROL]
+        texts = {self.piece(token, special=True).decode("utf-8", errors="replace") for token in ids}
+        return tuple(sorted((text for text in texts if len(text) > 1), key=lambda text: (-len(text), text)))
+
+
+class Utf8Stream:
+    """Bytes of tokens to text as it becomes certain. Holds back at most three bytes of an unfinished character."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self.push = self._decoder.decode
+
+    def finish(self) -> str:
+        """What is left: U+FFFD for a character that never ended."""
+        return self._decoder.decode(b"", final=True)
