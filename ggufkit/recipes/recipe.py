@@ -1,17 +1,32 @@
-"""`Recipe`: which tensor gets which type, as a value. A mixture or a default type, and rules that override it.
+"""`Recipe`: which tensor gets which type, as a value and as TOML. A mixture or one type, and rules that override it.
 
-Knows names, layers and roles. Does not know shapes, bytes or files on disk beyond the text of a recipe (toml).
+    name = "experts-low"            # the file's name where it is not given
+    base = "Q4_K_M"                 # a mixture; or default = "Q4_K", one type for every matrix
+
+    [[rules]]                       # the last rule that matches decides; one that matches nothing is an error
+    match = "blk.*.ffn_*_exps.*"    # glob over the whole name; or regex, found anywhere in it
+    layers = "4-27"
+    type = "Q3_K"
+    reason = "the middle layers bear it"
+
+Knows names, layers and roles. Does not know shapes or bytes: whether a type fits is seen when a plan is made.
 """
 
+import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
 
-from ggufkit.errors import RecipeError
+from ggufkit.errors import RecipeError, UsageError
 from ggufkit.recipes.mixtures import mixture
 from ggufkit.recipes.quantizable import Role, layer_of, role_of
 from quant import QuantError, QuantType, quant_type
+
+_MAX_NBYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +104,67 @@ class Recipe:
         """The rule that decides for a tensor: the last that matches."""
         return next((rule for rule in reversed(self.rules) if rule.matches(name)), None)
 
+    def to_toml(self) -> str:
+        """The text that `parse_recipe` reads back to an equal recipe."""
+        lines = _lines({"name": self.name, "base": self.base, "default": self.default})
+        for rule in self.rules:
+            values = {key: getattr(rule, key) for key in ("match", "regex", "layers", "role", "type", "reason")}
+            lines += ["", "[[rules]]", *_lines(values)]
+        return "\n".join(lines) + "\n"
+
 
 def named(name: str) -> Recipe:
     """The recipe that is a mixture and nothing else. Raises UsageError, which lists the known mixtures."""
     row = mixture(name)
     return Recipe(name=row.name, base=row.name)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a TOML file. Raises RecipeError with the line, or the key and the known ones."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_NBYTES + 1)
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror}. Name a recipe file, or choose a mixture with --type.") from error
+    if len(raw) > _MAX_NBYTES:
+        raise RecipeError(f"{path} has more than {_MAX_NBYTES} bytes. Is it a recipe?")
+    try:
+        return parse_recipe(raw.decode(), path.name)
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is not text in UTF-8 (byte {error.start}). Is it a recipe?") from error
+
+
+def parse_recipe(text: str, where: str) -> Recipe:
+    """The recipe in `text`; `where` begins every message and, without its ending, names a recipe without a name."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{where} is not TOML: {error}") from error
+    rules = table.pop("rules", [])
+    if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+        raise RecipeError(f"{where}: rules are tables. Begin each with [[rules]]")
+    _check_table(table, ("name", "base", "default"), where)
+    for number, rule in enumerate(rules, 1):
+        _check_table(rule, tuple(field.name for field in fields(RecipeRule)), f"{where}, rule {number}")
+        if "type" not in rule:
+            raise RecipeError(f'{where}, rule {number} has no type. Write type = "Q6_K"')
+    try:
+        return Recipe(**{"name": Path(where).stem, **table}, rules=tuple(RecipeRule(**rule) for rule in rules))
+    except (RecipeError, UsageError) as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def _check_table(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key, value in table.items():
+        if key not in known:
+            raise RecipeError(f"{where}: unknown key {key!r}. Known: {', '.join(known)}")
+        if not isinstance(value, str):
+            raise RecipeError(f"{where}: {key} is {value!r}, wanted text in quotes")
+
+
+def _lines(values: Mapping[str, str]) -> list[str]:
+    # JSON's escapes are TOML's, but for DEL, which TOML wants escaped too
+    return [f"{key} = {json.dumps(v, ensure_ascii=False)}".replace("\x7f", "\\u007f") for key, v in values.items() if v]
 
 
 def check_rules_match(recipe: Recipe, names: Sequence[str], kept: Sequence[str]) -> None:
