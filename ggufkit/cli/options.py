@@ -31,9 +31,11 @@ json_flag: Decorator = click.option("--json", "as_json", is_flag=True, help="Pri
 threads: Decorator = click.option(
     "-t", "--threads", type=click.IntRange(min=1), default=None, help="Threads. Default: the processors at hand."
 )
-text_files: Decorator = click.option(
+text_file: Decorator = click.option(
     "--text", type=PATH, default=None, help="UTF-8 text to measure on. Default: the shipped prose."
 )
 ctx_size: Decorator = click.option("--ctx", "n_ctx", type=click.IntRange(min=8), default=512, show_default=True,
                                    help="Tokens of a chunk; the second half is scored.")  # fmt: skip
 chunks: Decorator = click.option("--chunks", type=click.IntRange(min=1), default=None, help="At most so many chunks.")
+device: Decorator = click.option("--device", type=click.Choice(["auto", "cpu", "metal"]), default="auto", show_default=True,
+                                 help="Where to compute.")  # fmt: skip

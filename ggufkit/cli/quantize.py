@@ -33,7 +33,7 @@ Examples:
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option("--check", is_flag=True, help="Measure perplexity before and after.")
-@options.text_files
+@options.text_file
 @click.option("--provenance/--no-provenance", default=True, help="Record source, recipe and versions in the metadata.")
 @click.option("--allow-nonfinite", is_flag=True, help="Encode weights that are NaN or infinite.")
 @click.option("--allow-requantize", is_flag=True, help="Accept a GGUF that is already quantized.")

@@ -6,7 +6,6 @@ disk leaves its core to another. Reads ahead are asked of the kernel. Rows are i
 slabs, threads or order. Memory is workers x slab_nbytes, nothing else grows.
 """
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -145,8 +144,3 @@ def run(
 def workers_of(threads: int) -> int:
     """Slabs that are in memory at once."""
     return threads + 1
-
-
-def default_threads() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

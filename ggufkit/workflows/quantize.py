@@ -24,6 +24,7 @@ from ggufkit.formats.partial import PartialFile, check_space, discard_unfinished
 from ggufkit.recipes.build import make_plan
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.recipe import Recipe
+from ggufkit.runtime import machine
 from ggufkit.workflows import encode
 from ggufkit.workflows.source import open_source
 
@@ -100,8 +101,8 @@ def prepare(settings: QuantizeSettings) -> Job:
     model = open_source(settings.source, allow_requantize=settings.allow_requantize)
     imatrix = _matching_imatrix(settings, model)
     extra = _provenance(settings, model, imatrix) if settings.provenance else ()
-    plan = make_plan(model, settings.recipe, importance=imatrix is not None, extra_metadata=extra)
-    threads = settings.threads or encode.default_threads()
+    plan = make_plan(model, settings.recipe, importance=imatrix.entries if imatrix else None, extra_metadata=extra)
+    threads = settings.threads or machine.choose_threads().n
     slab_weights, peak = slab_size(plan, threads, settings.max_memory)
     return Job(model, plan, imatrix, threads, slab_weights, peak, _identity(settings, model, plan, imatrix))
 
@@ -252,5 +253,3 @@ def _notes(job: Job) -> tuple[str, ...]:
         if without:
             notes.append(f"no importance for {len(without)} tensors, encoded without: {', '.join(without[:4])}")
     return tuple(notes)
-
-

@@ -1,0 +1,27 @@
+"""`ggufkit inspect`."""
+
+from pathlib import Path
+
+import click
+
+from ggufkit.cli import console, options
+
+
+@click.command()
+@click.argument("file", type=options.PATH)
+@click.option("--tensors/--no-tensors", default=True, help="List the tensors.")
+@click.option("--full", is_flag=True, help="One line a tensor, and whole metadata values.")
+@click.option("--template", is_flag=True, help="Print the chat template and nothing else.")
+@options.json_flag
+def command(*, file: Path, tensors: bool, full: bool, template: bool, as_json: bool) -> None:
+    """Show what is in FILE: metadata, tensors, types, sizes. Reads the header only."""
+    from ggufkit.reports.inspect_text import as_dict, render
+    from ggufkit.workflows.inspect import inspect
+
+    report = inspect(file)
+    if template:
+        click.echo(report.chat_template)
+    elif as_json:
+        console.print_json(as_dict(report))
+    else:
+        console.out().print(render(report, tensors=tensors, full=full))

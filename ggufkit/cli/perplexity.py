@@ -1,0 +1,43 @@
+"""`ggufkit perplexity`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ggufkit.cli import console, options
+
+EXAMPLES = """
+\b
+Examples:
+  ggufkit perplexity mixtral-Q4_K_M.gguf
+  ggufkit perplexity mixtral-Q4_K_M.gguf --text wiki.test.raw --chunks 100 --json
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("file", type=options.PATH)
+@options.text_file
+@options.ctx_size
+@options.chunks
+@options.threads
+@options.device
+@options.json_flag
+def command(*, file: Path, as_json: bool, device: str, **settings: Any) -> None:
+    """Measure how well FILE predicts a text: perplexity as llama-perplexity defines it, and its error."""
+    from ggufkit.runtime.engine import Device
+    from ggufkit.workflows.perplexity import PerplexitySettings, perplexity
+
+    with console.progress(f"perplexity {file.name}", unit_bytes=False) as update:
+        report = perplexity(PerplexitySettings(file=file, device=Device(device), **settings), update)
+    for notice in report.notices:
+        console.say(notice)
+    if as_json:
+        console.print_json({"schema": "ggufkit/perplexity@1"} | dataclasses.asdict(report))
+        return
+    console.out().print(
+        f"perplexity {report.ppl:.4f} ± {report.ppl_error_chunk:.4f}  ({report.file} on {report.text}: "
+        f"{report.n_chunk} chunks of {report.n_ctx}, {report.n_token} tokens scored, "
+        f"{report.tokens_per_second:.0f} tokens/s)"
+    )

@@ -1,0 +1,55 @@
+"""`ggufkit run`: one answer with -p or from a pipe, a conversation on a terminal."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ggufkit.cli import console, options
+
+EXAMPLES = """
+\b
+Examples:
+  ggufkit run mistral-Q4_K_M.gguf -p "The three laws of robotics are"
+  ggufkit run mistral-instruct-Q4_K_M.gguf --chat -p "Why is the sky blue?"
+  git diff | ggufkit run codellama-Q4_K_M.gguf --temp 0 -n 200
+  ggufkit run mistral-instruct-Q4_K_M.gguf              (a conversation; /bye or Ctrl-D ends it)
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("file", type=options.PATH)
+@click.option("-p", "--prompt", default=None, help="Text to continue, or the question with --chat. Default: stdin.")
+@click.option("--chat/--no-chat", default=None, help="Use the model's chat template.  [default: in conversations]")
+@click.option("--system", default=None, help="System message of a chat.")
+@click.option("-n", "--max-tokens", type=click.IntRange(min=1), default=None, help="At most so many tokens.")
+@click.option("--ctx", "n_ctx", type=click.IntRange(min=8), default=None, help="Context size. Default: what fits.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 2), default=None, help="Seed. Default: random, and shown.")
+@click.option("--temp", "temperature", type=float, default=0.8, show_default=True, help="0 takes the likeliest token.")
+@click.option("--top-k", type=int, default=40, show_default=True, help="Of the k likeliest tokens; 0: all.")
+@click.option("--top-p", type=float, default=0.95, show_default=True, help="Of the tokens that hold this much.")
+@click.option("--min-p", type=float, default=0.05, show_default=True, help="Of tokens at least so likely as the best.")
+@click.option("--repeat-penalty", type=float, default=1.0, show_default=True, help="Above 1 discourages repetition.")
+@click.option("--stop", multiple=True, help="Text that ends the answer; may be given again.")
+@options.threads
+@options.device
+@options.json_flag
+def command(*, file: Path, as_json: bool, **rest: Any) -> None:
+    """Generate text with FILE. The answer goes to stdout as it comes, everything else to stderr."""
+    from ggufkit.cli.run_session import Session, open_engine
+
+    with open_engine(file, **_take(rest, "n_ctx", "threads", "device")) as engine:
+        session = Session(engine, as_json=as_json, **rest)
+        prompt = session.options.prompt
+        if prompt is None and not sys.stdin.isatty():
+            prompt = sys.stdin.read()
+        if prompt is not None:
+            session.answer_once(prompt)
+        else:
+            console.say(f"{file.name}. /help shows what you can say; Ctrl-C stops an answer, /bye or Ctrl-D ends.")
+            session.converse()
+
+
+def _take(options_: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: options_.pop(name) for name in names}
