@@ -17,8 +17,16 @@ MAY_IMPORT = {
     "ggufkit.tokenizer": {"quant", "ggufkit.errors", "ggufkit.formats"},
     "ggufkit.recipes": {"quant", "ggufkit.errors", "ggufkit.formats"},
     "ggufkit.runtime": {"quant", "ggufkit.errors", "ggufkit.formats"},
-    "ggufkit.reports": {"quant", "ggufkit.errors", "ggufkit.formats", "ggufkit.recipes"},
-    "ggufkit.workflows": {"quant", "ggufkit"},
+    "ggufkit.workflows": {
+        "quant",
+        "ggufkit.errors",
+        "ggufkit.formats",
+        "ggufkit.architectures",
+        "ggufkit.tokenizer",
+        "ggufkit.recipes",
+        "ggufkit.runtime",
+    },
+    "ggufkit.reports": {"quant", "ggufkit.errors", "ggufkit.formats", "ggufkit.recipes", "ggufkit.workflows"},
     "ggufkit.cli": {"quant", "ggufkit"},
 }
 CTYPES = ("quant/_ggml.py", "ggufkit/runtime/")
@@ -38,6 +46,8 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
             found |= {f"{node.module}.{alias.name}" for alias in node.names if node.module == "ggufkit"}
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module":
+            found |= {arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)}
     return found
 
 

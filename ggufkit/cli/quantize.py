@@ -48,20 +48,19 @@ def command(*, as_json: bool, dry_run: bool, check: bool, text: Path | None, **o
         _show_plan(settings, as_json)
         return
     report = _run(settings)
-    from ggufkit.reports.quantize_text import as_dict, render
+    from ggufkit.reports.quantize_text import as_dict, render, render_check
 
-    result = as_dict(report)
+    result = as_dict(
+        report.plan, output=str(report.output), seconds=report.seconds, resumed_nbytes=report.resumed_nbytes,
+        source_nbytes=report.source_nbytes, notes=report.notes,
+    )  # fmt: skip
     if check:
-        from ggufkit.cli.check import before_and_after
-
-        result["check"] = before_and_after(settings, text)
+        result["check"] = _before_and_after(settings, text)
     if as_json:
         console.print_json(result)
         return
-    console.out().print(render(report))
+    console.out().print(render(result))
     if check:
-        from ggufkit.reports.check_text import render as render_check
-
         console.out().print(render_check(result["check"]))
 
 
@@ -88,6 +87,13 @@ def _run(settings: Any) -> Any:
             if partial_path(settings.output).exists():
                 error.add_note("interrupted; what is done is kept. Continue with --resume.")
             raise
+
+
+def _before_and_after(settings: Any, text: Path | None) -> dict[str, Any]:
+    from ggufkit.workflows.check import check
+
+    with console.progress("perplexity before and after", unit_bytes=False) as update:
+        return dataclasses.asdict(check(settings, text, update))
 
 
 def _show_plan(settings: Any, as_json: bool) -> None:

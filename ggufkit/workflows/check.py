@@ -1,0 +1,85 @@
+"""`check`: perplexity of what went in and of what came out, on the same tokens.
+
+A Hugging Face folder is first converted, unquantized, to a temporary file beside the output, because llama.cpp runs
+GGUF only; the file is removed again. Does not print.
+"""
+
+import dataclasses
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufkit.formats.text import read_text, shipped_text
+from ggufkit.runtime import scoring
+from ggufkit.workflows.perplexity import SHIPPED, standard_error_of_means
+from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.source import open_source
+
+MAX_CHUNKS = 60  # of 512 tokens: enough to tell a broken file, a few seconds on a small model
+
+Update = Callable[[float, float, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Perplexity before and after.
+
+    ln_ratio_error  one standard error of ln(after / before), chunks taken as independent
+    """
+
+    text: str
+    n_ctx: int
+    n_chunk: int
+    type_before: str
+    ppl_before: float
+    ppl_after: float
+    ln_ratio: float
+    ln_ratio_error: float
+
+
+def check(settings: QuantizeSettings, text: Path | None, on_progress: Update = lambda *_: None) -> Check:
+    """Measure `settings.output` against `settings.source` on `text` (None: the shipped prose)."""
+    content = read_text(text) if text else shipped_text(SHIPPED)
+    with _runnable(settings) as (before_path, type_before):
+        before = _score(before_path, content, settings, lambda f: on_progress(f * 50, 100, type_before))
+        after = _score(
+            settings.output, content, settings, lambda f: on_progress(50 + f * 50, 100, settings.output.name)
+        )
+    difference = after.nll - before.nll
+    return Check(
+        text=text.name if text else SHIPPED,
+        n_ctx=after.n_ctx,
+        n_chunk=after.n_chunk,
+        type_before=type_before,
+        ppl_before=before.ppl,
+        ppl_after=after.ppl,
+        ln_ratio=math.log(after.ppl / before.ppl),
+        ln_ratio_error=standard_error_of_means(difference),
+    )
+
+
+@contextmanager
+def _runnable(settings: QuantizeSettings) -> Iterator[tuple[Path, str]]:
+    """A GGUF of the source that llama.cpp can run, and the name of its type."""
+    widest = max(
+        (t.dtype for t in open_source(settings.source, allow_requantize=True).tensors if not t.keep_f32), key=_bits
+    )
+    if settings.source.is_file():
+        yield settings.source, widest
+        return
+    with tempfile.TemporaryDirectory(prefix=".ggufkit-check-", dir=settings.output.parent) as folder:
+        path = Path(folder) / "before.gguf"
+        quantize(dataclasses.replace(settings, output=path, recipe=widest, imatrix=None, resume=False))
+        yield path, widest
+
+
+def _bits(dtype: str) -> int:
+    return {"F32": 3, "BF16": 2, "F16": 1}.get(dtype, 0)
+
+
+def _score(path: Path, text: str, settings: QuantizeSettings, on_chunk: Callable[[float], None]) -> scoring.Perplexity:
+    with scoring.open_for_scoring(path, threads=settings.threads or None) as engine:
+        return scoring.perplexity(engine, engine.tokenize(text), n_chunk=MAX_CHUNKS, on_chunk=on_chunk)

@@ -1,0 +1,98 @@
+"""`inspect`: what is in a GGUF, from its header alone. Does not print, runs nothing."""
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from gguf import GGUFValueType, LlamaFileType
+
+from ggufkit.formats.gguf_reader import GgufFile
+from ggufkit.formats.model import KV
+
+CHAT_TEMPLATE = "tokenizer.chat_template"
+_SHOWN_ITEMS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataRow:
+    """One entry. Arrays have their length and first items as value."""
+
+    key: str
+    type: str
+    value: Any
+    length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRow:
+    """One tensor; shape in numpy order."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class InspectReport:
+    """A file's header.
+
+    type  the mixture that general.file_type names, or ""
+    """
+
+    file: str
+    nbytes: int
+    version: int
+    n_part: int
+    arch: str
+    name: str
+    type: str
+    n_weights: int
+    bpw: float
+    chat_template: str
+    metadata: tuple[MetadataRow, ...]
+    tensors: tuple[TensorRow, ...]
+
+    @property
+    def nbytes_by_type(self) -> dict[str, int]:
+        """Bytes of tensors of each type, largest first."""
+        sums: dict[str, int] = {}
+        for row in self.tensors:
+            sums[row.type] = sums.get(row.type, 0) + row.nbytes
+        return dict(sorted(sums.items(), key=lambda item: -item[1]))
+
+
+def inspect(path: Path) -> InspectReport:
+    """Read the header. Raises GgufError for a file that breaks the format."""
+    file = GgufFile.open(path)
+    file.close()
+    n_weights = sum(prod(t.shape) for t in file.tensors)
+    return InspectReport(
+        file=path.name,
+        nbytes=file.nbytes,
+        version=file.version,
+        n_part=len(file.parts),
+        arch=str(file.value("general.architecture") or ""),
+        name=str(file.value("general.name") or ""),
+        type=_file_type(file.value("general.file_type")),
+        n_weights=n_weights,
+        bpw=8 * sum(t.nbytes for t in file.tensors) / n_weights if n_weights else 0.0,
+        chat_template=str(file.value(CHAT_TEMPLATE) or ""),
+        metadata=tuple(_row(kv) for kv in file.metadata.values()),
+        tensors=tuple(TensorRow(t.name, t.shape, t.dtype, t.nbytes) for t in file.tensors),
+    )
+
+
+def _row(kv: KV) -> MetadataRow:
+    if kv.type is not GGUFValueType.ARRAY or kv.item_type is None:
+        return MetadataRow(kv.key, kv.type.name, kv.value)
+    head = [kv.value[i] for i in range(min(_SHOWN_ITEMS, len(kv.value)))]
+    return MetadataRow(kv.key, f"{kv.item_type.name}[]", head, len(kv.value))
+
+
+def _file_type(number: Any) -> str:
+    try:
+        return LlamaFileType(number).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    except ValueError:
+        return ""
