@@ -1,10 +1,11 @@
-"""`SourceFile` and `TensorRef`: where the bytes of a tensor lie, and how to get rows of them as float32.
+"""`SourceFile`, `MemoryFile` and `TensorRef`: where the bytes of a tensor lie, and how to get rows of them as float32.
 
 Knows offsets and number formats. Does not know what a tensor is called in GGUF or what will become of it.
 Files are read with `pread`, never mapped: a file that shrinks while it is read gives an error, not SIGBUS.
 """
 
 import os
+import threading
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,6 +19,8 @@ from ggufkit.errors import InputError
 F32Array = NDArray[np.float32]
 U8Array = NDArray[np.uint8]
 
+WEIGHT_DTYPES = frozenset(quant.TYPE_NAMES) | {"F64"}  # what `widen` can read
+
 
 class SourceFile:
     """A file opened for reading at offsets, from any thread. Opened on first use; `close` when done."""
@@ -25,16 +28,18 @@ class SourceFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fd = -1
+        self._opening = threading.Lock()
 
     def pread(self, offset: int, nbytes: int) -> U8Array:
-        """Exactly `nbytes` bytes at `offset`. Raises InputError where the file ends before."""
-        if self._fd < 0:
-            self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        """Exactly `nbytes` bytes at `offset`. Raises InputError where the file ends before or cannot be read."""
         out = np.empty(nbytes, dtype=np.uint8)
         done = 0
-        view = memoryview(out)
+        view = out.data
         while done < nbytes:
-            got = os.preadv(self._fd, [view[done:]], offset + done)
+            try:
+                got = os.preadv(self._opened(), [view[done:]], offset + done)
+            except OSError as error:
+                raise InputError(f"{self.path}: cannot be read at byte {offset + done}: {error.strerror}.") from error
             if got == 0:
                 raise InputError(
                     f"{self.path}: ended at byte {offset + done}, wanted {nbytes} bytes at {offset}. "
@@ -43,10 +48,31 @@ class SourceFile:
             done += got
         return out
 
+    def _opened(self) -> int:
+        if self._fd < 0:
+            with self._opening:
+                if self._fd < 0:
+                    self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        return self._fd
+
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class MemoryFile(SourceFile):
+    """Bytes that were computed, not stored (RoPE factors). Read like a file; `path` says what made them."""
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        super().__init__(path)
+        self._data = np.frombuffer(data, dtype=np.uint8)
+
+    def pread(self, offset: int, nbytes: int) -> U8Array:
+        """Exactly `nbytes` bytes at `offset`. Raises InputError where the data ends before."""
+        if not 0 <= offset <= offset + nbytes <= self._data.size:
+            raise InputError(f"{self.path}: has {self._data.size} bytes, wanted {nbytes} at {offset}.")
+        return self._data[offset : offset + nbytes].copy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +110,12 @@ class TensorRef:
         return raw.reshape(stop - start, self.row_nbytes)
 
     def rows(self, start: int, stop: int) -> F32Array:
-        """Rows [start, stop) widened to float32: (stop - start, n_per_row)."""
+        """Rows [start, stop) widened to float32: (stop - start, n_per_row). InputError for a dtype that holds none."""
+        if self.dtype not in WEIGHT_DTYPES:
+            raise InputError(
+                f"{self.file.path}: tensor {self.name} is stored as {self.dtype}, which is no type of weights "
+                "that can be read. Use the checkpoint in BF16, F16 or F32."
+            )
         return widen(self.raw_rows(start, stop), self.dtype)
 
 

@@ -1,0 +1,104 @@
+"""A Hugging Face folder: its config and, over all shards, a `TensorRef` for every tensor.
+
+Knows file names, the shard index and which files may be read. Pickled weights are never opened: unpickling runs code.
+Does not know architectures, tokenizers or what a tensor is for.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from ggufkit.errors import CheckpointError
+from ggufkit.formats import strict_json
+from ggufkit.formats.files import checked_size, shown
+from ggufkit.formats.fingerprint import sample_digest
+from ggufkit.formats.safetensors import SafetensorsFile
+from ggufkit.formats.shards import find_shards, open_shards
+from ggufkit.formats.tensor import TensorRef
+
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+MAX_JSON_NBYTES = 256 << 20  # a tokenizer.json of 256,000 pieces has 35 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """An opened folder. `tensors` are in the order of the shards, and of the header within a shard."""
+
+    path: Path
+    config: Mapping[str, Any]
+    generation_config: Mapping[str, Any]
+    shards: tuple[SafetensorsFile, ...]
+    tensors: Mapping[str, TensorRef]
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Read config and headers and check them; no weight is read. Raises CheckpointError."""
+        _check_folder(folder)
+        config = read_json(folder, CONFIG)
+        if config is None:
+            raise CheckpointError(
+                f"{folder} has no {CONFIG}. Pass the folder of a Hugging Face checkpoint, with every file of it."
+            )
+        names, weight_map = find_shards(folder)
+        shards, tensors = open_shards(folder, names, weight_map)
+        return cls(folder, config, read_json(folder, GENERATION_CONFIG) or {}, shards, tensors)
+
+    def fingerprint(self) -> str:
+        """Hex digest of config, sizes, headers and a sample of the weights. The folder's place does not matter."""
+        digest = hashlib.sha256(read_bytes(self.path, CONFIG))
+        for shard in sorted(self.shards, key=lambda s: s.file.path.name):
+            digest.update(f"\n{shard.file.path.name} {shard.nbytes} {shard.header_sha256} ".encode())
+            digest.update(sample_digest(shard.file, shard.data_offset, shard.nbytes))
+        return digest.hexdigest()
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """Object in one of the folder's JSON files, or None where there is no such file."""
+        return read_json(self.path, name)
+
+    def close(self) -> None:
+        for shard in self.shards:
+            shard.file.close()
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.is_file():
+        raise CheckpointError(f"{folder} is a file. Pass the folder that holds it and {CONFIG}.")
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} does not exist or is no folder. Check the path.")
+    try:
+        empty = next(folder.iterdir(), None) is None
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be listed: {error.strerror}.") from error
+    if empty:
+        raise CheckpointError(f"{folder} is empty. The download did not happen; fetch the checkpoint again.")
+
+
+def read_bytes(folder: Path, name: str, *, max_nbytes: int = MAX_JSON_NBYTES) -> bytes:
+    """Content of a small file of the folder; b"" where it is absent. Raises CheckpointError where it is too large."""
+    path = folder / name
+    if not path.exists() and not path.is_symlink():
+        return b""
+    nbytes = checked_size(path, CheckpointError)
+    if nbytes > max_nbytes:
+        raise CheckpointError(f"{path}: {nbytes} bytes, at most {max_nbytes} are read of this file.")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from error
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any] | None:
+    """Object in a JSON file of the folder, or None where there is no such file. Raises CheckpointError."""
+    path = folder / name
+    if not path.exists() and not path.is_symlink():
+        return None
+    try:
+        value = strict_json.loads(read_bytes(folder, name))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}. Fetch the file again.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: wanted a JSON object, got {shown(str(value))}. Fetch the file again.")
+    return value

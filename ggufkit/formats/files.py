@@ -1,0 +1,57 @@
+"""Files that strangers made: is it a file, how large, what is it really, and how to name it in a message.
+
+Knows paths and first bytes. Does not know any format's inside.
+"""
+
+import stat
+from pathlib import Path
+
+from ggufkit.errors import InputError
+
+_SHOWN_CHARS = 100
+
+# What downloads leave behind under a model's name: first bytes (lower case), what it is, what to do.
+_DISGUISES = (
+    (b"version https://git-lfs", "a git-lfs pointer, not the file itself", "Run `git lfs pull` in its folder."),
+    (
+        b"<!doctype",
+        "an HTML page, probably an error of the download",
+        "Fetch the file again, logged in if it is gated.",
+    ),
+    (b"<html", "an HTML page, probably an error of the download", "Fetch the file again, logged in if it is gated."),
+    (b"<?xml", "an XML page, probably an error of the download", "Fetch the file again, logged in if it is gated."),
+    (b'{"error', "an error message of a server", "Fetch the file again, logged in if it is gated."),
+    (b"\x1f\x8b", "compressed with gzip", "Decompress it first."),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "Decompress it first."),
+    (b"pk\x03\x04", "a zip archive, perhaps a PyTorch pickle", "Use the model's .safetensors or .gguf files."),
+    (b"gguf", "a GGUF file", "Pass it to a command that takes GGUF."),
+)
+
+
+def checked_size(path: Path, error: type[InputError]) -> int:
+    """Bytes of a regular file; raises `error` for what is absent, a folder, a pipe or a device."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as cause:
+        reason = getattr(cause, "strerror", None) or str(cause)
+        raise error(f"{shown(str(path))}: {reason}. Check the path.") from cause
+    if stat.S_ISDIR(status.st_mode):
+        raise error(f"{path} is a folder, a file is wanted.")
+    if not stat.S_ISREG(status.st_mode):
+        raise error(f"{path} is not a regular file (a pipe or a device?). Copy it to a file first.")
+    return status.st_size
+
+
+def disguise(head: bytes) -> str:
+    """What a file that begins with `head` really is, and what to do about it; empty where nothing is recognised."""
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:32].lower()
+    for magic, what, advice in _DISGUISES:
+        if start.startswith(magic):
+            return f"is {what}. {advice}"
+    return ""
+
+
+def shown(text: str) -> str:
+    """A name from a file as it may stand in a message: control characters escaped, long ones cut."""
+    printable = text if text.isprintable() else ascii(text)[1:-1]
+    return printable if len(printable) <= _SHOWN_CHARS else f"{printable[:_SHOWN_CHARS]}… ({len(text)} characters)"

@@ -1,0 +1,107 @@
+"""A GGUF file as a `Model`: the source of a requantization.
+
+Knows which metadata keys hold which hyper-parameter, and which entries belong to the old file alone.
+Does not decide what becomes of a tensor.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import gguf
+
+from ggufkit.errors import GgufError
+from ggufkit.formats.files import shown
+from ggufkit.formats.fingerprint import sample_digest
+from ggufkit.formats.gguf_reader import GgufFile
+from ggufkit.formats.model import Hparams, Model, ModelTensor
+from ggufkit.formats.tensor import WEIGHT_DTYPES, TensorRef
+
+# What the output says of itself, and so is not taken over. Source: llama-quant.cpp replaces or removes the same.
+REPLACED_KEYS = frozenset({
+    "general.file_type", "general.quantization_version", "split.no", "split.count", "split.tensors.count",
+})  # fmt: skip
+SOURCE_DTYPES = ("F32", "F16", "BF16", "Q8_0")  # the last loses little more than F16 did
+_MAX_HPARAM = 2**31 - 1
+
+
+def open_model(path: Path, *, allow_requantize: bool = False) -> Model:
+    """A model from an F32, F16, BF16 or Q8_0 GGUF; other types only with `allow_requantize`. Raises GgufError."""
+    source = GgufFile.open(path)
+    if not source.tensors:
+        raise GgufError(f"{path} holds no tensors (a vocabulary alone?). Pass the model itself.")
+    return Model(
+        hparams=read_hparams(source),
+        metadata=tuple(kv for kv in source.metadata.values() if kv.key not in REPLACED_KEYS),
+        tensors=tuple(_model_tensor(ref, path, allow_requantize) for ref in source.tensors),
+        source={"kind": "gguf", "sha256": fingerprint(source)},
+    )
+
+
+def fingerprint(source: GgufFile) -> str:
+    """Hex digest of sizes, headers and a sample of the weights; changes with the content, not with the place."""
+    digest = hashlib.sha256()
+    for part in source.parts:
+        digest.update(f"{part.nbytes} {part.header_sha256} ".encode())
+        digest.update(sample_digest(part.file, part.data_offset, part.nbytes))
+    return digest.hexdigest()
+
+
+def read_hparams(source: GgufFile) -> Hparams:
+    """Hyper-parameters from the keys that begin with the architecture's name. Raises GgufError."""
+    arch = source.value("general.architecture")
+    if not isinstance(arch, str) or not arch:
+        raise GgufError(f"{source.path}: general.architecture is missing: this is no model. Pass a model's GGUF.")
+    n_embd = _hparam(source, f"{arch}.embedding_length")
+    n_head = _hparam(source, f"{arch}.attention.head_count")
+    head_dim = n_embd // n_head if n_head else 0
+    return Hparams(
+        arch=arch,
+        n_layer=_hparam(source, f"{arch}.block_count"),
+        n_embd=n_embd,
+        n_head=n_head,
+        n_head_kv=_hparam(source, f"{arch}.attention.head_count_kv", n_head),
+        n_expert=_hparam(source, f"{arch}.expert_count", 0),
+        n_expert_used=_hparam(source, f"{arch}.expert_used_count", 0),
+        n_ctx_train=_hparam(source, f"{arch}.context_length", 0),
+        n_vocab=_n_vocab(source, arch),
+        head_dim_k=_hparam(source, f"{arch}.attention.key_length", head_dim),
+        head_dim_v=_hparam(source, f"{arch}.attention.value_length", head_dim),
+    )
+
+
+def _hparam(source: GgufFile, key: str, default: int | None = None) -> int:
+    """A whole number; of an array with one value a layer, the largest."""
+    value = source.value(key)
+    if value is None:
+        if default is None:
+            raise GgufError(f"{source.path}: {key} is missing, so the file cannot be a whole model.")
+        return default
+    kv = source.metadata[key]
+    values: list[Any] = list(value) if kv.type is gguf.GGUFValueType.ARRAY else [value]
+    if not values or not all(type(v) is int and 0 <= v <= _MAX_HPARAM for v in values):
+        raise GgufError(f"{source.path}: {key} is {shown(str(values))}, wanted whole numbers from 0 to {_MAX_HPARAM}.")
+    return int(max(values))
+
+
+def _n_vocab(source: GgufFile, arch: str) -> int:
+    tokens = source.metadata.get("tokenizer.ggml.tokens")
+    n_tokens = len(tokens.value) if tokens is not None and tokens.type is gguf.GGUFValueType.ARRAY else 0
+    return _hparam(source, f"{arch}.vocab_size", n_tokens)
+
+
+def _model_tensor(ref: TensorRef, path: Path, allow_requantize: bool) -> ModelTensor:
+    if not 1 <= len(ref.shape) <= 3 or 0 in ref.shape:
+        raise GgufError(f"{path}: tensor {ref.name} has shape {list(ref.shape)}; weights have 1 to 3 dimensions.")
+    if ref.dtype not in WEIGHT_DTYPES:
+        raise GgufError(
+            f"{path}: tensor {ref.name} is stored as {ref.dtype}, which is no type of weights. "
+            "Use the model's F16, BF16 or Q8_0 file."
+        )
+    if ref.dtype not in SOURCE_DTYPES and not allow_requantize:
+        raise GgufError(
+            f"{path}: tensor {ref.name} is {ref.dtype} already; encoding it again adds a second loss to the first. "
+            "Start from the F16, BF16 or Q8_0 file, or pass --allow-requantize."
+        )
+    keep_f32 = len(ref.shape) == 1 and ref.dtype == "F32"
+    return ModelTensor(ref.name, ref.shape, ref.dtype, (ref,), keep_f32=keep_f32)

@@ -1,0 +1,291 @@
+"""Importance files of llama.cpp, both formats: how strongly each input column of each matrix was used.
+
+GGUF format, two F32 tensors for every weight tensor NAME (shapes in numpy order, n_mat = number of experts, or 1):
+    NAME.in_sum2  (n_mat, n_per_row)  sums of squared activations
+    NAME.counts   (n_mat, 1)          tokens that were summed
+    general.type = "imatrix", imatrix.datasets [str], imatrix.chunk_count u32, imatrix.chunk_size u32
+Legacy format (.dat), little-endian, no magic; experts are not told apart in its counts:
+    i32 n_entries, then for each: i32 len, name, i32 ncall, i32 nval, nval × f32
+    optional: i32 chunk_count, i32 len, name of the text
+
+Knows both layouts and llama-quantize's arithmetic. Does not collect, merge or smooth importance.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufkit.errors import GgufError, ImatrixError, InputError
+from ggufkit.formats.atomic import write_atomic
+from ggufkit.formats.files import checked_size, disguise, shown
+from ggufkit.formats.gguf_cursor import MAGIC
+from ggufkit.formats.gguf_reader import GgufFile
+from ggufkit.formats.gguf_writer import TensorRow, header_bytes
+from ggufkit.formats.model import KV, Model, ModelTensor
+from ggufkit.formats.tensor import SourceFile, TensorRef
+
+F32Array = NDArray[np.float32]
+
+DATASETS, CHUNK_COUNT, CHUNK_SIZE = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
+SUMS_SUFFIX, COUNTS_SUFFIX = ".in_sum2", ".counts"
+MAX_FILE_NBYTES = 4 << 30  # 8x7B has 25 MB
+_MAX_LEGACY_NAME = 1024
+_ALIGNMENT = 32
+_F32 = int(gguf.GGMLQuantizationType.F32)
+_DAMAGED = "The file is damaged; make it again with llama-imatrix."
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImatrixEntry:
+    """Evidence for one weight tensor: sums (n_mat, n_per_row) float32, counts (n_mat,) float32."""
+
+    sums: F32Array
+    counts: F32Array
+
+    def importance(self) -> F32Array:
+        """Mean squared activation (n_mat, n_per_row); ones where an expert was never used.
+
+        The division is in float32 with the count rounded first. Source: quantize.cpp load_imatrix.
+        """
+        counts = np.floor(self.counts.astype(np.float64) + 0.5).astype(np.float32)[:, None]
+        used = counts > 0
+        return np.where(used, self.sums / np.where(used, counts, np.float32(1)), np.float32(1))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Imatrix:
+    """Importance for the tensors of one model, by their GGUF names.
+
+    chunk_count, chunk_size  of the text that was read, in chunks and in tokens a chunk; 0 where unknown
+    """
+
+    datasets: tuple[str, ...]
+    chunk_count: int
+    chunk_size: int
+    entries: Mapping[str, ImatrixEntry]
+
+    def importance_of(self, name: str, expert: int = 0) -> F32Array | None:
+        """Importance of the columns of one expert (n_per_row,), or None where the tensor has no entry."""
+        entry = self.entries.get(name)
+        if entry is None:
+            return None
+        one = ImatrixEntry(entry.sums[expert : expert + 1], entry.counts[expert : expert + 1])
+        importance: F32Array = one.importance()[0]
+        return importance
+
+    def check_matches(self, model: Model) -> "Imatrix":
+        """The same importance with one row for each expert of `model`, which the legacy format does not tell apart.
+
+        Raises ImatrixError where it belongs to another model: nothing in common, blocks that the model does not
+        have, or sizes that differ. An entry of the token embedding that does not fit is left out, as llama-quantize
+        does.
+        """
+        tensors = {t.name: t for t in model.tensors}
+        if not tensors.keys() & self.entries.keys():
+            raise ImatrixError(
+                f"the importance file has no tensor of this {model.hparams.arch} model; it begins with "
+                f"{shown(min(self.entries))}. Use the file that was made with this model."
+            )
+        fitted = {}
+        for name, entry in self.entries.items():
+            entry_fits = _fitted(name, entry, tensors.get(name))
+            if entry_fits is not None:
+                fitted[name] = entry_fits
+        return replace(self, entries=fitted)
+
+
+def _fitted(name: str, entry: ImatrixEntry, tensor: ModelTensor | None) -> ImatrixEntry | None:
+    if tensor is None:
+        if name.startswith("blk."):
+            raise ImatrixError(
+                f"the importance file has an entry for {shown(name)}, which this model does not have. "
+                "Use the file that was made with this model."
+            )
+        return None
+    n_mat, n_per_row = tensor.n_expert, tensor.n_per_row
+    if entry.sums.shape == (n_mat, n_per_row):
+        return entry
+    if entry.sums.shape == (1, n_mat * n_per_row):
+        return ImatrixEntry(entry.sums.reshape(n_mat, n_per_row), np.repeat(entry.counts, n_mat))
+    if name.startswith("token_embd."):
+        return None
+    raise ImatrixError(
+        f"importance of {name} has {entry.sums.size} values in {entry.sums.shape[0]} matrices, this model wants "
+        f"{n_mat * n_per_row} in {n_mat}. Use the file that was made with this model."
+    )
+
+
+def read_imatrix(path: Path) -> Imatrix:
+    """Read an importance file of either format. Raises ImatrixError."""
+    nbytes = checked_size(path, ImatrixError)
+    if nbytes > MAX_FILE_NBYTES:
+        raise ImatrixError(f"{path}: {nbytes} bytes are no importance file, at most {MAX_FILE_NBYTES} are read.")
+    file = SourceFile(path)
+    try:
+        head = file.pread(0, min(nbytes, 64)).tobytes()
+        found = _read_gguf(path) if head.startswith(MAGIC) else _read_legacy(file.pread(0, nbytes).tobytes(), path)
+    except GgufError as error:
+        raise ImatrixError(str(error)) from error
+    except InputError as error:
+        raise error if isinstance(error, ImatrixError) else ImatrixError(str(error)) from error
+    finally:
+        file.close()
+    for name, entry in found.entries.items():
+        _check_entry(entry, f"{path}: {shown(name)}")
+    return found
+
+
+def write_imatrix(path: Path, imatrix: Imatrix) -> None:
+    """Write the GGUF format as llama-imatrix does, in one step. Raises ImatrixError for a bad entry, OutputError."""
+    names = sorted(imatrix.entries)
+    tensors: list[TensorRow] = []
+    chunks: list[bytes] = []
+    offset = 0
+    for name in names:
+        entry = imatrix.entries[name]
+        _check_entry(entry, name)
+        for suffix, values in ((SUMS_SUFFIX, entry.sums), (COUNTS_SUFFIX, entry.counts[:, None])):
+            raw = np.ascontiguousarray(values, dtype="<f4").tobytes()
+            shape = values.shape if len(values) > 1 else values.shape[1:]  # ggml drops leading axes of one
+            tensors.append((name + suffix, shape, _F32, offset))
+            chunks += [raw, bytes(-len(raw) % _ALIGNMENT)]
+            offset += len(raw) + len(chunks[-1])
+    write_atomic(path, [header_bytes(_metadata(imatrix), tensors, _ALIGNMENT), *chunks])
+
+
+def _metadata(imatrix: Imatrix) -> list[KV]:
+    kind = gguf.GGUFValueType
+    return [
+        KV("general.type", kind.STRING, "imatrix"),
+        KV(DATASETS, kind.ARRAY, imatrix.datasets, kind.STRING),
+        KV(CHUNK_COUNT, kind.UINT32, imatrix.chunk_count),
+        KV(CHUNK_SIZE, kind.UINT32, imatrix.chunk_size),
+    ]
+
+
+def _check_entry(entry: ImatrixEntry, label: str) -> None:
+    sums, counts = entry.sums, entry.counts
+    if sums.ndim != 2 or counts.shape != (len(sums),) or not sums.size:
+        raise ImatrixError(f"{label}: sums of shape {sums.shape} and counts of shape {counts.shape} do not fit.")
+    for what, values in (("sum", sums), ("count", counts)):
+        bad = np.argwhere(~(np.isfinite(values) & (values >= 0)))
+        if len(bad):
+            at = tuple(int(i) for i in bad[0])
+            raise ImatrixError(f"{label}: {what} {list(at)} is {values[at]}, wanted a number from 0. {_DAMAGED}")
+
+
+def _read_gguf(path: Path) -> Imatrix:
+    source = GgufFile.open(path)
+    try:
+        refs = {ref.name: ref for ref in source.tensors}
+        names = [n.removesuffix(s) for n in refs for s in (SUMS_SUFFIX, COUNTS_SUFFIX) if n.endswith(s)]
+        if not names:
+            raise ImatrixError(f"{path} is a GGUF file without importance. Pass the output of llama-imatrix.")
+        return Imatrix(
+            datasets=_datasets(source),
+            chunk_count=_count(source, CHUNK_COUNT),
+            chunk_size=_count(source, CHUNK_SIZE),
+            entries={name: _read_entry(refs, name, path) for name in dict.fromkeys(names)},
+        )
+    finally:
+        source.close()
+
+
+def _read_entry(refs: dict[str, TensorRef], name: str, path: Path) -> ImatrixEntry:
+    sums, counts = refs.get(name + SUMS_SUFFIX), refs.get(name + COUNTS_SUFFIX)
+    if sums is None or counts is None:
+        lacking = SUMS_SUFFIX if sums is None else COUNTS_SUFFIX
+        raise ImatrixError(f"{path}: {shown(name)} has no {lacking[1:]}. {_DAMAGED}")
+    if sums.dtype != "F32" or counts.dtype != "F32":
+        raise ImatrixError(f"{path}: {shown(name)} is stored as {sums.dtype} and {counts.dtype}, wanted F32.")
+    n_mat = counts.nbytes // 4
+    if not n_mat or sums.nbytes != 4 * n_mat * sums.n_per_row:
+        raise ImatrixError(
+            f"{path}: {shown(name)} has {n_mat} counts and sums of shape {list(sums.shape)}; "
+            f"wanted a count for each row of sums. {_DAMAGED}"
+        )
+    return ImatrixEntry(_values(sums).reshape(n_mat, -1), _values(counts))
+
+
+def _values(ref: TensorRef) -> F32Array:
+    return ref.file.pread(ref.offset, ref.nbytes).view("<f4")
+
+
+def _datasets(source: GgufFile) -> tuple[str, ...]:
+    kv = source.metadata.get(DATASETS)
+    if kv is None or kv.item_type is not gguf.GGUFValueType.STRING:
+        raise ImatrixError(f"{source.path}: {DATASETS} is missing. Pass the output of llama-imatrix.")
+    return tuple(kv.value)
+
+
+def _count(source: GgufFile, key: str) -> int:
+    kv = source.metadata.get(key)
+    if kv is None or kv.type is not gguf.GGUFValueType.UINT32:
+        raise ImatrixError(f"{source.path}: {key} is missing. Pass the output of llama-imatrix.")
+    return int(kv.value)
+
+
+def _read_legacy(raw: bytes, path: Path) -> Imatrix:
+    what = disguise(raw[:64])
+    if what:
+        raise ImatrixError(f"{path} {what}")
+    reader = _Legacy(raw, path)
+    entries: dict[str, ImatrixEntry] = {}
+    for name, entry in reader.entries():
+        if name in entries:
+            raise ImatrixError(f"{path}: {shown(name)} appears twice. {_DAMAGED}")
+        entries[name] = entry
+    chunk_count, dataset = reader.trailer()
+    return Imatrix((dataset,) if dataset else (), chunk_count, 0, entries)
+
+
+class _Legacy:
+    """Position in a legacy file."""
+
+    def __init__(self, raw: bytes, path: Path) -> None:
+        self.raw, self.path, self.pos = raw, path, 0
+
+    def take(self, nbytes: int, what: str) -> bytes:
+        left = len(self.raw) - self.pos
+        if not 0 <= nbytes <= left:
+            raise ImatrixError(
+                f"{self.path}: {what} at byte {self.pos} wants {nbytes} bytes, {left} are left. "
+                "This is no importance file of llama.cpp, or it is cut short."
+            )
+        self.pos += nbytes
+        return self.raw[self.pos - nbytes : self.pos]
+
+    def i32(self, what: str) -> int:
+        return int.from_bytes(self.take(4, what), "little", signed=True)
+
+    def text(self, what: str) -> str:
+        raw = self.take(min(self.i32(what), _MAX_LEGACY_NAME + 1), what)
+        if len(raw) > _MAX_LEGACY_NAME or b"\0" in raw:
+            raise ImatrixError(f"{self.path}: {what} at byte {self.pos} is no text. {_DAMAGED}")
+        try:
+            return raw.decode()
+        except UnicodeDecodeError as error:
+            raise ImatrixError(f"{self.path}: {what} at byte {self.pos} is not UTF-8. {_DAMAGED}") from error
+
+    def entries(self) -> Iterator[tuple[str, ImatrixEntry]]:
+        n_entries = self.i32("the number of entries")
+        if n_entries < 1:
+            raise ImatrixError(f"{self.path}: {n_entries} entries. This is no importance file of llama.cpp.")
+        for _ in range(n_entries):
+            name = self.text("a name")
+            ncall, nval = self.i32(f"the calls of {shown(name)}"), self.i32(f"the length of {shown(name)}")
+            sums = np.frombuffer(self.take(4 * nval, f"the values of {shown(name)}"), dtype="<f4")
+            # llama-quantize takes the values as they are where ncall is not positive
+            yield name, ImatrixEntry(sums[None, :], np.array([ncall if ncall > 0 else 1], dtype=np.float32))
+
+    def trailer(self) -> tuple[int, str]:
+        """Chunks and the name of the text, both optional."""
+        chunk_count = self.i32("the number of chunks") if self.pos < len(self.raw) else 0
+        dataset = self.text("the name of the text") if self.pos < len(self.raw) else ""
+        if self.pos < len(self.raw) or chunk_count < 0:
+            raise ImatrixError(f"{self.path}: {len(self.raw) - self.pos} bytes follow the end. {_DAMAGED}")
+        return chunk_count, dataset

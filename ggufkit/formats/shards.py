@@ -1,0 +1,171 @@
+"""Which files of a checkpoint's folder hold its weights, and whether they hold what the index promises.
+
+Knows the names model.safetensors, model.safetensors.index.json and model-00001-of-00003.safetensors.
+The index is a stranger's: a shard is a plain name inside the folder, or it is refused.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ggufkit.errors import CheckpointError
+from ggufkit.formats import strict_json
+from ggufkit.formats.files import checked_size, disguise, shown
+from ggufkit.formats.safetensors import SafetensorsFile, open_safetensors
+from ggufkit.formats.tensor import TensorRef
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+MAX_INDEX_NBYTES = 256 << 20
+_SHARD = re.compile(r"model-(\d{5,6})-of-(\d{5,6})\.safetensors")
+_PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
+_FETCH = "Fetch the checkpoint again, with every file of it."
+
+
+def find_shards(folder: Path) -> tuple[list[str], dict[str, str] | None]:
+    """Names of the files that hold the weights, in order, and the index's tensor -> file where there is one."""
+    names = sorted(p.name for p in folder.iterdir() if p.name.endswith(".safetensors"))
+    if SINGLE in names:
+        return [SINGLE], None
+    numbered = [name for name in names if _SHARD.fullmatch(name)]
+    if (folder / INDEX).exists():
+        weight_map = read_index(folder / INDEX)
+        named = sorted(set(weight_map.values()))
+        extra = [name for name in numbered if name not in named]
+        if extra:
+            raise CheckpointError(
+                f"{folder / extra[0]} is not in {INDEX}. It belongs to another download; move it away, or fetch again."
+            )
+        return named, weight_map
+    if numbered:
+        return _complete(folder, numbered), None
+    return [_only(folder, names)], None
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """Tensor -> shard of an index, with every shard a plain file name. Raises CheckpointError."""
+    nbytes = checked_size(path, CheckpointError)
+    if nbytes > MAX_INDEX_NBYTES:
+        raise CheckpointError(f"{path}: {nbytes} bytes, at most {MAX_INDEX_NBYTES} are read of an index.")
+    raw = path.read_bytes()
+    if what := disguise(raw[:64]):
+        raise CheckpointError(f"{path} {what}")
+    try:
+        value = strict_json.loads(raw)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}. Fetch the index again.") from error
+    weight_map = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path}: weight_map is {shown(repr(weight_map))}, wanted tensors with their files.")
+    for name, shard in weight_map.items():
+        _check_shard_name(path, name, shard)
+    return weight_map
+
+
+def _check_shard_name(path: Path, tensor: str, shard: Any) -> None:
+    plain = (
+        isinstance(shard, str)
+        and shard.isprintable()
+        and shard.endswith(".safetensors")
+        and not shard.startswith((".", "-"))
+        and not set(shard) & set('/\\:*?"<>|')
+    )
+    if not plain:
+        raise CheckpointError(
+            f"{path}: tensor {shown(tensor)} is said to be in {shown(repr(shard))}, wanted a plain name of a "
+            ".safetensors file in this folder. Do not use this checkpoint unless you know why it says so."
+        )
+
+
+def _complete(folder: Path, numbered: Sequence[str]) -> list[str]:
+    """Numbered shards without an index: all of them, of one set."""
+    matches = [match for match in map(_SHARD.fullmatch, numbered) if match]
+    counts = {match[2] for match in matches}
+    if len(counts) > 1:
+        raise CheckpointError(
+            f"{folder} holds shards of {' and of '.join(sorted(counts))} without {INDEX}, which would say "
+            f"which to use. {_FETCH}"
+        )
+    have, count = {int(match[1]) for match in matches}, int(counts.pop())
+    absent = next((k for k in range(1, count + 1) if k not in have), None)
+    if absent is not None or len(have) != count:
+        raise CheckpointError(
+            f"{folder} has {len(have)} of {count} shards; "
+            f"{f'number {absent} is missing' if absent else 'one is numbered out of range'}. {_FETCH}"
+        )
+    return list(numbered)
+
+
+def _only(folder: Path, names: Sequence[str]) -> str:
+    """The one .safetensors file of a folder that has no usual names."""
+    adapters = [name for name in names if name.startswith("adapter_")]
+    others = [name for name in names if name not in adapters]
+    if len(others) == 1:
+        return others[0]
+    if others:
+        raise CheckpointError(
+            f"{folder} holds {', '.join(map(shown, others[:4]))} and neither {SINGLE} nor {INDEX}. {_FETCH}"
+        )
+    if adapters:
+        raise CheckpointError(
+            f"{folder} holds an adapter ({adapters[0]}), no model. Merge it into its base model first."
+        )
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
+    if pickles:
+        raise CheckpointError(
+            f"{folder} holds pickled weights ({shown(pickles[0])}). Opening them runs code, so ggufkit does not. "
+            "Fetch the checkpoint's .safetensors files, or convert it on a machine you can lose, with transformers: "
+            "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)."
+        )
+    models = sorted(p.name for p in folder.iterdir() if p.suffix == ".gguf")
+    hint = f"Pass the file itself: {folder / models[0]}" if models else _FETCH
+    raise CheckpointError(f"{folder} holds no .safetensors file. {hint}")
+
+
+def open_shards(
+    folder: Path, names: Sequence[str], weight_map: Mapping[str, str] | None
+) -> tuple[tuple[SafetensorsFile, ...], dict[str, TensorRef]]:
+    """Open the shards and check them against the index and each other. Raises CheckpointError."""
+    shards = tuple(open_safetensors(_inside(folder, name)) for name in names)
+    tensors: dict[str, TensorRef] = {}
+    for name, shard in zip(names, shards, strict=True):
+        for tensor in shard.tensors.values():
+            if tensor.name in tensors:
+                other = tensors[tensor.name].file.path.name
+                raise CheckpointError(f"{folder}: tensor {shown(tensor.name)} is in {other} and in {name}. {_FETCH}")
+            if weight_map is not None and weight_map.get(tensor.name) != name:
+                said = weight_map.get(tensor.name)
+                raise CheckpointError(
+                    f"{folder / name}: tensor {shown(tensor.name)} is in this shard, "
+                    f"{f'{INDEX} says {said}' if said else f'{INDEX} does not list it'}. {_FETCH}"
+                )
+            tensors[tensor.name] = tensor
+    for tensor_name, shard_name in (weight_map or {}).items():
+        if tensor_name not in tensors:
+            raise CheckpointError(
+                f"{folder / shard_name}: tensor {shown(tensor_name)} is absent, {INDEX} says it is there. {_FETCH}"
+            )
+    if not tensors:
+        raise CheckpointError(f"{folder}: no tensors in {', '.join(names)}. {_FETCH}")
+    return shards, tensors
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """Path of a shard; a link must end in the folder, or among the blobs of the hub cache the folder is part of."""
+    path = folder / name
+    if not path.exists():
+        what = "is a link to a file that is gone" if path.is_symlink() else "is missing"
+        raise CheckpointError(
+            f"{path} {what}. Fetch the shard; {INDEX} names it." if name != SINGLE else f"{path} {what}."
+        )
+    if path.is_symlink():
+        home, target = folder.resolve(), path.resolve()
+        # models--org--name/snapshots/<revision>/file -> models--org--name/blobs/<sha256>
+        blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+        if not target.is_relative_to(home) and target.parent != blobs:
+            raise CheckpointError(
+                f"{path} is a link to {shown(str(target))}, outside of the folder. Copy the file into the folder, "
+                "or pass the folder where the files really are."
+            )
+    return path
