@@ -212,9 +212,7 @@ def _matching_imatrix(settings: QuantizeSettings, model: Model) -> Imatrix | Non
         return None
     if not settings.imatrix.exists():
         raise ImatrixError(f"{settings.imatrix} does not exist. Pass the importance file that goes with this model.")
-    imatrix = read_imatrix(settings.imatrix)
-    imatrix.check_matches(model)
-    return imatrix
+    return read_imatrix(settings.imatrix).check_matches(model)
 
 
 def _provenance(settings: QuantizeSettings, model: Model, imatrix: Imatrix | None) -> tuple[KV, ...]:
@@ -239,7 +237,7 @@ def _identity(settings: QuantizeSettings, model: Model, plan: QuantPlan, imatrix
     digest = hashlib.sha256(output_header(plan))
     for key, value in sorted(model.source.items()):
         digest.update(f"{key}={value}\n".encode())
-    digest.update(f"{settings.encoder} {quant.kernels.VERSION} {settings.allow_nonfinite}\n".encode())
+    digest.update(f"{__version__} {settings.encoder} {settings.allow_nonfinite}\n".encode())
     if imatrix is not None and settings.imatrix is not None:
         digest.update(settings.imatrix.read_bytes())
     return digest.hexdigest()

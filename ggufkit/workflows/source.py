@@ -1,0 +1,24 @@
+"""Opens what a person points at: a Hugging Face folder or a GGUF file. Knows the two kinds of source, and no other."""
+
+from pathlib import Path
+
+from ggufkit.errors import InputError
+from ggufkit.formats.gguf_source import open_model
+from ggufkit.formats.model import Model
+
+
+def open_source(path: Path, *, allow_requantize: bool = False) -> Model:
+    """The model at `path`: names, shapes, metadata and where the weights lie; nothing is loaded.
+
+    allow_requantize  accept a GGUF whose tensors are already quantized
+
+    Raises CheckpointError, TokenizerError, GgufError for a damaged source, InputError where there is none.
+    """
+    if path.is_dir():
+        from ggufkit.architectures import convert
+        from ggufkit.formats.checkpoint import Checkpoint
+
+        return convert(Checkpoint.open(path))
+    if not path.exists():
+        raise InputError(f"{path} does not exist. Name a Hugging Face folder or a GGUF file.")
+    return open_model(path, allow_requantize=allow_requantize)
