@@ -47,14 +47,9 @@ def _imatrix_rows(imatrix: Mapping[str, F32Array]) -> ctypes.Array[llama_cpp.lla
     for row, (name, importance) in zip(rows, imatrix.items(), strict=False):
         data = np.ascontiguousarray(importance, dtype=np.float32).reshape(-1)
         row.name = name.encode()
-        row.data = (ctypes.c_float * data.size)(*data)
+        row.data = (ctypes.c_float * data.size).from_buffer_copy(data)
         row.size = data.size
     return rows
-
-
-def read_tensors(path: Path) -> dict[str, tuple[str, bytes]]:
-    """Type name and bytes of every tensor of a GGUF, in file order."""
-    return {t.name: (t.tensor_type.name, t.data.tobytes()) for t in gguf.GGUFReader(path).tensors}
 
 
 class _ModelDesc(ctypes.Structure):
