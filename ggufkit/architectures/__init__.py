@@ -1,0 +1,93 @@
+"""Checkpoint → `Model`: what a Hugging Face folder is in GGUF's words. Headers and JSON only; no weight is loaded.
+
+Knows how a model is put together from its parts. The families are a table in `families`.
+Reference behaviour: llama.cpp's convert_hf_to_gguf.py at 0c1e57098; where we differ on purpose, the reason stands at
+the place and in tests/architectures/test_reference.py.
+"""
+
+from collections.abc import Iterable
+
+from gguf import GGML_QUANT_VERSION, GGUFValueType, Keys
+
+from ggufkit.architectures.config import Config
+from ggufkit.architectures.families import FAMILIES
+from ggufkit.architectures.family import Family
+from ggufkit.architectures.naming import general_metadata
+from ggufkit.architectures.tensors import map_tensors
+from ggufkit.architectures.vocabulary import vocabulary_metadata
+from ggufkit.errors import CheckpointError
+from ggufkit.formats.checkpoint import Checkpoint
+from ggufkit.formats.model import KV, Hparams, Model, ModelTensor
+
+__all__ = ["FAMILIES", "Family", "convert", "find_family"]
+
+FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}  # llama_ftype
+
+
+def find_family(checkpoint: Checkpoint) -> Family:
+    """The table entry of config.json's `architectures`. Raises CheckpointError that lists the known classes."""
+    declared = checkpoint.config.get("architectures")
+    name = declared[0] if isinstance(declared, list) and declared else declared
+    for family in FAMILIES:
+        if name in family.classes:
+            return family
+    known = ", ".join(sorted(each for family in FAMILIES for each in family.classes))
+    raise CheckpointError(
+        f"{checkpoint.path / 'config.json'}: architecture {name!r:.80} is not known. Known: {known}. "
+        "Convert other models with llama.cpp's converter and quantize the GGUF file."
+    )
+
+
+def convert(checkpoint: Checkpoint, *, name: str | None = None) -> Model:
+    """The GGUF model that `checkpoint` is: metadata and tensors in the order of llama.cpp's converter.
+
+    name  for general.name, instead of the one guessed from the folder's name and the model card
+
+    general.file_type is that of the weights as they are; a plan replaces it with its own. Raises CheckpointError and
+    TokenizerError.
+    """
+    family = find_family(checkpoint)
+    if (quantized := checkpoint.config.get("quantization_config")) is not None:
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
+        raise CheckpointError(f"{checkpoint.path}: quantized already ({method!r:.40}). Use the original weights.")
+    config = Config(checkpoint.path, checkpoint.config, family.defaults)
+    tensors, dropped = map_tensors(family, config, checkpoint.tensors.values())
+    arch = family.arch_name
+    entries: list[KV] = [KV(Keys.General.ARCHITECTURE, GGUFValueType.STRING, arch)]
+    entries += [kv for rule in family.before for kv in rule(config, arch)]
+    entries += general_metadata(checkpoint, arch, tensors, name=name)
+    entries += [kv for rule in family.rules for kv in rule(config, arch)]
+    entries.append(KV(Keys.General.QUANTIZATION_VERSION, GGUFValueType.UINT32, GGML_QUANT_VERSION))
+    entries += vocabulary_metadata(family, config)
+    return Model(
+        hparams=_hparams(family, config),
+        metadata=_resolve(entries, tensors),
+        tensors=tensors,
+        source={"kind": "safetensors", "sha256": checkpoint.fingerprint()},
+        dropped=dropped,
+    )
+
+
+def _resolve(entries: Iterable[KV], tensors: Iterable[ModelTensor]) -> tuple[KV, ...]:
+    """Each key once: a later value takes the place of the earlier. general.file_type: of the first matrix."""
+    resolved = {kv.key: kv for kv in entries}
+    dtype = next((t.dtype for t in tensors if len(t.shape) > 1), "F32")
+    resolved[Keys.General.FILE_TYPE] = KV(Keys.General.FILE_TYPE, GGUFValueType.UINT32, FILE_TYPES[dtype])
+    return tuple(resolved.values())
+
+
+def _hparams(family: Family, config: Config) -> Hparams:
+    n_expert = config.integer("num_local_experts", "num_experts") if family.experts else 0
+    return Hparams(
+        arch=family.arch_name,
+        n_layer=config.integer("num_hidden_layers"),
+        n_embd=config.integer("hidden_size"),
+        n_head=config.integer("num_attention_heads"),
+        n_head_kv=config.n_head_kv,
+        n_expert=n_expert,
+        n_expert_used=config.integer("num_experts_per_tok") if n_expert else 0,
+        n_ctx_train=config.integer("max_position_embeddings"),
+        n_vocab=config.integer("vocab_size"),
+        head_dim_k=config.head_dim,
+        head_dim_v=config.head_dim,
+    )

@@ -1,0 +1,110 @@
+"""`Config`: config.json with a family's defaults filled in, read with bounds.
+
+Knows the several places where RoPE parameters stand (transformers 4 and 5). Does not know GGUF keys.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ggufkit.errors import CheckpointError
+
+MAX_INTEGER = 1 << 31
+Default = int | float | bool | Callable[["Config"], int]
+
+
+class Config:
+    """Values of config.json by name. A name that is absent or null has the family's default, if there is one.
+
+    defaults  what transformers fills in for the family: a value, or a function of the config
+    """
+
+    def __init__(self, folder: Path, values: Mapping[str, Any], defaults: Mapping[str, Default]) -> None:
+        self.folder = folder
+        self._values = values
+        self._defaults = defaults
+        self.rope = _rope_parameters(self)
+
+    def get(self, *names: str) -> Any:
+        """The first of `names` that is set, else the first that has a default, else None."""
+        for name in names:
+            if self._values.get(name) is not None:
+                return self._values[name]
+        for name in names:
+            if (default := self._defaults.get(name)) is not None:
+                return default(self) if callable(default) else default
+        return None
+
+    def integer(self, *names: str) -> int:
+        """A required whole number of at least 1. Raises CheckpointError that names it."""
+        return self.checked_integer(names[0], self.get(*names))
+
+    def checked_integer(self, name: str, value: Any, *, low: int = 1) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value < MAX_INTEGER:
+            raise CheckpointError(
+                f"{self.folder / 'config.json'}: {name} is {value!r:.80}, wanted a whole number ≥ {low}."
+            )
+        return value
+
+    def checked_number(self, name: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+            raise CheckpointError(f"{self.folder / 'config.json'}: {name} is {value!r:.80}, wanted a number ≥ 0.")
+        return value
+
+    def rope_number(self, name: str, default: float | None = None) -> float:
+        """A number among the RoPE parameters. Raises CheckpointError where it is absent and has no default."""
+        value = self.rope.get(name, default)
+        if value is None:
+            raise CheckpointError(f"{self.folder / 'config.json'}: RoPE scaling lacks {name}.")
+        return self.checked_number(name, value)
+
+    @property
+    def rope_type(self) -> str:
+        return str(self.rope.get("rope_type", "default")).lower()
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head: stated, or the embedding divided among the heads."""
+        stated = self.get("head_dim")
+        return self.integer("head_dim") if stated is not None else even_head_dim(self)
+
+    @property
+    def n_head_kv(self) -> int:
+        value = self.get("num_key_value_heads", "n_kv_heads")
+        return self.integer("num_attention_heads") if value is None else self.integer("num_key_value_heads")
+
+
+def even_head_dim(config: Config) -> int:
+    """The embedding divided evenly among the heads, as transformers fills in an absent head_dim."""
+    n_embd, n_head = config.integer("hidden_size"), config.integer("num_attention_heads")
+    if n_embd % n_head:
+        raise CheckpointError(
+            f"{config.folder / 'config.json'}: hidden_size {n_embd} does not divide among {n_head} heads."
+        )
+    return n_embd // n_head
+
+
+def same_as(name: str) -> Callable[[Config], int]:
+    """A default that is another value of the same config."""
+    return lambda config: config.integer(name)
+
+
+def _rope_parameters(config: Config) -> dict[str, Any]:
+    """One dict whatever the spelling: `rope_parameters` (transformers 5), or `rope_scaling` beside `rope_theta` (4).
+
+    Source: transformers 5.23, RotaryEmbeddingConfigMixin.
+    """
+    declared = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(declared, dict):
+        raise CheckpointError(f"{config.folder / 'config.json'}: rope_scaling is {declared!r:.80}, wanted an object.")
+    rope = dict(declared.get("full_attention") or declared)
+    rope.setdefault("rope_type", rope.get("type", "default"))
+    for name in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
+        value = config.get(name)
+        # a stated original length wins over the one among the parameters, as in transformers (Phi-3)
+        if value is not None and (name not in rope or name.startswith("original")):
+            rope[name] = value
+    if rope["rope_type"] in ("llama3", "yarn", "longrope"):
+        rope.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
+    return rope

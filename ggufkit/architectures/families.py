@@ -1,0 +1,278 @@
+"""The table of model families. A new family is one entry here, and its classes are then known everywhere.
+
+Data only: sizes and rules come from `family` and `hparams`, transforms are done in `tensors`.
+Sources: the classes of llama.cpp's converter at 0c1e57098 and llama-model.cpp's lists of tensors; defaults are those
+of the configuration classes of transformers 5.23.
+"""
+
+from gguf import MODEL_ARCH, GGUFValueType, Keys
+
+from ggufkit.architectures import hparams as hp
+from ggufkit.architectures.config import Default, even_head_dim, same_as
+from ggufkit.architectures.family import (
+    MIXTRAL_EXPERTS,
+    MLP_EXPERTS,
+    Family,
+    Shape,
+    head_dim,
+    n_embd,
+    n_expert,
+    n_ff,
+    n_ff_2,
+    n_ff_shared,
+    n_head,
+    n_head_kv,
+    n_kv,
+    n_q,
+    n_qkv,
+    n_vocab,
+    one,
+)
+from ggufkit.architectures.rope import llama3_factors, longrope_factors
+from ggufkit.tokenizer import VocabKind
+
+_SPM_FIRST = (VocabKind.SPM, VocabKind.LLAMA_HF, VocabKind.BPE)
+_SPM_OR_BPE = (VocabKind.SPM, VocabKind.BPE)
+
+_WHOLE: dict[str, Shape] = {
+    "token_embd.weight": (n_vocab, n_embd),
+    "output_norm.weight": (n_embd,),
+    "output.weight": (n_vocab, n_embd),
+}
+_ATTENTION: dict[str, Shape] = {
+    "attn_norm.weight": (n_embd,),
+    "attn_q.weight": (n_q, n_embd),
+    "attn_k.weight": (n_kv, n_embd),
+    "attn_v.weight": (n_kv, n_embd),
+    "attn_output.weight": (n_embd, n_q),
+    "ffn_norm.weight": (n_embd,),
+}
+_QKV_BIAS: dict[str, Shape] = {"attn_q.bias": (n_q,), "attn_k.bias": (n_kv,), "attn_v.bias": (n_kv,)}
+_HEAD_NORMS: dict[str, Shape] = {"attn_q_norm.weight": (head_dim,), "attn_k_norm.weight": (head_dim,)}
+_DENSE: dict[str, Shape] = {
+    "ffn_gate.weight": (n_ff, n_embd),
+    "ffn_up.weight": (n_ff, n_embd),
+    "ffn_down.weight": (n_embd, n_ff),
+}
+_DENSE_BIAS: dict[str, Shape] = {"ffn_gate.bias": (n_ff,), "ffn_up.bias": (n_ff,), "ffn_down.bias": (n_embd,)}
+_ROUTER: dict[str, Shape] = {"ffn_gate_inp.weight": (n_expert, n_embd)}
+_SHARED_EXPERT: dict[str, Shape] = {
+    "ffn_gate_inp_shexp.weight": (one, n_embd),
+    "ffn_gate_shexp.weight": (n_ff_shared, n_embd),
+    "ffn_up_shexp.weight": (n_ff_shared, n_embd),
+    "ffn_down_shexp.weight": (n_embd, n_ff_shared),
+}
+_PERMUTED = {"attn_q": n_head, "attn_k": n_head_kv}
+_LLAMA_RULES = (*hp.COMMON, hp.FILE_TYPE, hp.VOCAB_SIZE, hp.rope_dimension)
+_ROPE: dict[str, Default] = {"rope_theta": 10000.0}
+
+LLAMA = Family(
+    title="Llama 1 (7B to 65B), Llama 2 (7B to 70B), Llama 3.x, Code Llama",
+    classes=("LlamaForCausalLM", "LLaMAForCausalLM"),
+    arch=MODEL_ARCH.LLAMA,
+    source="conversion/llama.py LlamaModel",
+    rules=_LLAMA_RULES,
+    vocab=_SPM_FIRST,
+    whole=_WHOLE,
+    layer=_ATTENTION | _DENSE,
+    optional=_QKV_BIAS | _DENSE_BIAS | {"attn_output.bias": (n_embd,)},
+    permuted=_PERMUTED,
+    computed=llama3_factors,
+    defaults=_ROPE
+    | {
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-6,
+        "num_key_value_heads": same_as("num_attention_heads"),
+        "head_dim": even_head_dim,
+    },
+)
+
+MISTRAL = Family(
+    title="Mistral 7B v0.1 to v0.3",
+    classes=("MistralForCausalLM",),
+    arch=MODEL_ARCH.LLAMA,
+    source="conversion/llama.py LlamaModel",
+    rules=_LLAMA_RULES,
+    vocab=_SPM_FIRST,
+    whole=_WHOLE,
+    layer=_ATTENTION | _DENSE,
+    permuted=_PERMUTED,
+    computed=llama3_factors,
+    defaults=_ROPE
+    | {"max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "num_key_value_heads": 8, "head_dim": even_head_dim},
+)
+
+MIXTRAL = Family(
+    title="Mixtral 8x7B and 8x22B",
+    classes=("MixtralForCausalLM",),
+    arch=MODEL_ARCH.LLAMA,
+    source="conversion/llama.py LlamaModel",
+    rules=_LLAMA_RULES,
+    vocab=_SPM_FIRST,
+    whole=_WHOLE,
+    layer=_ATTENTION | _ROUTER,
+    permuted=_PERMUTED,
+    experts=MIXTRAL_EXPERTS,
+    computed=llama3_factors,
+    defaults={
+        "rope_theta": 1e6,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "num_key_value_heads": 8,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+    },
+)
+
+PHI2 = Family(
+    title="Phi-2",
+    classes=("PhiForCausalLM",),
+    arch=MODEL_ARCH.PHI2,
+    source="conversion/phi.py Phi2Model",
+    rules=(
+        hp.CONTEXT_LENGTH,
+        hp.EMBEDDING_LENGTH,
+        hp.feed_forward_4x,
+        hp.BLOCK_COUNT,
+        hp.HEAD_COUNT,
+        hp.u32(Keys.Attention.HEAD_COUNT_KV, "num_attention_heads"),
+        hp.LAYER_NORM_EPS,
+        hp.partial_rope_dimension,
+        hp.FILE_TYPE,
+        hp.fixed(Keys.Tokenizer.ADD_BOS, GGUFValueType.BOOL, False),
+    ),
+    vocab=(VocabKind.BPE,),
+    whole=_WHOLE | {"output_norm.bias": (n_embd,), "output.bias": (n_vocab,)},
+    layer={
+        name: shape for name, shape in (_ATTENTION | _DENSE).items() if "gate" not in name and "ffn_norm" not in name
+    }
+    | _QKV_BIAS
+    | {name: shape for name, shape in _DENSE_BIAS.items() if "gate" not in name}
+    | {"attn_norm.bias": (n_embd,), "attn_output.bias": (n_embd,)},
+    defaults=_ROPE | {"partial_rotary_factor": 0.5, "layer_norm_eps": 1e-5, "max_position_embeddings": 2048},
+    pre_alias={"gpt-2": "phi-2"},
+)
+
+PHI3 = Family(
+    title="Phi-3, Phi-3.5 and Phi-4 (text)",
+    classes=("Phi3ForCausalLM",),
+    arch=MODEL_ARCH.PHI3,
+    source="conversion/phi.py Phi3MiniModel",
+    before=(hp.longrope_attention_factor,),
+    rules=(
+        hp.CONTEXT_LENGTH,
+        hp.original_context,
+        hp.EMBEDDING_LENGTH,
+        hp.FEED_FORWARD_LENGTH,
+        hp.BLOCK_COUNT,
+        hp.HEAD_COUNT,
+        hp.HEAD_COUNT_KV,
+        hp.RMS_EPS,
+        hp.partial_rope_dimension,
+        hp.rope_theta,
+        hp.FILE_TYPE,
+        hp.sliding_window,
+    ),
+    vocab=(VocabKind.SPM_PHI3, VocabKind.BPE),
+    whole=_WHOLE,
+    layer={
+        "attn_norm.weight": (n_embd,),
+        "attn_qkv.weight": (n_qkv, n_embd),
+        "attn_output.weight": (n_embd, n_q),
+        "ffn_norm.weight": (n_embd,),
+        "ffn_up.weight": (n_ff_2, n_embd),
+        "ffn_down.weight": (n_embd, n_ff),
+    },
+    computed=longrope_factors,
+    defaults=_ROPE
+    | {
+        "max_position_embeddings": 4096,
+        "original_max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "num_key_value_heads": same_as("num_attention_heads"),
+        "partial_rotary_factor": 1.0,
+    },
+)
+
+_QWEN_DEFAULTS = _ROPE | {"max_position_embeddings": 32768, "rms_norm_eps": 1e-6}
+
+QWEN2 = Family(
+    title="Qwen2, Qwen2.5",
+    classes=("Qwen2ForCausalLM",),
+    arch=MODEL_ARCH.QWEN2,
+    source="conversion/qwen.py Qwen2Model",
+    rules=(*hp.COMMON, hp.FILE_TYPE),
+    vocab=_SPM_OR_BPE,
+    whole=_WHOLE,
+    layer=_ATTENTION | _QKV_BIAS | _DENSE,
+    defaults=_QWEN_DEFAULTS | {"num_key_value_heads": 32},
+)
+
+QWEN2_MOE = Family(
+    title="Qwen1.5-MoE, Qwen2-MoE",
+    classes=("Qwen2MoeForCausalLM",),
+    arch=MODEL_ARCH.QWEN2MOE,
+    source="conversion/qwen.py Qwen2MoeModel",
+    rules=(*hp.COMMON, hp.FILE_TYPE, hp.EXPERT_FEED_FORWARD, hp.SHARED_FEED_FORWARD),
+    vocab=(VocabKind.BPE,),
+    whole=_WHOLE,
+    layer=_ATTENTION | _QKV_BIAS | _ROUTER | _SHARED_EXPERT,
+    experts=MLP_EXPERTS,
+    defaults=_QWEN_DEFAULTS
+    | {
+        "num_key_value_heads": 16,
+        "num_experts": 60,
+        "num_experts_per_tok": 4,
+        "moe_intermediate_size": 1408,
+        "shared_expert_intermediate_size": 5632,
+    },
+)
+
+QWEN3 = Family(
+    title="Qwen3",
+    classes=("Qwen3ForCausalLM",),
+    arch=MODEL_ARCH.QWEN3,
+    source="conversion/qwen.py Qwen3Model",
+    rules=(*hp.COMMON, hp.FILE_TYPE),
+    vocab=_SPM_OR_BPE,
+    whole=_WHOLE,
+    layer=_ATTENTION | _HEAD_NORMS | _DENSE,
+    optional=_QKV_BIAS,
+    defaults=_QWEN_DEFAULTS | {"num_key_value_heads": 32, "head_dim": 128},
+)
+
+QWEN3_MOE = Family(
+    title="Qwen3-MoE",
+    classes=("Qwen3MoeForCausalLM",),
+    arch=MODEL_ARCH.QWEN3MOE,
+    source="conversion/qwen.py Qwen3MoeModel",
+    rules=(*hp.COMMON, hp.FILE_TYPE, hp.EXPERT_FEED_FORWARD),
+    vocab=(VocabKind.BPE,),
+    whole=_WHOLE,
+    layer=_ATTENTION | _HEAD_NORMS | _ROUTER,
+    experts=MLP_EXPERTS,
+    defaults=_QWEN_DEFAULTS
+    | {"num_key_value_heads": 4, "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768},
+)
+
+OLMOE = Family(
+    title="OLMoE",
+    classes=("OlmoeForCausalLM",),
+    arch=MODEL_ARCH.OLMOE,
+    source="conversion/olmo.py OlmoeModel",
+    rules=(*hp.COMMON, hp.FILE_TYPE, hp.fixed(Keys.Attention.LAYERNORM_RMS_EPS, GGUFValueType.FLOAT32, 1e-5)),
+    vocab=(VocabKind.BPE,),
+    whole=_WHOLE,
+    layer=_ATTENTION | _ROUTER | {"attn_q_norm.weight": (n_q,), "attn_k_norm.weight": (n_kv,)},
+    experts=MLP_EXPERTS,
+    defaults=_ROPE
+    | {
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "num_key_value_heads": same_as("num_attention_heads"),
+        "num_experts": 64,
+        "num_experts_per_tok": 8,
+    },
+)
+
+FAMILIES = (LLAMA, MISTRAL, MIXTRAL, PHI2, PHI3, QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, OLMOE)

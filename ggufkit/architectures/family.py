@@ -1,0 +1,153 @@
+"""`Family`: what a model family is called, which tensors it has and where its hyper-parameters go. Types only.
+
+Knows the shape of a table entry; the entries are in `families`. A size is a function of the config, so a shape says
+what config.json promises of a tensor.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from gguf import MODEL_ARCH, MODEL_ARCH_NAMES
+
+from ggufkit.architectures.config import Config, Default
+from ggufkit.architectures.hparams import Rule
+from ggufkit.formats.model import ModelTensor
+from ggufkit.tokenizer import VocabKind
+
+Size = Callable[[Config], int]
+Shape = tuple[Size, ...]
+Shapes = Mapping[str, Shape]
+
+
+def n_embd(config: Config) -> int:
+    return config.integer("hidden_size")
+
+
+def n_ff(config: Config) -> int:
+    return config.integer("intermediate_size")
+
+
+def n_ff_2(config: Config) -> int:
+    return 2 * n_ff(config)
+
+
+def n_ff_expert(config: Config) -> int:
+    return config.integer("moe_intermediate_size", "intermediate_size")
+
+
+def n_ff_shared(config: Config) -> int:
+    return config.integer("shared_expert_intermediate_size")
+
+
+def n_vocab(config: Config) -> int:
+    return config.integer("vocab_size")
+
+
+def n_head(config: Config) -> int:
+    return config.integer("num_attention_heads")
+
+
+def n_head_kv(config: Config) -> int:
+    return config.n_head_kv
+
+
+def head_dim(config: Config) -> int:
+    return config.head_dim
+
+
+def n_q(config: Config) -> int:
+    return n_head(config) * config.head_dim
+
+
+def n_kv(config: Config) -> int:
+    return config.n_head_kv * config.head_dim
+
+
+def n_qkv(config: Config) -> int:
+    return n_q(config) + 2 * n_kv(config)
+
+
+def n_expert(config: Config) -> int:
+    return config.integer("num_local_experts", "num_experts")
+
+
+def one(config: Config) -> int:
+    return 1
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """How experts are spelled: model.layers.{layer}.{prefix}.{expert}.{part}.weight.
+
+    parts  the checkpoint's word → GGUF's stack, in the order in which the converter writes them
+    """
+
+    prefix: str
+    parts: Mapping[str, str]
+
+    def part(self, stack: str) -> str:
+        return next(part for part, name in self.parts.items() if name == stack)
+
+    def shape(self, part: str) -> Shape:
+        """Of one expert."""
+        return (n_embd, n_ff_expert) if self.parts[part] == "ffn_down_exps" else (n_ff_expert, n_embd)
+
+
+MIXTRAL_EXPERTS = Experts(
+    "block_sparse_moe.experts", {"w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps"}
+)
+MLP_EXPERTS = Experts(
+    "mlp.experts", {"down_proj": "ffn_down_exps", "gate_proj": "ffn_gate_exps", "up_proj": "ffn_up_exps"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One table entry.
+
+    title      for people
+    classes    config.json's `architectures` that belong here
+    source     llama.cpp's converter class, where every rule can be looked up
+    rules      metadata after general.*, in order; before: rules whose entries come before general.type
+    whole      tensors outside the layers; layer: tensors of every layer, named without blk.N.
+    optional   tensors that may be absent (of layers, without blk.N.)
+    permuted   attention rows to interleave, by their number of heads
+    computed   tensors that are made from config.json
+    pre_alias  the family's name for a pre-tokenizer that it shares with others
+    defaults   what transformers fills in where config.json is silent
+    """
+
+    title: str
+    classes: tuple[str, ...]
+    arch: MODEL_ARCH
+    source: str
+    rules: tuple[Rule, ...]
+    vocab: tuple[VocabKind, ...]
+    whole: Shapes
+    layer: Shapes
+    defaults: Mapping[str, Default]
+    before: tuple[Rule, ...] = ()
+    optional: Shapes = field(default_factory=dict)
+    permuted: Mapping[str, Size] = field(default_factory=dict)
+    experts: Experts | None = None
+    computed: Callable[[Config], Iterable[ModelTensor]] | None = None
+    pre_alias: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def arch_name(self) -> str:
+        return str(MODEL_ARCH_NAMES[self.arch])
+
+    def shape_of(self, name: str) -> Shape | None:
+        """What config.json promises of the GGUF tensor `name`; None where the family has no such tensor."""
+        bare = re.sub(r"^blk\.\d+\.", "", name)
+        places = (self.layer, self.optional) if bare != name else (self.whole, self.optional)
+        return next((shapes[bare] for shapes in places if bare in shapes), None)
+
+    def required(self, config: Config) -> Iterable[str]:
+        """Names of the GGUF tensors without which llama.cpp does not load the model."""
+        tied = config.get("tie_word_embeddings") is True
+        yield from (name for name in self.whole if not (tied and name.startswith("output.")))
+        stacks = [f"{stack}.weight" for stack in self.experts.parts.values()] if self.experts else []
+        for i in range(config.integer("num_hidden_layers")):
+            yield from (f"blk.{i}.{name}" for name in (*self.layer, *stacks))

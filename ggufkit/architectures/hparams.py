@@ -1,0 +1,162 @@
+"""Hyper-parameters: which entry of config.json goes to which GGUF key, in the converter's order.
+
+Knows GGUF keys and RoPE scaling. Does not know families: `families` picks from these rules.
+A rule takes the config and the name of the architecture and gives metadata entries.
+Source: TextModel.set_gguf_parameters and the Phi classes of llama.cpp's converter, 0c1e57098.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+
+from gguf import GGUFValueType, Keys, RopeScalingType
+
+from ggufkit.architectures.config import Config
+from ggufkit.errors import CheckpointError
+from ggufkit.formats.model import KV
+
+Rule = Callable[[Config, str], Iterable[KV]]
+U32, F32 = GGUFValueType.UINT32, GGUFValueType.FLOAT32
+_KNOWN_ROPE = ("default", "linear", "yarn", "su", "longrope", "dynamic", "llama3")
+
+
+def u32(key: str, *names: str, required: bool = False, low: int = 1) -> Rule:
+    """GGUF `key` ← the first of `names` that config.json has; left out where it has none, unless required."""
+
+    def rule(config: Config, arch: str) -> Iterable[KV]:
+        value = config.get(*names)
+        if value is not None or required:
+            yield KV(key.format(arch=arch), U32, config.checked_integer(names[0], value, low=low))
+
+    return rule
+
+
+def f32(key: str, *names: str) -> Rule:
+    """As `u32`, for a float."""
+
+    def rule(config: Config, arch: str) -> Iterable[KV]:
+        value = config.get(*names)
+        if value is not None:
+            yield KV(key.format(arch=arch), F32, config.checked_number(names[0], value))
+
+    return rule
+
+
+def fixed(key: str, type_: GGUFValueType, value: float | bool) -> Rule:
+    """The same value for every model of the family."""
+    return lambda config, arch: (KV(key.format(arch=arch), type_, value),)
+
+
+def rope_scaling(config: Config, arch: str) -> Iterable[KV]:
+    kind = config.rope_type
+    if kind not in _KNOWN_ROPE:
+        raise CheckpointError(
+            f"{config.folder / 'config.json'}: RoPE scaling {kind!r:.60} is not known. Known: {', '.join(_KNOWN_ROPE)}."
+        )
+    scaling = {"linear": RopeScalingType.LINEAR, "yarn": RopeScalingType.YARN}.get(kind)
+    if kind in ("su", "longrope"):
+        yield KV(Keys.Rope.SCALING_TYPE.format(arch=arch), GGUFValueType.STRING, RopeScalingType.LONGROPE.value)
+    elif scaling is not None and config.rope.get("factor") is not None:
+        yield KV(Keys.Rope.SCALING_TYPE.format(arch=arch), GGUFValueType.STRING, scaling.value)
+        yield KV(Keys.Rope.SCALING_FACTOR.format(arch=arch), F32, config.rope_number("factor"))
+        if kind == "yarn":
+            yield from _yarn(config, arch)
+
+
+def _yarn(config: Config, arch: str) -> Iterable[KV]:
+    n_ctx = config.checked_integer(
+        "original_max_position_embeddings", config.rope.get("original_max_position_embeddings")
+    )
+    yield KV(Keys.Rope.SCALING_ORIG_CTX_LEN.format(arch=arch), U32, n_ctx)
+    for key, *names in (
+        (Keys.Rope.SCALING_YARN_EXT_FACTOR, "extrapolation_factor"),
+        (Keys.Rope.SCALING_YARN_ATTN_FACTOR, "attention_factor", "attn_factor"),
+        (Keys.Rope.SCALING_YARN_BETA_FAST, "beta_fast"),
+        (Keys.Rope.SCALING_YARN_BETA_SLOW, "beta_slow"),
+    ):
+        name = next((name for name in names if config.rope.get(name) is not None), None)
+        if name is not None:
+            yield KV(key.format(arch=arch), F32, config.rope_number(name))
+
+
+def rope_theta(config: Config, arch: str) -> Iterable[KV]:
+    if config.rope.get("rope_theta") is not None:
+        yield KV(Keys.Rope.FREQ_BASE.format(arch=arch), F32, config.rope_number("rope_theta"))
+
+
+def rope_dimension(config: Config, arch: str) -> Iterable[KV]:
+    yield KV(Keys.Rope.DIMENSION_COUNT.format(arch=arch), U32, config.head_dim)
+
+
+def partial_rope_dimension(config: Config, arch: str) -> Iterable[KV]:
+    """Phi: a share of the embedding's columns, then divided among the heads."""
+    yield KV(Keys.Rope.DIMENSION_COUNT.format(arch=arch), U32, n_rot(config))
+
+
+def n_rot(config: Config) -> int:
+    share = config.rope_number("partial_rotary_factor", 1.0)
+    return int(share * config.integer("hidden_size")) // config.integer("num_attention_heads")
+
+
+def original_context(config: Config, arch: str) -> Iterable[KV]:
+    value = config.rope.get("original_max_position_embeddings")
+    n_ctx = config.checked_integer("original_max_position_embeddings", value)
+    yield KV(Keys.Rope.SCALING_ORIG_CTX_LEN.format(arch=arch), U32, n_ctx)
+
+
+def longrope_attention_factor(config: Config, arch: str) -> Iterable[KV]:
+    """How much longer contexts sharpen attention: sqrt(1 + ln(s)/ln(n_orig)), s = n_ctx / n_orig."""
+    if not config.rope.get("long_factor"):
+        return
+    n_orig = config.rope_number("original_max_position_embeddings")
+    scale = config.integer("max_position_embeddings") / n_orig
+    factor = math.sqrt(1 + math.log(scale) / math.log(n_orig)) if scale > 1.0 else 1.0
+    if config.rope_type == "yarn":
+        factor = 0.1 * math.log(scale) + 1.0 if scale > 1.0 else 1.0
+    elif config.rope_type not in ("su", "longrope"):
+        raise CheckpointError(
+            f"{config.folder / 'config.json'}: RoPE scaling {config.rope_type!r:.60} has long factors."
+        )
+    yield KV(Keys.Rope.SCALING_ATTN_FACTOR.format(arch=arch), F32, factor)
+
+
+def sliding_window(config: Config, arch: str) -> Iterable[KV]:
+    """0 stands for none: so llama.cpp tells Phi-4 from older Phi-3 files that lack the entry."""
+    window = config.checked_integer("sliding_window", config.get("sliding_window") or 0, low=0)
+    yield KV(Keys.Attention.SLIDING_WINDOW.format(arch=arch), U32, window)
+
+
+def feed_forward_4x(config: Config, arch: str) -> Iterable[KV]:
+    """Phi-2: four times the embedding, whatever config.json says."""
+    yield KV(Keys.LLM.FEED_FORWARD_LENGTH.format(arch=arch), U32, 4 * config.integer("hidden_size"))
+
+
+BLOCK_COUNT = u32(Keys.LLM.BLOCK_COUNT, "num_hidden_layers", required=True)
+CONTEXT_LENGTH = u32(Keys.LLM.CONTEXT_LENGTH, "max_position_embeddings", "n_ctx", "n_positions")
+EMBEDDING_LENGTH = u32(Keys.LLM.EMBEDDING_LENGTH, "hidden_size", required=True)
+FEED_FORWARD_LENGTH = u32(Keys.LLM.FEED_FORWARD_LENGTH, "intermediate_size", required=True)
+HEAD_COUNT = u32(Keys.Attention.HEAD_COUNT, "num_attention_heads", required=True)
+HEAD_COUNT_KV = u32(Keys.Attention.HEAD_COUNT_KV, "num_key_value_heads")
+RMS_EPS = f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps")
+LAYER_NORM_EPS = f32(Keys.Attention.LAYERNORM_EPS, "layer_norm_eps", "layer_norm_epsilon")
+VOCAB_SIZE = u32(Keys.LLM.VOCAB_SIZE, "vocab_size", required=True)
+EXPERT_FEED_FORWARD = u32(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, "moe_intermediate_size")
+SHARED_FEED_FORWARD = u32(Keys.LLM.EXPERT_SHARED_FEED_FORWARD_LENGTH, "shared_expert_intermediate_size")
+
+FILE_TYPE = fixed(Keys.General.FILE_TYPE, U32, 0)  # its place; `convert` fills in the number
+
+COMMON: tuple[Rule, ...] = (
+    BLOCK_COUNT,
+    CONTEXT_LENGTH,
+    EMBEDDING_LENGTH,
+    FEED_FORWARD_LENGTH,
+    HEAD_COUNT,
+    HEAD_COUNT_KV,
+    rope_scaling,
+    rope_theta,
+    RMS_EPS,
+    LAYER_NORM_EPS,
+    u32(Keys.LLM.EXPERT_COUNT, "num_local_experts", "num_experts"),
+    u32(Keys.LLM.EXPERT_USED_COUNT, "num_experts_per_tok"),
+    u32(Keys.Attention.KEY_LENGTH, "head_dim"),
+    u32(Keys.Attention.VALUE_LENGTH, "head_dim"),
+)

@@ -1,0 +1,40 @@
+"""What a family adds to its tokenizer: order of the entries, Code Llama's infill tokens.
+
+Knows families and vocabulary sizes. The vocabulary itself is made by `ggufkit.tokenizer`.
+"""
+
+from collections.abc import Iterable
+
+from gguf import MODEL_ARCH, GGUFValueType, Keys
+
+from ggufkit.architectures.config import Config
+from ggufkit.architectures.family import Family
+from ggufkit.formats.checkpoint import read_json
+from ggufkit.formats.model import KV
+from ggufkit.tokenizer import load_vocabulary
+
+CODE_LLAMA_VOCAB = 32016
+# ▁<PRE>, ▁<SUF>, ▁<MID>, ▁<EOT>. The converter means to write these too, but its names have no writer any more: it
+# stores the last alone. llama.cpp would find the others by their text.
+CODE_LLAMA_INFILL = {
+    Keys.Tokenizer.FIM_PRE_ID: 32007,
+    Keys.Tokenizer.FIM_SUF_ID: 32008,
+    Keys.Tokenizer.FIM_MID_ID: 32009,
+    Keys.Tokenizer.EOT_ID: 32010,
+}
+GRANITE_VOCAB = 49152
+
+
+def vocabulary_metadata(family: Family, config: Config) -> Iterable[KV]:
+    """tokenizer.*, in the converter's order. Raises TokenizerError."""
+    n_vocab = config.integer("vocab_size")
+    is_llama = family.arch is MODEL_ARCH.LLAMA
+    declared = read_json(config.folder, "tokenizer_config.json") or {}
+    if is_llama and isinstance(prefix := declared.get("add_prefix_space"), bool):
+        yield KV(Keys.Tokenizer.ADD_PREFIX, GGUFValueType.BOOL, prefix)
+    yield from load_vocabulary(config.folder, n_vocab, family.vocab, pre_alias=family.pre_alias)
+    if is_llama and n_vocab == CODE_LLAMA_VOCAB:
+        for key, number in CODE_LLAMA_INFILL.items():
+            yield KV(key, GGUFValueType.UINT32, number)
+    if is_llama and n_vocab == GRANITE_VOCAB:
+        yield KV(Keys.Tokenizer.ADD_BOS, GGUFValueType.BOOL, False)

@@ -1,0 +1,236 @@
+"""Special token ids, the add_bos / add_eos / add_sep flags and chat templates, as GGUF metadata.
+
+Knows tokenizer.json's post-processors, tokenizer_config.json, config.json and the template files. Does not know token
+lists. The order of the entries and every rule follow gguf-py's SpecialVocab as of llama.cpp 0c1e57098, which differs
+from the released gguf 0.19 (a ByteLevel post-processor switches BOS and EOS off).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from string import ascii_letters, digits
+from typing import Any
+
+from gguf import GGUFValueType, Keys
+
+from ggufkit.errors import TokenizerError
+from ggufkit.formats.model import KV
+from ggufkit.tokenizer.files import MAX_TEMPLATE_BYTES, TokenizerFiles, expect, is_int
+
+_MORE_TEMPLATES = "additional_chat_templates"
+TOKEN_TYPES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+_ID_KEYS = {
+    "bos": Keys.Tokenizer.BOS_ID,
+    "eos": Keys.Tokenizer.EOS_ID,
+    "unk": Keys.Tokenizer.UNK_ID,
+    "sep": Keys.Tokenizer.SEP_ID,
+    "pad": Keys.Tokenizer.PAD_ID,
+    "mask": Keys.Tokenizer.MASK_ID,
+    "eot": Keys.Tokenizer.EOT_ID,
+    "eom": Keys.Tokenizer.EOM_ID,
+}
+_ADD_KEYS = {"bos": Keys.Tokenizer.ADD_BOS, "eos": Keys.Tokenizer.ADD_EOS, "sep": Keys.Tokenizer.ADD_SEP}
+
+
+@dataclass(slots=True)
+class _Specials:
+    types: tuple[str, ...] = TOKEN_TYPES
+    texts: dict[str, Any] = field(default_factory=dict)  # tokenizer_config.json, "bos_token" and the like overridden
+    add: dict[str, bool] = field(default_factory=dict)
+
+
+def special_tokens(files: TokenizerFiles, n_vocab: int) -> tuple[KV, ...]:
+    """Ids, flags and templates that the files declare. An id of `n_vocab` or more is left out: no such row exists.
+
+    Raises TokenizerError on malformed files.
+    """
+    tokenizer = files.read_object("tokenizer.json")
+    specials = _Specials(texts=dict(files.read_object("tokenizer_config.json")))
+    declared = bool(specials.texts)
+    if tokenizer:
+        _read_post_processor(tokenizer, specials, declared)
+    ids: dict[str, int] = {}
+    if declared:
+        _read_config_flags(specials)
+        _collect_ids(ids, specials, _added_ids(tokenizer))
+    _collect_config_ids(ids, specials.types, files.read_object("config.json"))
+    out = [
+        KV(_ID_KEYS[kind], GGUFValueType.UINT32, number)
+        for kind, number in ids.items()
+        if number < n_vocab and kind in _ID_KEYS
+    ]
+    out += [KV(_ADD_KEYS[kind], GGUFValueType.BOOL, flag) for kind, flag in specials.add.items() if kind in _ADD_KEYS]
+    return (*out, *(_chat_templates(files) if declared else ()))
+
+
+def _added_ids(tokenizer: dict[str, Any]) -> dict[str, int]:
+    where = "tokenizer.json: added_tokens"
+    out: dict[str, int] = {}
+    for token in expect(tokenizer.get("added_tokens") or [], list, where):
+        entry = expect(token, dict, where)
+        number = expect(entry.get("id"), int, where)
+        if number < 0:
+            raise TokenizerError(f"{where}: id {number} is negative. The file is malformed.")
+        out.setdefault(expect(entry.get("content"), str, where), number)
+    return out
+
+
+def _collect_ids(ids: dict[str, int], specials: _Specials, added: dict[str, int]) -> None:
+    for kind in specials.types:
+        entry = specials.texts.get(f"{kind}_token")
+        text = entry.get("content") if isinstance(entry, dict) else entry
+        if isinstance(text, str) and text in added:
+            ids.setdefault(kind, added[text])
+
+
+def _collect_config_ids(ids: dict[str, int], kinds: Iterable[str], config: dict[str, Any]) -> None:
+    for kind in kinds:
+        number = config.get(f"{kind}_token_id")  # a list of several EOS ids names no single one
+        if is_int(number):
+            if number < 0:
+                raise TokenizerError(f"config.json: {kind}_token_id is {number}, wanted a token's number or null.")
+            ids.setdefault(kind, number)
+
+
+def _read_config_flags(specials: _Specials) -> None:
+    for kind in specials.types:
+        flag = specials.texts.get(f"add_{kind}_token")
+        if isinstance(flag, bool):
+            specials.add.setdefault(kind, flag)
+
+
+def _read_post_processor(tokenizer: dict[str, Any], specials: _Specials, declared: bool) -> None:
+    """What is put around a text, read from the post-processor; it wins over tokenizer_config.json."""
+    texts = specials.texts
+    if declared:
+        for name, stand_in in (("bos", "cls"), ("eos", "sep")):
+            if not texts.get(f"{name}_token") and texts.get(f"{stand_in}_token"):
+                texts[f"{name}_token"] = texts[f"{stand_in}_token"]
+    post = tokenizer.get("post_processor")
+    if not post:
+        return
+    where = "tokenizer.json: post_processor"
+    for processor in expect(expect(post, dict, where).get("processors", [post]), list, where):
+        kind = expect(processor, dict, where).get("type")
+        if kind == "ByteLevel":
+            specials.add.setdefault("bos", False)
+            specials.add.setdefault("eos", False)
+        elif kind == "RobertaProcessing":
+            specials.add.update(bos=True, eos=True, sep=True)
+            _stand_in_from_roberta(processor, specials, declared)
+        elif kind == "TemplateProcessing":
+            _read_template(processor, specials, declared)
+
+
+def _read_template(processor: dict[str, Any], specials: _Specials, declared: bool) -> None:
+    """`<s> A </s>` and `<s> A <s> B`: only leading, trailing and middle tokens of simple templates are understood."""
+    texts, where = specials.texts, "tokenizer.json: TemplateProcessing"
+    single = expect(processor.get("single", []), list, where)
+    pair = expect(processor.get("pair", []), list, where)
+    first = last = None
+    if len(single) > 1:
+        if first := _special(single[0]):
+            _declare_bos(texts, first, declared)
+            specials.add["bos"] = first in (texts.get("bos_token"), texts.get("cls_token"))
+        if last := _special(single[-1]):
+            if declared and last != texts.get("eos_token"):
+                _replace_eos(specials, last)
+            texts["eos_token"] = last
+            specials.add["eos"] = True
+    start = 1 if first and pair and _special(pair[0]) == first else 0
+    stop = len(pair) - (1 if last and pair and _special(pair[-1]) == last else 0)
+    _read_separator(pair[start:stop], specials, last is not None)
+
+
+def _stand_in_from_roberta(processor: dict[str, Any], specials: _Specials, declared: bool) -> None:
+    for name, stand_in in (("cls", "bos"), ("sep", "eos")):
+        if declared and not specials.texts.get(f"{name}_token"):
+            pair = processor.get(name) or [specials.texts.get(f"{stand_in}_token")]
+            specials.texts[f"{name}_token"] = expect(pair, list, "tokenizer.json: RobertaProcessing")[0]
+
+
+def _declare_bos(texts: dict[str, Any], first: str, declared: bool) -> None:
+    """A declared token that is written as an object never equals the template's name: then CLS stands for BOS."""
+    if not declared:
+        texts["bos_token"] = first
+    elif first not in (texts.get("bos_token"), texts.get("cls_token")):
+        for name in ("bos_token", "cls_token"):
+            texts[name] = texts.get(name) or first
+
+
+def _replace_eos(specials: _Specials, last: str) -> None:
+    """The template ends in another token than the declared EOS: that one becomes EOS, the declared one EOT (or EOM)."""
+    for kind in ("eot", "eom"):
+        if kind not in specials.types:
+            specials.types = (*specials.types, kind)
+            specials.texts[f"{kind}_token"] = specials.texts.get("eos_token")
+            return
+
+
+def _read_separator(pair: list[Any], specials: _Specials, has_last: bool) -> None:
+    middle = pair[1:-1]
+    if len(pair) < 3 or _sequence(pair[0]) != "A" or _sequence(pair[-1]) != "B":
+        return
+    ends = (specials.texts.get("sep_token"), specials.texts.get("eos_token"))
+    add = bool((name := _special(middle[0])) and name in ends and not has_last)
+    if len(middle) == 2 and (name := _special(middle[1])) and name in ends:
+        add = True
+    specials.add["sep"] = add
+    if add and not specials.texts.get("sep_token"):
+        specials.texts["sep_token"] = specials.texts.get("eos_token")
+
+
+def _special(piece: Any) -> str | None:
+    return _id_of(piece, "SpecialToken")
+
+
+def _sequence(piece: Any) -> str | None:
+    return _id_of(piece, "Sequence")
+
+
+def _id_of(piece: Any, kind: str) -> str | None:
+    where = "tokenizer.json: TemplateProcessing"
+    name = expect(expect(piece, dict, where).get(kind, {}), dict, where).get("id")
+    return name if isinstance(name, str) else None
+
+
+def _chat_templates(files: TokenizerFiles) -> tuple[KV, ...]:
+    config = files.read_object("tokenizer_config.json")
+    template = config["chat_template"] if "chat_template" in config else _template_files(files)
+    if template is None:
+        return ()
+    if isinstance(template, str):
+        return (KV(Keys.Tokenizer.CHAT_TEMPLATE, GGUFValueType.STRING, _bounded(template)),)
+    named: dict[str, str] = {}
+    where = "chat_template"
+    for choice in expect(template, list, where):
+        entry = expect(choice, dict, where)
+        name = "".join(c if c in ascii_letters + digits else "_" for c in expect(entry.get("name"), str, where))
+        named[name] = _bounded(expect(entry.get("template"), str, where))
+    default = named.pop("default", None)
+    out = [
+        KV(Keys.Tokenizer.CHAT_TEMPLATE_N.format(name=name), GGUFValueType.STRING, text) for name, text in named.items()
+    ]
+    if named:  # sorted: the converter lists them in the order of a hash, so its bytes change from run to run
+        out.append(KV(Keys.Tokenizer.CHAT_TEMPLATES, GGUFValueType.ARRAY, sorted(named), GGUFValueType.STRING))
+    if default is not None:
+        out.append(KV(Keys.Tokenizer.CHAT_TEMPLATE, GGUFValueType.STRING, default))
+    return tuple(out)
+
+
+def _template_files(files: TokenizerFiles) -> str | list[dict[str, str]] | None:
+    if files.exists("chat_template.jinja"):
+        text = files.read_text("chat_template.jinja", MAX_TEMPLATE_BYTES)
+        names = sorted(path.name for path in (files.folder / _MORE_TEMPLATES).glob("*.jinja"))
+        if not names:
+            return text
+        more = ((name, files.read_text(f"{_MORE_TEMPLATES}/{name}", MAX_TEMPLATE_BYTES)) for name in names)
+        named = [{"name": name.removesuffix(".jinja"), "template": template} for name, template in more]
+        return [{"name": "default", "template": text}, *named]
+    template = files.read_object("chat_template.json").get("chat_template")
+    return template if isinstance(template, str | list) else None
+
+
+def _bounded(template: str) -> str:
+    if len(template) > MAX_TEMPLATE_BYTES:
+        raise TokenizerError(f"a chat template has {len(template)} characters, at most {MAX_TEMPLATE_BYTES}.")
+    return template
