@@ -9,7 +9,7 @@ from pathlib import Path
 from ggufkit.errors import InputError, UsageError
 from ggufkit.formats.files import checked_size, shown
 
-SHIPPED_TEXTS = ("evaluation-prose.txt", "evaluation-code.txt")
+SHIPPED_TEXTS = ("calibration.txt", "evaluation-prose.txt", "evaluation-code.txt")
 MAX_TEXT_NBYTES = 1 << 30
 
 

@@ -8,7 +8,7 @@ Knows the C API of models and contexts. Does not know sampling, text generation 
 """
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,13 +19,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ggufkit.errors import EngineError, UsageError
+from ggufkit.formats.gguf_reader import GgufFile
+from ggufkit.formats.gguf_source import read_hparams
 from ggufkit.formats.tensor import F32Array
-from ggufkit.runtime import library, machine
+from ggufkit.runtime import library, machine, memory, probe
 from ggufkit.runtime.batch import Batch, I32Array
-from ggufkit.runtime.interrupt import Interrupt
+from ggufkit.runtime.interrupt import Interrupt, postponed_sigint
 from ggufkit.runtime.vocabulary import Vocabulary
 
 N_BATCH, N_UBATCH = 2048, 512  # llama.cpp's own defaults
+MAX_CTX = 1 << 24
 Progress = Callable[[float], None]
 
 
@@ -61,7 +64,7 @@ class ContextSettings:
 class Engine:
     """An open model with its context. Make with `Engine.open`, use as a context manager.
 
-    path      the file
+    header    the file's header: metadata and tensors
     settings  what the context was opened with
     vocab     the model's tokenizer
     notices   lines a person should see: fallbacks that were taken, and why
@@ -69,18 +72,20 @@ class Engine:
 
     def __init__(
         self,
-        path: Path,
+        header: GgufFile,
         settings: ContextSettings,
-        notices: tuple[str, ...],
-        on_load: Progress | None,
+        *,
+        notices: Sequence[str] = (),
+        on_load: Progress | None = None,
         eval_callback: Any = None,
     ) -> None:
-        self.path, self.settings, self.notices = path, settings, notices
+        self.header, self.settings, self.notices = header, settings, tuple(notices)
         self._lib: ModuleType = library.load()
+        self._eval_callback = eval_callback  # C keeps the pointer as long as the context lives
         self._ctx: Any = None
-        self._model: Any = _load_model(self._lib, path, settings, on_load)
+        self._model: Any = _load_model(self._lib, self.path, settings, on_load)
         try:
-            self._ctx = _new_context(self._lib, self._model, path, settings, eval_callback)
+            self._ctx = _new_context(self._lib, self._model, self.path, settings, eval_callback)
             self._memory = self._lib.llama_get_memory(self._ctx)
             self.vocab = Vocabulary(self._lib, self._model)
         except BaseException:
@@ -107,35 +112,38 @@ class Engine:
         on_load: Progress | None = None,
         eval_callback: Any = None,
     ) -> Self:
-        """Load the file at `path` and make a context.
+        """Load the file at `path` and make a context. The header is checked before llama.cpp sees the file.
 
         n_ctx            tokens a sequence may hold; None takes the training length, or what fits this machine's memory
         n_outputs        most rows of logits a decode returns; None is one a sequence, all that generation needs
         threads          None takes the physical cores this process may use
         use_extra_bufts  repacked and AMX kernels; None finds out whether they work here
         on_load          called with the fraction loaded
-        eval_callback    `ActivationTap.callback`; the tap must outlive the engine
+        eval_callback    `ActivationTap.callback`: sees every node of the graph
 
         Raises GgufError for a file that breaks the format, UsageError for options that cannot hold, EngineError where
         llama.cpp refuses, with its last log lines.
         """
-        path = Path(path)
         n_outputs = n_seq if n_outputs is None else n_outputs
-        _check_range(n_ctx=(n_ctx, 1 << 24), threads=(threads, 512), n_seq=(n_seq, 256))
+        _check_range(n_ctx=(n_ctx, MAX_CTX), threads=(threads, 512), n_seq=(n_seq, 256))
         _check_range(n_batch=(n_batch, 1 << 20), n_ubatch=(n_ubatch, 1 << 20), n_outputs=(n_outputs, 1 << 20))
-        n_ctx = n_ctx or 4096
-        notices: list[str] = []
+        header = GgufFile.open(Path(path))
+        header.close()  # llama.cpp opens it again; metadata is in memory
+        kernels = probe.verdict() if use_extra_bufts is None else None
+        extra = use_extra_bufts if kernels is None else probe.require(kernels)
+        room, notice = (n_ctx, "") if n_ctx else _default_ctx(header, n_seq)
         settings = ContextSettings(
-            n_ctx=n_ctx,
-            n_batch=min(n_batch, n_ctx * n_seq),
-            n_ubatch=min(n_ubatch, n_batch, n_ctx * n_seq),
+            n_ctx=room,
+            n_batch=min(n_batch, room * n_seq),
+            n_ubatch=min(n_ubatch, n_batch, room * n_seq),
             n_seq=n_seq,
             n_outputs=n_outputs,
             threads=threads or machine.choose_threads().n,
             device=Device(device),
-            use_extra_bufts=True if use_extra_bufts is None else use_extra_bufts,
+            use_extra_bufts=bool(extra),
         )
-        return cls(path, settings, tuple(notices), on_load, eval_callback)
+        notices = [line for line in (kernels.notice if kernels else "", notice) if line]
+        return cls(header, settings, notices=notices, on_load=on_load, eval_callback=eval_callback)
 
     def close(self) -> None:
         """Free the context, then the model. Safe to call twice."""
@@ -151,6 +159,16 @@ class Engine:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    @property
+    def path(self) -> Path:
+        return self.header.path
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja source that the file carries, None where it has none."""
+        found = self.header.value("tokenizer.chat_template")
+        return found if isinstance(found, str) else None
 
     @property
     def handle(self) -> Any:
@@ -230,6 +248,26 @@ def _check_range(**options: tuple[int | None, int]) -> None:
             raise UsageError(f"{name} is {value}; it must be between 1 and {most}")
 
 
+def _default_ctx(header: GgufFile, n_seq: int) -> tuple[int, str]:
+    """The training length, or the longest context that fits the memory that is free; and a line where it is less."""
+    hparams = read_hparams(header)
+    n_train = min(hparams.n_ctx_train or 4096, MAX_CTX)
+    free = machine.memory().available
+    weights = sum(tensor.nbytes for tensor in header.tensors)
+    fitting = memory.largest_ctx(free, weights, hparams) // n_seq if free else n_train
+    if fitting >= n_train:
+        return n_train, ""
+    if fitting:
+        return (
+            fitting,
+            f"context of {fitting} tokens: the trained {n_train} do not fit {free / 2**30:.1f} GiB of free memory.",
+        )
+    return min(n_train, 2048), (
+        f"{header.path.name} needs {weights / 2**30:.1f} GiB and more, {free / 2**30:.1f} GiB of memory are free: "
+        "it will be read from disk again and again."
+    )
+
+
 def _load_model(lib: ModuleType, path: Path, settings: ContextSettings, on_load: Progress | None) -> Any:
     params = lib.llama_model_default_params()
     params.n_gpu_layers = 0 if settings.device is Device.CPU else -1
@@ -238,9 +276,16 @@ def _load_model(lib: ModuleType, path: Path, settings: ContextSettings, on_load:
         raise EngineError(
             "this llama.cpp was built without Metal. Use --device cpu, or rebuild llama-cpp-python on macOS."
         )
-    progress = lib.llama_progress_callback(lambda fraction, _user: on_load is None or on_load(fraction) is not False)
-    params.progress_callback = progress
-    model = lib.llama_model_load_from_file(str(path).encode(), params)
+    stop: list[bool] = []
+
+    def on_progress(fraction: float, _user: Any) -> bool:
+        if on_load is not None:
+            on_load(fraction)
+        return not stop
+
+    params.progress_callback = lib.llama_progress_callback(on_progress)
+    with postponed_sigint(lambda: stop.append(True)):
+        model = lib.llama_model_load_from_file(str(path).encode(), params)
     if not model:
         raise library.engine_error(f"{path}: llama.cpp does not load this file.")
     return model

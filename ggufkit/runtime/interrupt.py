@@ -1,16 +1,41 @@
-"""Ctrl-C and cancellation inside a long `llama_decode`.
+"""Ctrl-C and cancellation inside long C calls: `llama_decode` and loading.
 
 Python runs signal handlers between bytecodes only, and a decode is one C call. llama.cpp asks an abort callback at
 every graph node; the callback is Python, so a pending Ctrl-C is seen there. It takes about a microsecond a node, which
 is why single tokens are decoded without it. Works on CPU; Metal finishes its graph first.
+
+An exception must not rise inside a callback, where ctypes would print and drop it. So Ctrl-C only sets a flag while
+C runs, and is delivered again, to whoever handled it before, once C has returned.
 """
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, ModuleType
 from typing import Any
+
+
+@contextmanager
+def postponed_sigint(on_sigint: Callable[[], None]) -> Iterator[None]:
+    """Call `on_sigint` at Ctrl-C instead of the present handler, which gets the signal on leaving."""
+    previous = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
+    if not callable(previous):  # another thread's affair, or SIG_IGN: stays as it is
+        yield
+        return
+    caught: list[int] = []
+
+    def handler(number: int, _frame: FrameType | None) -> None:
+        caught.append(number)
+        on_sigint()
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if caught:
+            signal.raise_signal(signal.SIGINT)
 
 
 class Interrupt:
@@ -23,29 +48,16 @@ class Interrupt:
         self._none = lib.ggml_abort_callback()
 
     def set(self) -> None:
+        """Stop the decode that is running, if one is."""
         self._flag = True
 
     @contextmanager
     def watching(self, ctx: Any) -> Iterator[None]:
-        """Let `set` and Ctrl-C abort what is decoded inside. A Ctrl-C is delivered again on leaving."""
+        """Let `set` and Ctrl-C abort what is decoded inside."""
         self._flag = False
-        caught: list[int] = []
-
-        def on_sigint(number: int, _frame: FrameType | None) -> None:
-            caught.append(number)
-            self._flag = True
-
-        in_main = threading.current_thread() is threading.main_thread()
-        previous = signal.getsignal(signal.SIGINT) if in_main else None
-        watch = callable(previous)  # SIG_IGN and handlers of C stay as they are
-        if watch:
-            signal.signal(signal.SIGINT, on_sigint)
         self._lib.llama_set_abort_callback(ctx, self._callback, None)
         try:
-            yield
+            with postponed_sigint(self.set):
+                yield
         finally:
             self._lib.llama_set_abort_callback(ctx, self._none, None)
-            if watch:
-                signal.signal(signal.SIGINT, previous)
-            if caught:
-                signal.raise_signal(signal.SIGINT)

@@ -18,9 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.errors import InputError, UsageError
+from ggufkit.formats.gguf_reader import GgufFile
+from ggufkit.formats.gguf_source import read_hparams
 from ggufkit.formats.tensor import F32Array
 from ggufkit.runtime.batch import I32Array
 from ggufkit.runtime.engine import N_BATCH, N_UBATCH, Device, Engine, Progress
+from quant import logits
 
 N_CTX = 512
 MAX_LOGITS_NBYTES = 256 << 20  # of one batch; larger vocabularies get fewer chunks a batch
@@ -76,7 +79,7 @@ def open_for_scoring(
     path: Path,
     *,
     n_ctx: int = N_CTX,
-    n_vocab: int = 0,
+    n_vocab: int | None = None,
     threads: int | None = None,
     device: Device = Device.AUTO,
     use_extra_bufts: bool | None = None,
@@ -84,10 +87,12 @@ def open_for_scoring(
 ) -> Engine:
     """An engine whose batch holds as many chunks of `n_ctx` as llama-perplexity's, within a bound on logits.
 
-    n_vocab  where it is known beforehand: large vocabularies get smaller batches
+    n_vocab  None reads it from the file: large vocabularies get smaller batches
     """
     if n_ctx < 8:
         raise UsageError(f"perplexity needs a context of at least 8 tokens, got {n_ctx}")
+    if n_vocab is None:
+        n_vocab = read_n_vocab(path)
     most_rows = max(64, MAX_LOGITS_NBYTES // (4 * max(1, n_vocab)))
     n_seq = max(1, min(N_BATCH // n_ctx, most_rows // (n_ctx // 2)))
     n_batch = n_seq * n_ctx if n_ctx // 2 <= most_rows else min(n_ctx, most_rows)
@@ -104,6 +109,13 @@ def open_for_scoring(
         use_extra_bufts=use_extra_bufts,
         on_load=on_load,
     )
+
+
+def read_n_vocab(path: Path) -> int:
+    """Size of the vocabulary of the file at `path`, from its header."""
+    header = GgufFile.open(path)
+    header.close()
+    return read_hparams(header).n_vocab
 
 
 def iter_logits(
@@ -143,7 +155,7 @@ def perplexity(
     n_chunk = _count_chunks(len(tokens), n_ctx, n_chunk)
     nll = np.zeros((n_chunk, n_ctx - 1 - n_ctx // 2))
     for block in iter_logits(engine, tokens, n_ctx=n_ctx, n_chunk=n_chunk):
-        nll[block.chunk, block.positions - n_ctx // 2] = nll_of(block.logits, block.targets)
+        nll[block.chunk, block.positions - n_ctx // 2] = logits.nll(block.logits, block.targets)
         if on_chunk is not None:
             on_chunk((block.chunk + 1) / n_chunk)
     return summarize(nll, n_ctx, perf_counter() - started)
@@ -155,15 +167,6 @@ def summarize(nll: NDArray[np.float64], n_ctx: int, seconds: float) -> Perplexit
     variance = max(0.0, float(np.square(nll).mean()) - mean * mean)
     error = sqrt(variance / max(1, nll.size - 1))
     return Perplexity(ppl=exp(mean), ppl_error=exp(mean) * error, nll=nll, n_ctx=n_ctx, seconds=seconds)
-
-
-def nll_of(logits: F32Array, targets: I32Array) -> NDArray[np.float64]:
-    """-log softmax(logits)[target] of each row: (n,) nats."""
-    top = logits.max(axis=1, keepdims=True)
-    total = np.exp(logits - top).sum(axis=1, dtype=np.float64)
-    picked = logits[np.arange(len(targets)), targets].astype(np.float64)
-    nll: NDArray[np.float64] = np.log(total) - (picked - top[:, 0])
-    return nll
 
 
 def _score_columns(engine: Engine, group: I32Array, first: int, start: int, stop: int) -> Iterator[LogitsBlock]:
@@ -180,9 +183,9 @@ def _score_columns(engine: Engine, group: I32Array, first: int, start: int, stop
     positions = columns[scored]
     if not len(positions):
         return
-    logits = engine.logits(n * len(positions)).reshape(n, len(positions), -1)
+    rows = engine.logits(n * len(positions)).reshape(n, len(positions), -1)
     for i in range(n):
-        yield LogitsBlock(first + i, positions, logits[i], group[i, positions + 1])
+        yield LogitsBlock(first + i, positions, rows[i], group[i, positions + 1])
 
 
 def _count_chunks(n_token: int, n_ctx: int, n_chunk: int | None) -> int:
