@@ -1,0 +1,27 @@
+"""What tests share: golden texts, which `pytest --update-golden` writes anew for a person to review."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+DATA = Path(__file__).parent / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden texts anew")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """golden(name, text): `text` must equal tests/data/`name`."""
+
+    def check(name: str, text: str) -> None:
+        path = DATA / name
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        assert path.exists(), f"{path} is missing; write it with --update-golden and review it"
+        assert text == path.read_text(), f"{path.name} differs; if that is meant, pytest --update-golden"
+
+    return check

@@ -10,11 +10,12 @@ from collections.abc import Container, Iterable, Sequence
 from gguf import GGML_QUANT_VERSION, GGUF_DEFAULT_ALIGNMENT, GGUFValueType
 
 from ggufkit.errors import RecipeError, UsageError
+from ggufkit.formats.gguf_writer import TensorRow, header_bytes
 from ggufkit.formats.model import KV, Hparams, Model, ModelTensor
 from ggufkit.recipes.fallback import fitting
 from ggufkit.recipes.mixtures import Mixture, ModelFacts, Place, choose, mixture
 from ggufkit.recipes.plan import PlannedTensor, QuantPlan
-from ggufkit.recipes.quantizable import Role, kept_reason, layer_of, role_of, written_order
+from ggufkit.recipes.quantizable import Role, kept_reason, layer_of, n_dims, role_of, written_order
 from ggufkit.recipes.recipe import Recipe, check_rules_match, named
 from quant import QuantType, quant_type
 
@@ -54,15 +55,19 @@ def make_plan(
     metadata = _metadata(model, recipe.file_type, extra_metadata)
     alignment = int(model.kv("general.alignment") or GGUF_DEFAULT_ALIGNMENT)
     planned = _placed(tensors, choices, alignment)
-    header = _header_nbytes(metadata, planned)
     return QuantPlan(
         name=recipe.name,
         file_type=recipe.file_type,
         metadata=metadata,
         tensors=planned,
         alignment=alignment,
-        data_offset=_padded(header, alignment),
+        data_offset=len(header_bytes(metadata, tensor_rows(planned), alignment)),
     )
+
+
+def tensor_rows(planned: Sequence[PlannedTensor]) -> list[TensorRow]:
+    """Rows of the header. Leading axes of length 1 are left out, as ggml writes them."""
+    return [(t.name, t.tensor.shape[-n_dims(t.tensor.shape) :], t.qtype.ggml_type, t.offset) for t in planned]
 
 
 def choose_types(
@@ -205,37 +210,3 @@ def _placed(tensors: Sequence[ModelTensor], choices: Sequence[Choice], alignment
 
 def _padded(nbytes: int, alignment: int) -> int:
     return -(-nbytes // alignment) * alignment
-
-
-_SCALAR_NBYTES = {
-    GGUFValueType.UINT8: 1,
-    GGUFValueType.INT8: 1,
-    GGUFValueType.BOOL: 1,
-    GGUFValueType.UINT16: 2,
-    GGUFValueType.INT16: 2,
-    GGUFValueType.UINT32: 4,
-    GGUFValueType.INT32: 4,
-    GGUFValueType.FLOAT32: 4,
-    GGUFValueType.UINT64: 8,
-    GGUFValueType.INT64: 8,
-    GGUFValueType.FLOAT64: 8,
-}
-
-
-def _header_nbytes(metadata: Sequence[KV], tensors: Sequence[PlannedTensor]) -> int:
-    """magic, version, two counts | key, type, value … | name, n_dims, dims, type, offset …"""
-    entries = sum(_text_nbytes(kv.key) + 4 + _value_nbytes(kv) for kv in metadata)
-    infos = sum(_text_nbytes(t.name) + 4 + 8 * len(t.tensor.shape) + 4 + 8 for t in tensors)
-    return 24 + entries + infos
-
-
-def _value_nbytes(kv: KV) -> int:
-    if kv.type is not GGUFValueType.ARRAY:
-        return _text_nbytes(kv.value) if kv.type is GGUFValueType.STRING else _SCALAR_NBYTES[kv.type]
-    if kv.item_type is GGUFValueType.STRING:
-        return 12 + sum(_text_nbytes(item) for item in kv.value)
-    return 12 + len(kv.value) * _SCALAR_NBYTES[GGUFValueType(kv.item_type)]
-
-
-def _text_nbytes(text: str | bytes) -> int:
-    return 8 + len(text.encode() if isinstance(text, str) else text)

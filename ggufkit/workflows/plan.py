@@ -1,0 +1,148 @@
+"""`plan`: what every tensor would become, how large the file is, what it takes to make it and to run it.
+
+Reads headers only. Does not print, encodes nothing; where it goes wrong, `quantize` would too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufkit.formats.model import Hparams, ModelTensor
+from ggufkit.recipes.plan import PlannedTensor
+from ggufkit.recipes.recipe import Recipe
+from ggufkit.runtime import machine, memory
+from ggufkit.workflows.quantize import DEFAULT_MAX_MEMORY, Job, QuantizeSettings, prepare
+
+CONTEXTS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """One tensor: what it is, what it becomes and why. Shape in numpy order."""
+
+    name: str
+    shape: tuple[int, ...]
+    source_type: str
+    type: str
+    nbytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Whether the result runs on a machine.
+
+    memory_nbytes  of the machine, all of it; a tenth is left to others
+    largest_ctx    longest context that fits, at most the one of training; 0: it does not run here
+    needs          context length -> bytes that running takes: weights, F16 keys and values, room to compute
+    """
+
+    memory_nbytes: int
+    largest_ctx: int
+    n_ctx_train: int
+    needs: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanReport:
+    """A planned file.
+
+    source_nbytes  of the tensors that are read
+    disk_nbytes    free space that making it needs; nothing is written but the file itself
+    peak_nbytes    resident memory of making it, with `threads` threads
+    notes          what a person should know before the start
+    """
+
+    type: str
+    arch: str
+    rows: tuple[PlanRow, ...]
+    n_weights: int
+    bpw: float
+    file_nbytes: int
+    source_nbytes: int
+    disk_nbytes: int
+    peak_nbytes: int
+    threads: int
+    fit: Fit
+    notes: tuple[str, ...]
+
+    @property
+    def nbytes_by_type(self) -> dict[str, int]:
+        """Bytes of tensors of each type, largest first."""
+        sums: dict[str, int] = {}
+        for row in self.rows:
+            sums[row.type] = sums.get(row.type, 0) + row.nbytes
+        return dict(sorted(sums.items(), key=lambda item: -item[1]))
+
+
+def plan(
+    source: Path,
+    recipe: Recipe | str = "Q4_K_M",
+    *,
+    imatrix: Path | None = None,
+    threads: int = 0,
+    max_memory: int = DEFAULT_MAX_MEMORY,
+    allow_requantize: bool = False,
+) -> PlanReport:
+    """Plan the quantization of `source`. Raises what `quantize` would raise before its first byte."""
+    settings = QuantizeSettings(
+        source=source,
+        output=source,
+        recipe=recipe,
+        imatrix=imatrix,
+        threads=threads,
+        max_memory=max_memory,
+        allow_requantize=allow_requantize,
+    )
+    job = prepare(settings)
+    for file in job.model.files:
+        file.close()
+    return plan_report(job)
+
+
+def plan_report(job: Job, *, memory_nbytes: int | None = None) -> PlanReport:
+    """The report of a prepared job, for a machine of `memory_nbytes`; None takes this machine's."""
+    tensors = job.plan.tensors
+    weights_nbytes = sum(t.nbytes for t in tensors)
+    return PlanReport(
+        type=job.plan.name,
+        arch=job.model.hparams.arch,
+        rows=tuple(PlanRow(t.name, t.tensor.shape, t.tensor.dtype, t.qtype.name, t.nbytes, t.reason) for t in tensors),
+        n_weights=job.plan.n_weights,
+        bpw=job.plan.bpw,
+        file_nbytes=job.plan.file_nbytes,
+        source_nbytes=sum(ref.nbytes for t in job.model.tensors for ref in t.parts),
+        disk_nbytes=job.plan.file_nbytes,
+        peak_nbytes=job.peak_nbytes,
+        threads=job.threads,
+        fit=fit(job.model.hparams, weights_nbytes, memory_nbytes or machine.memory().total),
+        notes=_notes(job, tensors),
+    )
+
+
+def fit(hparams: Hparams, weights_nbytes: int, memory_nbytes: int) -> Fit:
+    """What running takes at the usual contexts up to the training length, and the longest context that fits."""
+    n_train = hparams.n_ctx_train
+    contexts = [n_ctx for n_ctx in CONTEXTS if n_ctx < n_train] + ([n_train] if n_train else [])
+    return Fit(
+        memory_nbytes=memory_nbytes,
+        largest_ctx=memory.largest_ctx(memory_nbytes, weights_nbytes, hparams),
+        n_ctx_train=n_train,
+        needs={n_ctx: memory.run_nbytes(weights_nbytes, hparams, n_ctx) for n_ctx in contexts},
+    )
+
+
+def _notes(job: Job, tensors: Sequence[PlannedTensor]) -> tuple[str, ...]:
+    notes = [f"{name} left out: {reason}" for name, reason in job.model.dropped.items()]
+    lossy = {t.tensor.dtype for t in tensors if _is_requantized(t.tensor, t.qtype.name)}
+    if lossy:
+        notes.append(f"the source is {', '.join(sorted(lossy))} already; its loss stays in the result")
+    if job.imatrix is not None:
+        uncovered = [t.name for t in tensors if t.qtype.is_quantized and t.name not in job.imatrix.entries]
+        if uncovered:
+            notes.append(f"no importance for {len(uncovered)} tensors, {', '.join(uncovered[:3])} among them")
+    return tuple(notes)
+
+
+def _is_requantized(tensor: ModelTensor, type_name: str) -> bool:
+    return tensor.dtype not in ("F32", "F16", "BF16", type_name)
