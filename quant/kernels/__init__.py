@@ -8,10 +8,24 @@ Rows are independent, the bytes depend on nothing but the arguments, and the GIL
 """
 
 from collections.abc import Callable
+from importlib import import_module
 
 import numpy as np
 from numpy.typing import NDArray
 
 Kernel = Callable[[NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.uint8]], None]
 
-KERNELS: dict[str, Kernel] = {}
+
+def _kernel(module: str) -> Kernel:
+    # Numba takes half a second to import: it is loaded with the first encoder that is called
+    def encode(w: NDArray[np.float32], importance: NDArray[np.float32] | None, out: NDArray[np.uint8]) -> None:
+        import_module(f"quant.kernels.{module}").encode(w, importance, out)
+
+    return encode
+
+
+KERNELS: dict[str, Kernel] = {
+    "Q8_0": _kernel("q8_0"),
+    "Q6_K": _kernel("q6_k"),
+    "Q4_K": _kernel("q4_k"),
+}

@@ -1,0 +1,162 @@
+"""Scale and minimum of sub-blocks: x̂ = scale · l + low, l in 0..nmax. What Q2_K, Q4_K, Q5_K, Q4_1 and Q5_1 share.
+
+Knows tiles (see tile.py) and lanes. Does not know how scales are stored: `superblock.py` does.
+
+The weighted error of given levels l is quadratic in (scale, low), so it needs no second look at the weights:
+
+      Σw(x - s·l - b)² = Σwx² - gain,   gain = s(2·Σwlx - s·Σwl² - 2b·Σwl) + b(2·Σwx - b·Σw)
+
+One pass over the tile gives Σwl, Σwl², Σwlx for the levels of one candidate; the best scale and low for these levels
+follow in closed form.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.kernels.compiler import kernel
+
+F32Array = NDArray[np.float32]
+
+_ZERO = np.float32(0)
+_ONE = np.float32(1)
+_TWO = np.float32(2)
+
+
+class AffineFit(NamedTuple):
+    """Best known fit of every lane, all (lanes,) float32, and room for the next candidate."""
+
+    scale: F32Array
+    low: F32Array
+    gain: F32Array
+    sum_w: F32Array
+    sum_x: F32Array
+    smallest: F32Array
+    largest: F32Array
+    inverse: F32Array
+    offset: F32Array
+    sum_l: F32Array
+    sum_l2: F32Array
+    sum_xl: F32Array
+
+
+def empty_fit(lanes: int) -> AffineFit:
+    return AffineFit(*(np.empty(lanes, dtype=np.float32) for _ in AffineFit._fields))
+
+
+@kernel
+def _level(x, inverse, offset, nmax):
+    return min(max(np.rint(x * inverse + offset), _ZERO), nmax)
+
+
+@kernel
+def level_sums(x, w, inverse, offset, nmax, sum_l, sum_l2, sum_xl):
+    """Σwl, Σwl², Σwlx of l = clamp(round(x · inverse + offset)). Four rows a loop: sums stay in registers longer."""
+    sum_l[:] = _ZERO
+    sum_l2[:] = _ZERO
+    sum_xl[:] = _ZERO
+    for j in range(0, x.shape[0], 4):
+        x0, x1, x2, x3 = x[j], x[j + 1], x[j + 2], x[j + 3]
+        w0, w1, w2, w3 = w[j], w[j + 1], w[j + 2], w[j + 3]
+        for i in range(sum_l.shape[0]):
+            l0 = _level(x0[i], inverse[i], offset[i], nmax)
+            l1 = _level(x1[i], inverse[i], offset[i], nmax)
+            l2 = _level(x2[i], inverse[i], offset[i], nmax)
+            l3 = _level(x3[i], inverse[i], offset[i], nmax)
+            wl0, wl1, wl2, wl3 = w0[i] * l0, w1[i] * l1, w2[i] * l2, w3[i] * l3
+            sum_l[i] += (wl0 + wl1) + (wl2 + wl3)
+            sum_l2[i] += (wl0 * l0 + wl1 * l1) + (wl2 * l2 + wl3 * l3)
+            sum_xl[i] += (wl0 * x0[i] + wl1 * x1[i]) + (wl2 * x2[i] + wl3 * x3[i])
+
+
+@kernel
+def weighted_error(x, w, scale, low, nmax, inverse, error):
+    """Σw(x - x̂)² of every lane when levels are the nearest ones of (scale, low); scale 0 means x̂ = low."""
+    for i in range(error.shape[0]):
+        inverse[i] = _ONE / scale[i] if scale[i] != _ZERO else _ZERO
+    error[:] = _ZERO
+    for j in range(0, x.shape[0], 4):
+        x0, x1, x2, x3 = x[j], x[j + 1], x[j + 2], x[j + 3]
+        w0, w1, w2, w3 = w[j], w[j + 1], w[j + 2], w[j + 3]
+        for i in range(error.shape[0]):
+            s, b, inv = scale[i], low[i], inverse[i]
+            y0, y1, y2, y3 = x0[i] - b, x1[i] - b, x2[i] - b, x3[i] - b
+            e0 = y0 - s * min(max(np.rint(y0 * inv), _ZERO), nmax)
+            e1 = y1 - s * min(max(np.rint(y1 * inv), _ZERO), nmax)
+            e2 = y2 - s * min(max(np.rint(y2 * inv), _ZERO), nmax)
+            e3 = y3 - s * min(max(np.rint(y3 * inv), _ZERO), nmax)
+            error[i] += (w0[i] * e0 * e0 + w1[i] * e1 * e1) + (w2[i] * e2 * e2 + w3[i] * e3 * e3)
+
+
+@kernel
+def _start(x, w, largest_low, fit):
+    """Sums without levels, and the fit of level 0 everywhere: low = weighted mean where `largest_low` allows it."""
+    sum_w, sum_x, smallest, largest = fit.sum_w, fit.sum_x, fit.smallest, fit.largest
+    sum_w[:] = _ZERO
+    sum_x[:] = _ZERO
+    smallest[:] = largest_low
+    largest[:] = x[0]
+    for j in range(x.shape[0]):
+        xj, wj = x[j], w[j]
+        for i in range(sum_w.shape[0]):
+            sum_w[i] += wj[i]
+            sum_x[i] += wj[i] * xj[i]
+            smallest[i] = min(smallest[i], xj[i])
+            largest[i] = max(largest[i], xj[i])
+    scale, low, gain = fit.scale, fit.low, fit.gain
+    scale[:] = _ZERO
+    for i in range(low.shape[0]):
+        flat = min(sum_x[i] / sum_w[i], largest_low)
+        low[i] = flat
+        gain[i] = flat * (_TWO * sum_x[i] - flat * sum_w[i])
+
+
+@kernel
+def _accept(largest_low, fit):
+    """Best (scale, low) for the levels just summed; kept where it gains more than the best so far."""
+    best_scale, best_low, best_gain = fit.scale, fit.low, fit.gain
+    sum_w, sum_x, sum_l, sum_l2, sum_xl = fit.sum_w, fit.sum_x, fit.sum_l, fit.sum_l2, fit.sum_xl
+    for i in range(best_scale.shape[0]):
+        old_scale, old_low, old_gain = best_scale[i], best_low[i], best_gain[i]
+        sw, sx, sl, sl2, sxl = sum_w[i], sum_x[i], sum_l[i], sum_l2[i], sum_xl[i]
+        determinant = sw * sl2 - sl * sl
+        low = min((sl2 * sx - sl * sxl) / determinant, largest_low)
+        scale = (sxl - low * sl) / sl2
+        gain = scale * (_TWO * sxl - scale * sl2 - _TWO * low * sl) + low * (_TWO * sx - low * sw)
+        better = (determinant > _ZERO) & (scale > _ZERO) & (gain > old_gain)
+        best_scale[i] = scale if better else old_scale
+        best_low[i] = low if better else old_low
+        best_gain[i] = gain if better else old_gain
+
+
+@kernel
+def invert(scale, low, inverse, offset):
+    """inverse and offset of `level_sums` for a given fit; scale 0 gives level 0 everywhere."""
+    for i in range(scale.shape[0]):
+        inv = _ONE / scale[i] if scale[i] != _ZERO else _ZERO
+        inverse[i] = inv
+        offset[i] = -low[i] * inv
+
+
+@kernel
+def search(x, w, nmax, first, step, n_steps, n_refine, largest_low, fit):
+    """Scale and low of every lane.
+
+    Tries n_steps inverse scales (nmax + first + k·step) / (largest - smallest), each fitted in closed form, then rounds
+    the best fit again n_refine times. largest_low is 0 where minima are stored unsigned, else +inf.
+    """
+    _start(x, w, largest_low, fit)
+    smallest, largest, inverse, offset = fit.smallest, fit.largest, fit.inverse, fit.offset
+    for k in range(n_steps):
+        stretched = nmax + first + step * np.float32(k)
+        for i in range(inverse.shape[0]):
+            width = largest[i] - smallest[i]
+            inverse[i] = stretched / width if width > _ZERO else _ZERO
+            offset[i] = -smallest[i] * inverse[i]
+        level_sums(x, w, inverse, offset, nmax, fit.sum_l, fit.sum_l2, fit.sum_xl)
+        _accept(largest_low, fit)
+    for _ in range(n_refine):
+        invert(fit.scale, fit.low, inverse, offset)
+        level_sums(x, w, inverse, offset, nmax, fit.sum_l, fit.sum_l2, fit.sum_xl)
+        _accept(largest_low, fit)

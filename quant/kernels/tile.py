@@ -1,0 +1,74 @@
+"""A tile: 4,096 weights rearranged so that one loop treats many sub-blocks at once.
+
+Knows blocks, sub-blocks and importance. Does not know scales, levels or bytes.
+
+A block of ggml is 32 or 256 weights; a sub-block is the 16 or 32 neighbours that share one scale. In a tile, column
+(*lane*) = sub-block and row = position in the sub-block, so that the innermost loop of every search runs over lanes:
+no dependence between iterations, unit stride, any SIMD width.
+
+      blocks (n, 256), sub-blocks of 32                      tile x (32, 128)
+
+      block 0   [sub 0 | sub 1 | ... | sub 7]                row 0   first weights of 128 sub-blocks
+      block 1   [sub 0 | sub 1 | ... | sub 7]      ───►      row 1   second weights
+        ...                                                    ...
+      block 15  [sub 0 | sub 1 | ... | sub 7]                row 31  last weights
+
+      lane = sub · n_blocks + block: sub-block k of all blocks of the tile lies side by side, so that sums over the
+      sub-blocks of a block are again loops over neighbouring lanes.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.kernels.compiler import kernel
+
+F32Array = NDArray[np.float32]
+
+TILE = 4096
+BLOCK = 256  # weights of a super-block
+SLAB = 64 * TILE // BLOCK  # super-blocks searched before they are packed: 1 MiB of weights stays in the cache
+
+_ZERO = np.float32(0)
+_ONE = np.float32(1)
+_LARGEST = np.float32(2.0**30)  # no k-quant reaches further; squares of it stay finite
+
+
+def block_importance(importance: F32Array | None, n_per_row: int, block_size: int) -> F32Array:
+    """Importance per block of a row, (n_per_row // block_size, block_size), mean 1 in every block; flat when None.
+
+    Only ratios inside a block matter to a search. A block without any importance is treated as flat, and a weight
+    without importance keeps a millionth, so that its sub-block still gets a sensible scale.
+    """
+    if importance is None:
+        return np.ones((n_per_row // block_size, block_size), dtype=np.float32)
+    blocks = importance.astype(np.float64).reshape(-1, block_size)
+    mean = blocks.mean(axis=1, keepdims=True)
+    blocks = np.divide(blocks, mean, out=np.ones_like(blocks), where=mean > 0)
+    relative: F32Array = (blocks + 1e-6).astype(np.float32)
+    return relative
+
+
+@kernel
+def load(values, importance, start, first, x, w):
+    """Fill x and w (n, lanes) from values[first:]; lanes past the last block become zero weights.
+
+    values      (n_blocks, n_sub, n) float32
+    importance  (blocks_per_row, n_sub · n), repeated for every row; values[0] is block `start` of the array
+    """
+    n, lanes = x.shape
+    n_sub = values.shape[1]
+    n_lane_blocks = lanes // n_sub
+    for b in range(n_lane_blocks):
+        block = first + b
+        if block < values.shape[0]:
+            block_weights = importance[(start + block) % importance.shape[0]]
+            for sub in range(n_sub):
+                lane = sub * n_lane_blocks + b
+                v, weights = values[block, sub], block_weights[sub * n : sub * n + n]
+                for j in range(n):
+                    x[j, lane] = min(max(v[j], -_LARGEST), _LARGEST)
+                    w[j, lane] = weights[j]
+        else:
+            for sub in range(n_sub):
+                x[:, sub * n_lane_blocks + b] = _ZERO
+                w[:, sub * n_lane_blocks + b] = _ONE

@@ -1,0 +1,82 @@
+"""The half `d` that a block's scales are stored in: scale ≈ d · code, code a small integer.
+
+Knows lanes (lane = sub · n_blocks + block). Does not know weights or bytes.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.kernels.compiler import kernel
+from quant.kernels.halves import round_to_half
+
+F32Array = NDArray[np.float32]
+
+TINY = np.float32(1e-30)  # stands for a scale of zero in a division; the smallest half is 6e-8
+
+_ZERO = np.float32(0)
+_ONE = np.float32(1)
+_INFINITY = np.float32(np.inf)
+
+
+class UnitSearch(NamedTuple):
+    """Scratch of best_unit, all (n_blocks,) float32."""
+
+    extreme: F32Array
+    candidate: F32Array
+    inverse: F32Array
+    error: F32Array
+    best: F32Array
+
+
+def empty_unit_search(n_blocks: int) -> UnitSearch:
+    return UnitSearch(*(np.empty(n_blocks, dtype=np.float32) for _ in UnitSearch._fields))
+
+
+@kernel
+def spread_over_lanes(per_block, per_lane):
+    """per_lane[lane] = value of the lane's block."""
+    n_blocks = per_block.shape[0]
+    for start in range(0, per_lane.shape[0], n_blocks):
+        per_lane[start : start + n_blocks] = per_block
+
+
+@kernel
+def find_extreme(value, extreme):
+    """The value of largest magnitude among each block's lanes, with its sign."""
+    n_blocks = extreme.shape[0]
+    extreme[:] = _ZERO
+    for start in range(0, value.shape[0], n_blocks):
+        part = value[start : start + n_blocks]
+        for b in range(n_blocks):
+            new, old = part[b], extreme[b]
+            extreme[b] = new if abs(new) > abs(old) else old
+
+
+@kernel
+def best_unit(value, weight, lowest, highest, end, spread, n_tries, search, unit):
+    """The half for which codes lowest..highest represent `value` of every block best, misses weighted by `weight`.
+
+    Tries n_tries divisors of the extreme value within end ± spread, so that it may be clipped or codes left unused.
+    """
+    extreme, candidate, inverse, error, best = search
+    n_blocks = unit.shape[0]
+    find_extreme(value, extreme)
+    best[:] = _INFINITY
+    for k in range(n_tries):
+        divisor = end + spread * np.float32(2 * k - n_tries + 1) / np.float32(max(n_tries - 1, 1))
+        for b in range(n_blocks):
+            half = round_to_half(extreme[b] / divisor)
+            candidate[b] = half
+            inverse[b] = _ONE / half if half != _ZERO else _ZERO
+        error[:] = _ZERO
+        for start in range(0, value.shape[0], n_blocks):
+            v, cost = value[start : start + n_blocks], weight[start : start + n_blocks]
+            for b in range(n_blocks):
+                miss = candidate[b] * min(max(np.rint(v[b] * inverse[b]), lowest), highest) - v[b]
+                error[b] += cost[b] * miss * miss
+        for b in range(n_blocks):
+            old_unit, old, new_unit, new = unit[b], best[b], candidate[b], error[b]
+            unit[b] = new_unit if new < old else old_unit
+            best[b] = new if new < old else old
