@@ -119,6 +119,16 @@ def cache_folder() -> Path:
     return Path.home() / ".cache" / "ggufkit"
 
 
+def platform_name() -> str:
+    """`Linux x86_64`, `Darwin arm64`."""
+    return f"{platform.system()} {platform.machine()}"
+
+
+def is_rosetta() -> bool:
+    """Whether this is an Intel program translated on an Apple processor."""
+    return sys.platform == "darwin" and _sysctl("sysctl.proc_translated") == "1"
+
+
 def _cgroup_folders() -> list[Path]:
     """This process's cgroup folders and their parents, v2 and v1; inside a container the root is its own."""
     root = Path("/sys/fs/cgroup")

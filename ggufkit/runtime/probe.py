@@ -25,7 +25,7 @@ _CHILD = "import sys; from ggufkit.runtime import probe_model; probe_model.main(
 _REBUILD = "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python==0.3.36"
 
 # What llama_print_system_info calls a feature it was compiled for -> the kernel's flag for it.
-_FEATURES = {
+FEATURES = {
     "SSE3": "pni", "SSSE3": "ssse3", "AVX": "avx", "AVX2": "avx2", "AVX_VNNI": "avx_vnni", "F16C": "f16c", "FMA": "fma",
     "BMI2": "bmi2", "AVX512": "avx512f", "AVX512_VBMI": "avx512vbmi", "AVX512_VNNI": "avx512_vnni",
     "AVX512_BF16": "avx512_bf16", "AMX_INT8": "amx_int8",
@@ -87,8 +87,8 @@ def suspected() -> bool:
 
 def missing_features(system_info: str, flags: frozenset[str]) -> list[str]:
     """Instructions the library was compiled for that this processor lacks. Empty where the flags are unknown."""
-    built = [name for name in _FEATURES if f" {name} = 1" in f" {system_info}"]
-    return [name for name in built if _FEATURES[name] not in flags] if "sse2" in flags else []
+    built = [name for name in FEATURES if f" {name} = 1" in f" {system_info}"]
+    return [name for name in built if FEATURES[name] not in flags] if "sse2" in flags else []
 
 
 def require(found: Verdict) -> bool:
