@@ -50,9 +50,9 @@ class Cursor:
         """Raise GgufError unless `nbytes` more bytes can be there."""
         left = self.nbytes - self.pos
         if nbytes > left:
-            raise self.cut_short(f"{what} at byte {self.pos} need {nbytes} bytes, {left} are left")
+            raise self.cut_short(f"{what} at byte {self.pos}: {nbytes} bytes are wanted, {left} are left")
         if self.pos + nbytes > MAX_HEADER_NBYTES:
-            raise self.error(f"{what} at byte {self.pos} make the header larger than {MAX_HEADER_NBYTES} bytes")
+            raise self.error(f"{what} at byte {self.pos}: {nbytes} bytes make the header larger than {MAX_HEADER_NBYTES}")
 
     def take(self, nbytes: int, what: str) -> bytes:
         """The next `nbytes` bytes."""
