@@ -26,7 +26,14 @@ MAY_IMPORT = {
         "ggufkit.recipes",
         "ggufkit.runtime",
     },
-    "ggufkit.reports": {"quant", "ggufkit.errors", "ggufkit.formats", "ggufkit.recipes", "ggufkit.workflows"},
+    "ggufkit.reports": {
+        "quant",
+        "ggufkit.errors",
+        "ggufkit.formats",
+        "ggufkit.recipes",
+        "ggufkit.runtime",
+        "ggufkit.workflows",
+    },
     "ggufkit.cli": {"quant", "ggufkit"},
 }
 CTYPES = ("quant/_ggml.py", "ggufkit/runtime/")

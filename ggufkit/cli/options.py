@@ -11,7 +11,7 @@ from ggufkit.reports.units import parse_bytes
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-class Bytes(click.ParamType):
+class Bytes(click.ParamType[int]):
     """A size such as 2GiB, 800M or 4096."""
 
     name = "size"
@@ -27,6 +27,20 @@ class Bytes(click.ParamType):
 
 PATH = click.Path(path_type=Path)
 
+type_name: Decorator = click.option(
+    "--type", "type_name", default=None, help="Mixture or number format.  [default: Q4_K_M]"
+)
+recipe: Decorator = click.option("--recipe", type=PATH, default=None, help="TOML recipe instead of --type.")
+imatrix: Decorator = click.option(
+    "--imatrix", type=PATH, default=None, help="Importance file of llama-imatrix, either format."
+)
+max_memory: Decorator = click.option(
+    "--max-memory", type=Bytes(), default="2GiB", show_default=True, help="Cap on resident memory."
+)
+allow_requantize: Decorator = click.option(
+    "--allow-requantize", is_flag=True, help="Accept a GGUF that is already quantized."
+)
+
 json_flag: Decorator = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 threads: Decorator = click.option(
     "-t", "--threads", type=click.IntRange(min=1), default=None, help="Threads. Default: the processors at hand."
@@ -37,5 +51,16 @@ text_file: Decorator = click.option(
 ctx_size: Decorator = click.option("--ctx", "n_ctx", type=click.IntRange(min=8), default=512, show_default=True,
                                    help="Tokens of a chunk; the second half is scored.")  # fmt: skip
 chunks: Decorator = click.option("--chunks", type=click.IntRange(min=1), default=None, help="At most so many chunks.")
-device: Decorator = click.option("--device", type=click.Choice(["auto", "cpu", "metal"]), default="auto", show_default=True,
-                                 help="Where to compute.")  # fmt: skip
+device: Decorator = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "metal"]), default="auto", show_default=True, help="Where to compute."
+)
+
+
+def chosen_recipe(type_name: str | None, recipe: Path | None) -> Any:
+    """What --type and --recipe say together."""
+    from ggufkit.errors import UsageError
+    from ggufkit.recipes.recipe import read_recipe
+
+    if type_name and recipe:
+        raise UsageError("--type and --recipe exclude each other; a recipe may name its base mixture itself.")
+    return read_recipe(recipe) if recipe else type_name or "Q4_K_M"

@@ -21,13 +21,13 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @click.argument("source", type=options.PATH)
 @click.option("-o", "--output", type=options.PATH, required=True, help="The GGUF to write.")
-@click.option("--type", "type_name", default=None, help="Mixture or number format.  [default: Q4_K_M]")
-@click.option("--recipe", type=options.PATH, default=None, help="TOML recipe instead of --type.")
-@click.option("--imatrix", type=options.PATH, default=None, help="Importance file (llama-imatrix, either format).")
+@options.type_name
+@options.recipe
+@options.imatrix
 @click.option("--encoder", type=click.Choice(["ggufkit", "ggml"]), default="ggufkit", show_default=True,
               help="Who searches for scales; ggml gives llama.cpp's exact bytes.")  # fmt: skip
 @options.threads
-@click.option("--max-memory", type=options.Bytes(), default="2GiB", show_default=True, help="Cap on resident memory.")
+@options.max_memory
 @click.option("--resume", is_flag=True, help="Continue an unfinished run (starts anew where there is none).")
 @click.option("--restart", is_flag=True, help="Drop an unfinished run and start again.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
@@ -36,7 +36,7 @@ Examples:
 @options.text_file
 @click.option("--provenance/--no-provenance", default=True, help="Record source, recipe and versions in the metadata.")
 @click.option("--allow-nonfinite", is_flag=True, help="Encode weights that are NaN or infinite.")
-@click.option("--allow-requantize", is_flag=True, help="Accept a GGUF that is already quantized.")
+@options.allow_requantize
 @options.json_flag
 def command(*, as_json: bool, dry_run: bool, check: bool, text: Path | None, **options_: Any) -> None:
     """Make a quantized GGUF from SOURCE, a Hugging Face folder or an F32, F16, BF16 or Q8_0 GGUF.
@@ -66,13 +66,9 @@ def command(*, as_json: bool, dry_run: bool, check: bool, text: Path | None, **o
 
 def _settings(*, type_name: str | None, recipe: Path | None, encoder: str, threads: int | None, **rest: Any) -> Any:
     import quant
-    from ggufkit.errors import UsageError
-    from ggufkit.recipes.recipe import read_recipe
     from ggufkit.workflows.quantize import QuantizeSettings
 
-    if type_name and recipe:
-        raise UsageError("--type and --recipe exclude each other; a recipe may name its base mixture itself.")
-    chosen = read_recipe(recipe) if recipe else type_name or "Q4_K_M"
+    chosen = options.chosen_recipe(type_name, recipe)
     return QuantizeSettings(recipe=chosen, encoder=quant.Encoder(encoder), threads=threads or 0, **rest)
 
 

@@ -37,19 +37,16 @@ Examples:
 @options.json_flag
 def command(*, file: Path, as_json: bool, **rest: Any) -> None:
     """Generate text with FILE. The answer goes to stdout as it comes, everything else to stderr."""
-    from ggufkit.cli.run_session import Session, open_engine
+    from ggufkit.cli.run_session import Session, open_engine, parse
 
-    with open_engine(file, **_take(rest, "n_ctx", "threads", "device")) as engine:
-        session = Session(engine, as_json=as_json, **rest)
-        prompt = session.options.prompt
-        if prompt is None and not sys.stdin.isatty():
-            prompt = sys.stdin.read()
-        if prompt is not None:
-            session.answer_once(prompt)
+    engine_options = {name: rest.pop(name) for name in ("n_ctx", "threads", "device")}
+    answer, sampling = parse(rest)
+    if answer.prompt is None and not sys.stdin.isatty():
+        answer.prompt = sys.stdin.read()
+    with open_engine(file, **engine_options) as engine:
+        session = Session(engine, answer, sampling, as_json=as_json)
+        if answer.prompt is not None:
+            session.answer_once(answer.prompt)
         else:
             console.say(f"{file.name}. /help shows what you can say; Ctrl-C stops an answer, /bye or Ctrl-D ends.")
             session.converse()
-
-
-def _take(options_: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: options_.pop(name) for name in names}

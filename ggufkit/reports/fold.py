@@ -15,7 +15,7 @@ class Folded(NamedTuple):
 
 
 def fold(rows: Iterable[tuple[str, Hashable]]) -> list[Folded]:
-    """Group `(name, what must be equal)`; members are positions in `rows`, groups stand where their first member stood."""
+    """Group `(name, what must be equal)`; members are positions in `rows`, groups stand where their first one stood."""
     groups: dict[tuple[str, Hashable], list[tuple[int, int]]] = {}
     for at, (name, same) in enumerate(rows):
         match = _LAYER.match(name)

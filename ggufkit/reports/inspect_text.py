@@ -33,8 +33,8 @@ def _headline(report: InspectReport) -> str:
     split = f", {report.n_part} parts" if report.n_part > 1 else ""
     return (
         "  ".join(part for part in parts if part)
-        + f"\n{human_count(report.n_weights)} weights in {len(report.tensors)} tensors, {report.bpw:.2f} bits a weight, "
-        f"GGUF version {report.version}{split}\ntypes: {types or 'none'}"
+        + f"\n{human_count(report.n_weights)} weights in {len(report.tensors)} tensors, "
+        f"{report.bpw:.2f} bits a weight, GGUF version {report.version}{split}\ntypes: {types or 'none'}"
     )
 
 

@@ -93,6 +93,6 @@ def _row(kv: KV) -> MetadataRow:
 
 def _file_type(number: Any) -> str:
     try:
-        return LlamaFileType(number).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+        return str(LlamaFileType(number).name).removeprefix("MOSTLY_").removeprefix("ALL_")
     except ValueError:
         return ""

@@ -3,15 +3,13 @@
 Reads headers only. Does not print, encodes nothing; where it goes wrong, `quantize` would too.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufkit.formats.model import Hparams, ModelTensor
-from ggufkit.recipes.plan import PlannedTensor
+from ggufkit.formats.model import Hparams
 from ggufkit.recipes.recipe import Recipe
 from ggufkit.runtime import machine, memory
-from ggufkit.workflows.quantize import DEFAULT_MAX_MEMORY, Job, QuantizeSettings, prepare
+from ggufkit.workflows.quantize import DEFAULT_MAX_MEMORY, Job, QuantizeSettings, notes, prepare
 
 CONTEXTS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
@@ -116,7 +114,7 @@ def plan_report(job: Job, *, memory_nbytes: int | None = None) -> PlanReport:
         peak_nbytes=job.peak_nbytes,
         threads=job.threads,
         fit=fit(job.model.hparams, weights_nbytes, memory_nbytes or machine.memory().total),
-        notes=_notes(job, tensors),
+        notes=notes(job),
     )
 
 
@@ -130,19 +128,3 @@ def fit(hparams: Hparams, weights_nbytes: int, memory_nbytes: int) -> Fit:
         n_ctx_train=n_train,
         needs={n_ctx: memory.run_nbytes(weights_nbytes, hparams, n_ctx) for n_ctx in contexts},
     )
-
-
-def _notes(job: Job, tensors: Sequence[PlannedTensor]) -> tuple[str, ...]:
-    notes = [f"{name} left out: {reason}" for name, reason in job.model.dropped.items()]
-    lossy = {t.tensor.dtype for t in tensors if _is_requantized(t.tensor, t.qtype.name)}
-    if lossy:
-        notes.append(f"the source is {', '.join(sorted(lossy))} already; its loss stays in the result")
-    if job.imatrix is not None:
-        uncovered = [t.name for t in tensors if t.qtype.is_quantized and t.name not in job.imatrix.entries]
-        if uncovered:
-            notes.append(f"no importance for {len(uncovered)} tensors, {', '.join(uncovered[:3])} among them")
-    return tuple(notes)
-
-
-def _is_requantized(tensor: ModelTensor, type_name: str) -> bool:
-    return tensor.dtype not in ("F32", "F16", "BF16", type_name)

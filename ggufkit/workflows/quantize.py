@@ -21,7 +21,7 @@ from ggufkit.formats.gguf_writer import header_bytes
 from ggufkit.formats.imatrix import Imatrix, read_imatrix
 from ggufkit.formats.model import KV, Model
 from ggufkit.formats.partial import PartialFile, check_space, discard_unfinished, partial_path
-from ggufkit.recipes.build import make_plan
+from ggufkit.recipes.build import make_plan, tensor_rows
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.recipe import Recipe
 from ggufkit.runtime import machine
@@ -127,7 +127,7 @@ def quantize(settings: QuantizeSettings, on_progress: Callable[[Progress], None]
         resumed_nbytes=resumed,
         n_weights=job.plan.n_weights,
         source_nbytes=sum(ref.nbytes for t in job.model.tensors for ref in t.parts),
-        notes=_notes(job),
+        notes=notes(job),
     )
 
 
@@ -163,8 +163,7 @@ def _write(settings: QuantizeSettings, job: Job, on_progress: Callable[[Progress
 
 def output_header(plan: QuantPlan) -> bytes:
     """Everything before the tensor data."""
-    rows = [(t.name, t.tensor.shape, t.qtype.ggml_type, t.offset) for t in plan.tensors]
-    return header_bytes(plan.metadata, rows, plan.alignment)
+    return header_bytes(plan.metadata, tensor_rows(plan.tensors), plan.alignment)
 
 
 def slab_size(plan: QuantPlan, threads: int, max_memory: int) -> tuple[int, int]:
@@ -212,7 +211,11 @@ def _matching_imatrix(settings: QuantizeSettings, model: Model) -> Imatrix | Non
         return None
     if not settings.imatrix.exists():
         raise ImatrixError(f"{settings.imatrix} does not exist. Pass the importance file that goes with this model.")
-    return read_imatrix(settings.imatrix).check_matches(model)
+    imatrix = read_imatrix(settings.imatrix)
+    try:
+        return imatrix.check_matches(model)
+    except ImatrixError as error:
+        raise ImatrixError(f"{settings.imatrix}: {error}") from error
 
 
 def _provenance(settings: QuantizeSettings, model: Model, imatrix: Imatrix | None) -> tuple[KV, ...]:
@@ -243,11 +246,16 @@ def _identity(settings: QuantizeSettings, model: Model, plan: QuantPlan, imatrix
     return digest.hexdigest()
 
 
-def _notes(job: Job) -> tuple[str, ...]:
-    notes = [f"{name} left out: {reason}" for name, reason in job.model.dropped.items()]
+def notes(job: Job) -> tuple[str, ...]:
+    """What a person should know of a job, before the start and after the end."""
+    tensors = job.plan.tensors
+    lines = [f"{name} left out: {reason}" for name, reason in job.model.dropped.items()]
+    floats = ("F32", "F16", "BF16")
+    lossy = {t.tensor.dtype for t in tensors if t.tensor.dtype not in (*floats, t.qtype.name)}
+    if lossy:
+        lines.append(f"the source is {', '.join(sorted(lossy))} already; its loss stays in the result")
     if job.imatrix is not None:
-        covered = set(job.imatrix.entries)
-        without = [t.name for t in job.plan.tensors if t.qtype.is_quantized and t.name not in covered]
-        if without:
-            notes.append(f"no importance for {len(without)} tensors, encoded without: {', '.join(without[:4])}")
-    return tuple(notes)
+        uncovered = [t.name for t in tensors if t.qtype.is_quantized and t.name not in job.imatrix.entries]
+        if uncovered:
+            lines.append(f"no importance for {len(uncovered)} tensors, {', '.join(uncovered[:3])} among them")
+    return tuple(lines)
