@@ -70,6 +70,12 @@ class ModelTensor:
             return np.ascontiguousarray(part.rows(0, 1)[:, self.order])
         return _gather(part, base, self.order[start:stop])
 
+    def raw_rows(self, expert: int, start: int, stop: int) -> NDArray[np.uint8]:
+        """Stored bytes of rows [start, stop) of one expert (stop - start, row_nbytes), for tensors without `order`."""
+        assert self.order is None, f"{self.name}: stored rows are in another order"
+        part, base = self._part(expert)
+        return part.raw_rows(base + start, base + stop)
+
     def _part(self, expert: int) -> tuple[TensorRef, int]:
         if len(self.parts) == self.n_expert:
             return self.parts[expert], 0

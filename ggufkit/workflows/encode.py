@@ -87,6 +87,8 @@ def encode_slab(slab: Slab, encode: RowEncoder, *, allow_nonfinite: bool) -> U8A
         w = tensor.rows(slab.expert, slab.start, slab.stop)
         if qtype.name == "F16" and not allow_nonfinite:
             _refuse_overflow(w)
+        if qtype.is_quantized and tensor.dtype == qtype.name:
+            return _copied(slab, w, allow_nonfinite)
         return encode(slab.planned, slab.expert, w)
     except quant.errors.NonFiniteError as error:
         where = f"{tensor.name}" + (f" expert {slab.expert}" if tensor.n_expert > 1 else "")
@@ -95,6 +97,14 @@ def encode_slab(slab: Slab, encode: RowEncoder, *, allow_nonfinite: bool) -> U8A
             f"{source.file.path}: {source.name} ({where}): {error} (rows counted from {slab.start}). "
             "The checkpoint is damaged or overflowed in training; pass --allow-nonfinite to encode it all the same."
         ) from error
+
+
+def _copied(slab: Slab, w: F32Array, allow_nonfinite: bool) -> U8Array:
+    """Stored blocks as they are: encoding their values again need not give them back."""
+    if not allow_nonfinite and not np.isfinite(w).all():
+        row, column = np.argwhere(~np.isfinite(w))[0]
+        raise quant.errors.NonFiniteError(f"row {row} column {column} is {w[row, column]}")
+    return slab.planned.tensor.raw_rows(slab.expert, slab.start, slab.stop)
 
 
 def _refuse_overflow(w: F32Array) -> None:

@@ -49,12 +49,22 @@ def write_narrow(path: Path, narrow: Narrow, seed: int = 0) -> Path:
         w = (rng.standard_normal(shape) * rng.gamma(1.0, 0.3, shape[-1])).astype(np.float32)
         is_matrix = len(shape) > 1 and "ffn_gate_inp" not in name
         qtype = gguf.GGMLQuantizationType[narrow.dtype if is_matrix else "F32"]
-        writer.add_tensor(name, gguf.quantize(w, qtype), raw_dtype=qtype)
+        blocks = gguf.quantize(w, qtype)
+        if narrow.dtype == "Q8_0" and is_matrix:
+            blocks = _halved(blocks)
+        writer.add_tensor(name, blocks, raw_dtype=qtype)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _halved(blocks: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Q8_0 blocks (f16 scale, 32 x i8) whose levels stop at 63: no encoder makes them again from their values."""
+    cells = blocks.reshape(-1, 34).copy()
+    cells[:, 2:] = (cells[:, 2:].view(np.int8) // 2).view(np.uint8)
+    return cells.reshape(blocks.shape)
 
 
 def importance_for(narrow: Narrow, seed: int = 1) -> dict[str, F32Array]:

@@ -1,18 +1,18 @@
-"""The strongest oracle: the planned file, encoded with ggml's own encoder, is llama_model_quantize's file."""
+"""The strongest oracle: with ggml's own encoder, `quantize` writes llama_model_quantize's file, header and all."""
 
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 
 import quant
-from ggufkit.formats.model import KV, Hparams, Model, ModelTensor
-from ggufkit.formats.tensor import SourceFile, TensorRef
-from ggufkit.recipes.build import make_plan
+from ggufkit.formats.gguf_reader import GgufFile
+from ggufkit.formats.imatrix import Imatrix, ImatrixEntry, write_imatrix
 from ggufkit.recipes.mixtures import MIXTURES, mixture
-from ggufkit.recipes.plan import PlannedTensor, QuantPlan
+from ggufkit.workflows.quantize import QuantizeSettings, quantize
 from tests.oracle import llama_quantize
 from tests.recipes.narrow import F32Array, Narrow, importance_for, write_narrow
 
@@ -22,6 +22,7 @@ MODELS = {
     "tied": Narrow(n_layer=8, n_gqa=2, is_tied=True),
     "fused": Narrow(arch="phi2", n_layer=10, n_ff=512, is_fused=True),
     "rows-of-288-and-100": Narrow(n_layer=8, n_embd=288, n_ff=100),
+    "one-row": Narrow(n_layer=8, n_rows=1),
     "4-experts": Narrow(n_layer=8, n_expert=4, dtype="BF16", n_rows=2),
     "8-experts": Narrow(n_layer=16, n_gqa=4, n_expert=8, n_rows=2),
     "16-experts": Narrow(n_layer=8, n_gqa=8, n_expert=16, n_rows=2),
@@ -29,77 +30,73 @@ MODELS = {
     "70b": Narrow(n_layer=80, n_gqa=8, n_rows=2),
     "qwen2-72b": Narrow(arch="qwen2", n_layer=80, n_gqa=4, n_rows=2),
 }
-# building the grid that IQ1 searches takes ggml ten seconds, once a process
-NAMES = [pytest.param(mix.name, marks=pytest.mark.slow if mix.name.startswith("IQ1") else ()) for mix in MIXTURES]
 NEED_IMPORTANCE = ("Q2_K_S", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS")
+# models that differ from others in a few mixtures only
+ONLY = {
+    "one-row": ("F16", "Q8_0", "Q4_K_M"),
+    "from-q8_0": ("F32", "BF16", "Q8_0", "Q4_K_M", "MXFP4_MOE"),
+    "70b": ("Q2_K", "Q2_K_S", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "IQ3_XXS", "IQ3_XS", "IQ3_M", "IQ4_XS"),
+    "qwen2-72b": ("Q3_K_S", "Q4_K_M", "Q5_K_M", "IQ3_S"),
+}
 
 
-def open_narrow(path: Path, narrow: Narrow) -> Model:
-    reader = gguf.GGUFReader(path)
-    file = SourceFile(path)
-    tensors = []
-    for t in reader.tensors:
-        shape = tuple(int(n) for n in reversed(t.shape))
-        ref = TensorRef(t.name, shape, t.tensor_type.name, file, int(t.data_offset), int(t.n_bytes))
-        tensors.append(ModelTensor(t.name, shape, t.tensor_type.name, (ref,)))
-    hparams = Hparams(
-        narrow.arch, narrow.n_layer, narrow.n_embd, narrow.n_head, narrow.n_head // narrow.n_gqa, narrow.n_expert
-    )
-    metadata = []
-    for field in reader.fields.values():
-        if not field.name.startswith("GGUF."):
-            item_type = field.types[1] if len(field.types) > 1 else None
-            metadata.append(KV(field.name, field.types[0], field.contents(), item_type))
-    return Model(hparams, tuple(metadata), tuple(tensors))
-
-
-def encode(planned: PlannedTensor, importance: dict[str, F32Array] | None) -> bytes:
-    tensor = planned.tensor
-    if tensor.dtype == planned.qtype.name:
-        return b"".join(ref.raw_rows(0, ref.n_rows).tobytes() for ref in tensor.parts)
-    blocks = []
-    for expert in range(tensor.n_expert):
-        row = None
-        if importance is not None and tensor.name in importance:
-            row = np.atleast_2d(importance[tensor.name])[expert]
-        w = tensor.rows(expert, 0, tensor.n_rows)
-        blocks.append(quant.quantize(w, planned.qtype, importance=row, encoder=quant.Encoder.GGML))
-    return b"".join(block.tobytes() for block in blocks)
+def cases() -> Iterator[object]:
+    for model in MODELS:
+        for name in ONLY.get(model, tuple(mix.name for mix in MIXTURES)):
+            # building the grid that IQ1 searches takes ggml ten seconds, once a process
+            marks = pytest.mark.slow if name.startswith("IQ1") else ()
+            if name not in NEED_IMPORTANCE:
+                yield pytest.param(model, name, False, id=f"{model}-{name}", marks=marks)
+            yield pytest.param(model, name, True, id=f"{model}-{name}-importance", marks=marks)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     path: Path
-    model: Model
+    imatrix: Path
     importance: dict[str, F32Array]
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
-    narrow = MODELS[request.param]
-    path = write_narrow(tmp_path_factory.mktemp("narrow") / "model.gguf", narrow)
-    return Source(path, open_narrow(path, narrow), importance_for(narrow))
+@pytest.fixture(scope="module")
+def source_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Source]:
+    return functools.cache(lambda model: make_source(MODELS[model], tmp_path_factory.mktemp("narrow")))
 
 
-@pytest.mark.parametrize("with_importance", [False, True], ids=["plain", "importance"])
-@pytest.mark.parametrize("name", NAMES)
-def test_bytes_are_llama_cpps(source: Source, name: str, with_importance: bool, tmp_path: Path) -> None:
-    if not with_importance and name in NEED_IMPORTANCE:
-        pytest.skip("refused without importance")
-    importance = source.importance if with_importance else None
-    plan = make_plan(source.model, name, importance=importance)
-    llama_quantize(source.path, tmp_path / "wanted.gguf", mixture(name).ftype, importance)
-    compare(plan, tmp_path / "wanted.gguf", importance)
+def make_source(narrow: Narrow, folder: Path) -> Source:
+    path = write_narrow(folder / "model.gguf", narrow)
+    importance = importance_for(narrow)
+    rows = {name: np.atleast_2d(values) for name, values in importance.items()}
+    entries = {name: ImatrixEntry(sums, np.ones(len(sums), np.float32)) for name, sums in rows.items()}
+    write_imatrix(folder / "imatrix.gguf", Imatrix(("text",), 1, 512, entries))
+    return Source(path, folder / "imatrix.gguf", importance)
 
 
-def compare(plan: QuantPlan, path: Path, importance: dict[str, F32Array] | None) -> None:
-    wanted = gguf.GGUFReader(path)
-    assert [(t.name, t.qtype.name) for t in plan.tensors] == [(t.name, t.tensor_type.name) for t in wanted.tensors]
-    assert [kv.key for kv in plan.metadata] == [f.name for f in wanted.fields.values() if "GGUF." not in f.name]
-    assert plan.file_type == wanted.fields["general.file_type"].contents()
-    assert plan.data_offset == wanted.data_offset
-    assert plan.file_nbytes == path.stat().st_size
-    data = path.read_bytes()
-    for planned in plan.tensors:
-        start = plan.data_offset + planned.offset
-        assert encode(planned, importance) == data[start : start + planned.nbytes], planned.name
+@pytest.mark.parametrize(("model", "name", "with_importance"), list(cases()))
+def test_file_is_llama_cpps(
+    source_of: Callable[[str], Source], model: str, name: str, with_importance: bool, tmp_path: Path
+) -> None:
+    source = source_of(model)
+    got, wanted = tmp_path / "got.gguf", tmp_path / "wanted.gguf"
+    llama_quantize(source.path, wanted, mixture(name).ftype, source.importance if with_importance else None)
+    settings = QuantizeSettings(
+        source=source.path,
+        output=got,
+        recipe=name,
+        imatrix=source.imatrix if with_importance else None,
+        encoder=quant.Encoder.GGML,
+        threads=1,
+        provenance=False,
+    )
+    quantize(settings)
+    if got.read_bytes() != wanted.read_bytes():
+        explain(got, wanted)
+
+
+def explain(got_path: Path, wanted_path: Path) -> None:
+    """Fail with the first thing that differs: types and order, metadata, a tensor's bytes, or the rest."""
+    got, wanted = GgufFile.open(got_path), GgufFile.open(wanted_path)
+    assert [(t.name, t.dtype, t.shape) for t in got.tensors] == [(t.name, t.dtype, t.shape) for t in wanted.tensors]
+    assert list(got.metadata) == list(wanted.metadata)
+    for ours, theirs in zip(got.tensors, wanted.tensors, strict=True):
+        assert ours.raw_rows(0, ours.n_rows).tobytes() == theirs.raw_rows(0, theirs.n_rows).tobytes(), ours.name
+    pytest.fail("types, metadata keys and tensors are equal; the header or the padding differs")
