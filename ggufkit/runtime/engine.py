@@ -49,6 +49,7 @@ class ContextSettings:
     n_ubatch   most tokens computed at once
     n_seq      independent sequences
     n_outputs  most rows of logits of one `decode`
+    flash_attn None leaves it to llama.cpp, which takes it where it can
     """
 
     n_ctx: int
@@ -59,6 +60,7 @@ class ContextSettings:
     threads: int
     device: Device
     use_extra_bufts: bool
+    flash_attn: bool | None
 
 
 class Engine:
@@ -109,6 +111,7 @@ class Engine:
         threads: int | None = None,
         device: Device = Device.AUTO,
         use_extra_bufts: bool | None = None,
+        flash_attn: bool | None = None,
         on_load: Progress | None = None,
         eval_callback: Any = None,
     ) -> Self:
@@ -118,6 +121,7 @@ class Engine:
         n_outputs        most rows of logits a decode returns; None is one a sequence, all that generation needs
         threads          None takes the physical cores this process may use
         use_extra_bufts  repacked and AMX kernels; None finds out whether they work here
+        flash_attn       None is faster; False keeps F32 inside attention, some three times nearer to the exact logits
         on_load          called with the fraction loaded
         eval_callback    `ActivationTap.callback`: sees every node of the graph
 
@@ -141,6 +145,7 @@ class Engine:
             threads=threads or machine.choose_threads().n,
             device=Device(device),
             use_extra_bufts=bool(extra),
+            flash_attn=flash_attn,
         )
         notices = [line for line in (kernels.notice if kernels else "", notice) if line]
         return cls(header, settings, notices=notices, on_load=on_load, eval_callback=eval_callback)
@@ -298,6 +303,7 @@ def _new_context(lib: ModuleType, model: Any, path: Path, settings: ContextSetti
     params.n_seq_max = settings.n_seq
     params.n_outputs_max, params.n_outputs_max_per_seq = settings.n_outputs, 0
     params.n_threads = params.n_threads_batch = settings.threads
+    params.flash_attn_type = -1 if settings.flash_attn is None else int(settings.flash_attn)
     if eval_callback is not None:
         params.cb_eval = eval_callback
     ctx = lib.llama_init_from_model(model, params)
