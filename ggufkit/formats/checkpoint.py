@@ -13,7 +13,7 @@ from typing import Any, Self
 from ggufkit.errors import CheckpointError
 from ggufkit.formats import strict_json
 from ggufkit.formats.files import checked_size, shown
-from ggufkit.formats.fingerprint import sample_digest
+from ggufkit.formats.fingerprint import content_digest
 from ggufkit.formats.safetensors import SafetensorsFile
 from ggufkit.formats.shards import find_shards, open_shards
 from ggufkit.formats.tensor import TensorRef
@@ -50,8 +50,8 @@ class Checkpoint:
         """Hex digest of config, sizes, headers and a sample of the weights. The folder's place does not matter."""
         digest = hashlib.sha256(read_bytes(self.path, CONFIG))
         for shard in sorted(self.shards, key=lambda s: s.file.path.name):
-            digest.update(f"\n{shard.file.path.name} {shard.nbytes} {shard.header_sha256} ".encode())
-            digest.update(sample_digest(shard.file, shard.data_offset, shard.nbytes))
+            digest.update(f"\n{shard.file.path.name} ".encode())
+            digest.update(content_digest(shard.file, shard.data_offset, shard.nbytes))
         return digest.hexdigest()
 
     def read_json(self, name: str) -> dict[str, Any] | None:

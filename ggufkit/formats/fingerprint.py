@@ -12,13 +12,15 @@ N_SAMPLES = 32
 SAMPLE_NBYTES = 1024
 
 
-def sample_digest(file: SourceFile, start: int, stop: int) -> bytes:
-    """SHA-256 of evenly spaced pieces of bytes [start, stop), the first and the last included."""
-    digest = hashlib.sha256()
-    span = stop - start
+def content_digest(file: SourceFile, data_offset: int, nbytes: int) -> bytes:
+    """SHA-256 of a file's size, of every byte before `data_offset`, and of evenly spaced pieces of the rest."""
+    digest = hashlib.sha256(f"{nbytes} {data_offset} ".encode())
+    digest.update(file.pread(0, min(data_offset, nbytes)).data)
+    span = max(0, nbytes - data_offset)
     if span <= N_SAMPLES * SAMPLE_NBYTES:
-        digest.update(file.pread(start, max(0, span)).data)
+        digest.update(file.pread(data_offset, span).data)
         return digest.digest()
-    for index in range(N_SAMPLES):
-        digest.update(file.pread(start + index * (span - SAMPLE_NBYTES) // (N_SAMPLES - 1), SAMPLE_NBYTES).data)
+    for index in range(N_SAMPLES):  # the first and the last bytes are among them
+        at = data_offset + index * (span - SAMPLE_NBYTES) // (N_SAMPLES - 1)
+        digest.update(file.pread(at, SAMPLE_NBYTES).data)
     return digest.digest()

@@ -52,7 +52,9 @@ class Cursor:
         if nbytes > left:
             raise self.cut_short(f"{what} at byte {self.pos}: {nbytes} bytes are wanted, {left} are left")
         if self.pos + nbytes > MAX_HEADER_NBYTES:
-            raise self.error(f"{what} at byte {self.pos}: {nbytes} bytes make the header larger than {MAX_HEADER_NBYTES}")
+            raise self.error(
+                f"{what} at byte {self.pos}: {nbytes} bytes make the header larger than {MAX_HEADER_NBYTES}"
+            )
 
     def take(self, nbytes: int, what: str) -> bytes:
         """The next `nbytes` bytes."""
@@ -61,9 +63,6 @@ class Cursor:
         if self.pos > len(self._buffer):
             self._fill(self.pos)
         return self._buffer[start : self.pos]
-
-    def consumed(self) -> bytes:
-        return self._buffer[: self.pos]
 
     def _fill(self, stop: int) -> None:
         have = len(self._buffer)
@@ -113,8 +112,8 @@ class Cursor:
             raise self.error(f"{what} holds a NUL: {shown(text)}")
         return text
 
-    def skip_strings(self, count: int, what: str) -> None:
-        """Step over `count` strings. The one loop that grows with the vocabulary, so it is kept bare."""
+    def skip_strings(self, count: int, what: str) -> bytes:
+        """Bytes of the next `count` strings. The one loop that grows with the vocabulary, so it is kept bare."""
         self.bound(8 * count, what)
         length, pos, left = _U64.unpack_from, self.pos, iter(range(count))
         while True:
@@ -127,7 +126,7 @@ class Cursor:
                 self.bound(pos + 8 - self.pos, what)
                 self._fill(pos + 8)
                 pos += 8 + length(self._buffer, pos)[0]
-        self.take(pos - self.pos, what)
+        return self.take(pos - self.pos, what)
 
 
 def read_value(cursor: Cursor, kind: gguf.GGUFValueType, key: str) -> Any:
@@ -165,9 +164,7 @@ class GgufArray(Sequence[Any]):
         label = f"{cursor.file.path}: {shown(key)}"
         if item_type is not _T.STRING:
             return cls(item_type, count, cursor.take(count * PACKERS[item_type].size, what), label)
-        start = cursor.pos
-        cursor.skip_strings(count, what)
-        return cls(item_type, count, cursor.consumed()[start:], label)
+        return cls(item_type, count, cursor.skip_strings(count, what), label)
 
     def __len__(self) -> int:
         return self._count

@@ -14,7 +14,6 @@ large vocabulary costs nothing. Rules are those of ggml's gguf.cpp, and a little
 Does not know what a key or a tensor means.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,11 +44,10 @@ _PART_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gg
 
 @dataclass(frozen=True, slots=True)
 class GgufPart:
-    """One file. `header_sha256` covers every byte before the data; tensors are in the file's order."""
+    """One file; tensors are in its order. `data_offset` is where their bytes begin."""
 
     file: SourceFile
     nbytes: int
-    header_sha256: str
     version: int
     alignment: int
     data_offset: int
@@ -118,8 +116,7 @@ def _parse(file: SourceFile, nbytes: int) -> GgufPart:
     infos = [_read_info(cursor) for _ in range(n_tensors)]
     data_offset = -(-cursor.pos // alignment) * alignment
     tensors = tuple(_located(infos, cursor, alignment, data_offset))
-    digest = hashlib.sha256(cursor.consumed()).hexdigest()
-    return GgufPart(file, nbytes, digest, version, alignment, data_offset, metadata, tensors)
+    return GgufPart(file, nbytes, version, alignment, data_offset, metadata, tensors)
 
 
 def _read_counts(cursor: Cursor) -> tuple[int, int, int]:

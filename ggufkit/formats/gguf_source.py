@@ -12,7 +12,7 @@ import gguf
 
 from ggufkit.errors import GgufError
 from ggufkit.formats.files import shown
-from ggufkit.formats.fingerprint import sample_digest
+from ggufkit.formats.fingerprint import content_digest
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.model import Hparams, Model, ModelTensor
 from ggufkit.formats.tensor import WEIGHT_DTYPES, TensorRef
@@ -42,8 +42,7 @@ def fingerprint(source: GgufFile) -> str:
     """Hex digest of sizes, headers and a sample of the weights; changes with the content, not with the place."""
     digest = hashlib.sha256()
     for part in source.parts:
-        digest.update(f"{part.nbytes} {part.header_sha256} ".encode())
-        digest.update(sample_digest(part.file, part.data_offset, part.nbytes))
+        digest.update(content_digest(part.file, part.data_offset, part.nbytes))
     return digest.hexdigest()
 
 

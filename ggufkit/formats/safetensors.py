@@ -9,7 +9,6 @@ Offsets count from the start of the data. The rules are those of the safetensors
 rejects is rejected here. No weight is read. Does not know folders, shards or what a tensor is for.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,12 +49,11 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SafetensorsFile:
-    """A checked file. `header_sha256` covers the header's bytes, `tensors` keep the header's order."""
+    """A checked file; `tensors` keep the header's order, their bytes begin at `data_offset`."""
 
     file: SourceFile
     nbytes: int
     data_offset: int
-    header_sha256: str
     tensors: dict[str, TensorRef]
 
 
@@ -74,7 +72,6 @@ def open_safetensors(path: Path) -> SafetensorsFile:
         file=file,
         nbytes=nbytes,
         data_offset=data_offset,
-        header_sha256=hashlib.sha256(header).hexdigest(),
         tensors={e.name: _ref(e, file, data_offset) for e in entries},
     )
 

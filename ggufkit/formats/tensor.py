@@ -26,8 +26,8 @@ class SourceFile:
     """A file opened for reading at offsets, from any thread. Opened on first use; `close` when done."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         self._fd = -1
+        self.path = path
         self._opening = threading.Lock()
 
     def pread(self, offset: int, nbytes: int) -> U8Array:
@@ -59,6 +59,9 @@ class SourceFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def __del__(self) -> None:
+        self.close()  # whoever drops a file that was refused need not remember to close it
 
 
 class MemoryFile(SourceFile):
