@@ -57,7 +57,7 @@ def peer(f16: str, imatrix: str, output: str, threads: int) -> None:
     from ggufkit.formats.imatrix import read_imatrix
 
     entries = read_imatrix(Path(imatrix)).entries
-    llama_quantize(Path(f16), Path(output), "Q4_K_M", imatrix={k: e.importance() for k, e in entries.items()},
+    llama_quantize(Path(f16), Path(output), 15, imatrix={k: e.importance() for k, e in entries.items()},
                    threads=threads)  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The main job on the shipped model: the reference tools' bytes, the same bytes every time, and nothing half-written."""
+"""The main job on the shipped model: the reference bytes, the same bytes every time, and nothing half-written."""
 
 import dataclasses
 import hashlib
