@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import quant
 from ggufkit.runtime.engine import Device, Engine
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
 
@@ -18,7 +19,8 @@ CHAT_TEMPLATE = (
 
 
 def make(source: Path, output: Path, recipe: str) -> Path:
-    quantize(QuantizeSettings(source=source, output=output, recipe=recipe, threads=1))
+    """Encoded as llama.cpp does it, so that its figures hold."""
+    quantize(QuantizeSettings(source=source, output=output, recipe=recipe, encoder=quant.Encoder.GGML, threads=1))
     return output
 
 
