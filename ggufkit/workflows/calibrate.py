@@ -1,7 +1,7 @@
 """`calibrate`: a GGUF and texts go in, an importance file of llama.cpp comes out.
 
-Knows the order of the steps: read what is to be added to, walk the text, merge, report, write. Does not print. Each
-weight tensor gets, per expert, the sum of squares of every input column and the number of tokens that were routed to it.
+Knows the order of the steps: read what is to be added to, walk the text, merge, report, write. Does not print.
+Each weight tensor gets, per expert, the sum of squares of every input column and the tokens that were routed to it.
 """
 
 import hashlib
@@ -111,7 +111,7 @@ def merge(files: list[Imatrix]) -> Imatrix:
             old = total.get(name)
             if old is not None and old.sums.shape != evidence.sums.shape:
                 raise ImatrixError(
-                    f"importance of {name} has shape {evidence.sums.shape} in one file and {old.sums.shape} in another. "
+                    f"importance of {name} has shape {evidence.sums.shape} in one file, {old.sums.shape} in another. "
                     "Merge files of the same model only."
                 )
             total[name] = evidence if old is None else old + evidence

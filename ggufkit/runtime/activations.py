@@ -1,0 +1,183 @@
+"""`ActivationTap`: sees the inputs of weight multiplications while llama.cpp evaluates a batch.
+
+Knows ggml's tensor struct and the evaluation callback. Does not know what is done with the activations (sums,
+covariances), which text is read, or files. A context is made with `params.cb_eval = tap.callback`.
+
+    node  = MUL_MAT(src0 = weight, src1 = x)                     x    ne (n_per_row, n_tokens)
+    node  = MUL_MAT_ID(src0 = expert stack, src1 = x, src2 = ids)
+                       x    ne (n_per_row, 1 or n_used, n_tokens)     one input for all chosen experts, or one each
+                       ids  ne (n_used, n_tokens) int32, a view with its own strides
+"""
+
+import ctypes
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufkit.errors import EngineError
+from ggufkit.runtime.library import INSTALL, library_folder
+
+F32Array = NDArray[np.float32]
+I32Array = NDArray[np.int32]
+
+_F32, _I32 = 0, 26  # ggml.h enum ggml_type
+_MAX_DIMS, _MAX_OP_PARAMS, _MAX_SRC, _MAX_NAME = 4, 64, 10, 64  # ggml.h
+
+
+class _Tensor(ctypes.Structure):
+    pass
+
+
+_POINTER = ctypes.POINTER(_Tensor)
+_Tensor._fields_ = [  # ggml.h struct ggml_tensor
+    ("type", ctypes.c_int),
+    ("buffer", ctypes.c_void_p),
+    ("ne", ctypes.c_int64 * _MAX_DIMS),
+    ("nb", ctypes.c_size_t * _MAX_DIMS),
+    ("op", ctypes.c_int),
+    ("op_params", ctypes.c_int32 * (_MAX_OP_PARAMS // 4)),
+    ("flags", ctypes.c_int32),
+    ("src", _POINTER * _MAX_SRC),
+    ("view_src", _POINTER),
+    ("view_offs", ctypes.c_size_t),
+    ("data", ctypes.c_void_p),
+    ("name", ctypes.c_char * _MAX_NAME),
+    ("extra", ctypes.c_void_p),
+    ("padding", ctypes.c_char * 8),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """The inputs of one weight tensor for the tokens of one micro-batch. Valid only during the call.
+
+    name      of the weight, as GGUF spells it
+    x         (n_tokens, n_slot, n_per_row); n_slot is 1, or n_used where every chosen expert has its own input
+    experts   (n_tokens, n_used) chosen experts; None for a tensor without experts
+    n_expert  matrices in the weight's stack, 1 without experts
+    source    equal for two observations of the same pass that have the same x and experts (gate and up; q, k and v)
+    """
+
+    name: str
+    x: F32Array
+    experts: I32Array | None
+    n_expert: int
+    source: int
+
+
+Observer = Callable[[Activations], None]
+
+
+class ActivationTap:
+    """Calls `observe` for every wanted weight multiplication of every micro-batch.
+
+    wants    says by the weight's name whether its inputs are to be looked at
+    observe  runs in llama.cpp's thread; what it raises stops the batch and is raised again by `reraise`
+    """
+
+    def __init__(self, lib: ModuleType, observe: Observer, wants: Callable[[str], bool]) -> None:
+        self._ggml = _ggml()
+        self._observe, self._wants = observe, wants
+        self._error: BaseException | None = None
+        self.callback = lib.ggml_backend_sched_eval_callback(self._on_node)  # kept alive as long as the context
+
+    def reraise(self) -> None:
+        """Raise what the observer raised, if it did. To be called after every decode."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _on_node(self, address: int, ask: bool, _user: Any) -> bool:
+        try:
+            node = ctypes.cast(address, _POINTER).contents
+            if ask:
+                return self._asked(node)
+            self._observe(self._read(node))
+        except BaseException as error:  # an exception cannot cross C; Ctrl-C arrives here too
+            self._error = error
+            return False
+        return True
+
+    def _asked(self, node: _Tensor) -> bool:
+        if self._error is not None or node.op not in self._ggml.matmul_ops:
+            return False
+        weight, x = node.src[0].contents, node.src[1].contents
+        return x.type == _F32 and self._wants(weight_name(weight.name))
+
+    def _read(self, node: _Tensor) -> Activations:
+        weight, x = node.src[0].contents, node.src[1].contents
+        source = ctypes.addressof(x)
+        values = self._ggml.array(x, np.float32)  # ne reversed: (1 or batch, n_tokens, n_slot, n_per_row)
+        name = weight_name(weight.name)
+        if node.op == self._ggml.mul_mat_id:
+            experts = self._ggml.array(node.src[2].contents, np.int32)[0, 0]
+            return Activations(name, values[0], experts, int(weight.ne[2]), source)
+        if weight.ne[2] * weight.ne[3] != 1:
+            raise EngineError(f"{name}: a stack of {weight.ne[2]} matrices without experts cannot be calibrated yet")
+        return Activations(name, values.reshape(-1, 1, values.shape[-1]), None, 1, source)
+
+
+def weight_name(raw: bytes) -> str:
+    """Name of a weight in the file: a copy on another device is called `device#blk.0.attn_q.weight#0`."""
+    name = raw.decode("utf-8", errors="replace")
+    parts = name.split("#")
+    return parts[1] if len(parts) > 2 else name
+
+
+class _Ggml:
+    """The few functions of libggml-base that reading a tensor needs."""
+
+    def __init__(self, lib: ctypes.CDLL) -> None:
+        self._lib = lib
+        self.mul_mat, self.mul_mat_id = (self._op_number(name) for name in (b"MUL_MAT", b"MUL_MAT_ID"))
+        self.matmul_ops = frozenset((self.mul_mat, self.mul_mat_id))
+
+    def _op_number(self, name: bytes) -> int:
+        for number in range(64):
+            if self._lib.ggml_op_name(number) == name:
+                return number
+        raise EngineError(f"the installed llama.cpp has no operation {name.decode()}. {INSTALL}")
+
+    def array(self, tensor: _Tensor, dtype: type[np.float32] | type[np.int32]) -> NDArray[Any]:
+        """The tensor's values in numpy order, strides kept; a copy where they lie on a device."""
+        wanted = _F32 if dtype is np.float32 else _I32
+        if tensor.type != wanted:
+            raise EngineError(f"activations of type {tensor.type} where {wanted} was expected. {INSTALL}")
+        shape, strides = tuple(tensor.ne)[::-1], tuple(tensor.nb)[::-1]
+        if 0 in shape:  # the last layer of a micro-batch that asked for no logits
+            return np.empty(shape, dtype)
+        nbytes = sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) + strides[-1]
+        return np.ndarray(shape, dtype, self._bytes(tensor, nbytes), strides=strides)
+
+    def _bytes(self, tensor: _Tensor, nbytes: int) -> Any:
+        if tensor.buffer and not self._lib.ggml_backend_buffer_is_host(tensor.buffer):
+            out = ctypes.create_string_buffer(nbytes)
+            self._lib.ggml_backend_tensor_get(ctypes.byref(tensor), out, 0, nbytes)
+            return out
+        return (ctypes.c_char * nbytes).from_address(tensor.data)
+
+
+@functools.cache
+def _ggml() -> _Ggml:
+    """libggml-base with its prototypes. Raises EngineError where its tensor struct is not the one above."""
+    paths = sorted(library_folder().glob("*ggml-base.*"))
+    if not paths:
+        raise EngineError(f"{library_folder()}: no libggml-base. {INSTALL}")
+    lib = ctypes.CDLL(str(paths[0]))
+    lib.ggml_op_name.restype = ctypes.c_char_p
+    lib.ggml_op_name.argtypes = [ctypes.c_int]
+    lib.ggml_tensor_overhead.restype = ctypes.c_size_t
+    lib.ggml_backend_buffer_is_host.restype = ctypes.c_bool
+    lib.ggml_backend_buffer_is_host.argtypes = [ctypes.c_void_p]
+    lib.ggml_backend_tensor_get.restype = None
+    lib.ggml_backend_tensor_get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+    # overhead = the object header (32 bytes) and the tensor: a struct that grew would be misread
+    wanted, got = 32 + ctypes.sizeof(_Tensor), lib.ggml_tensor_overhead()
+    if got != wanted:
+        raise EngineError(f"ggml_tensor of the installed llama.cpp takes {got} bytes, wanted {wanted}. {INSTALL}")
+    return _Ggml(lib)

@@ -1,0 +1,73 @@
+"""Second moments X^T X of the inputs of each expert: what error feedback needs to know of them.
+
+Rows wider than `max_width` are kept as a chain of diagonal blocks, so that memory stays bounded: a block's columns
+know of each other, not of the columns of other blocks.
+
+    (n_per_row, n_per_row), of which only the blocks are kept:   [ C0 |    |    ]
+                                                                 [    | C1 |    ]    each (width, width)
+                                                                 [    |    | C2 ]
+
+Knows arrays. Does not know files, tensor names or types.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.errors import NonFiniteError, ShapeError
+from quant.importance import rows_by_expert
+
+F32Array = NDArray[np.float32]
+I32Array = NDArray[np.int32]
+I64Array = NDArray[np.int64]
+
+SUPER_BLOCK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Covariance:
+    """Sums of outer products of one weight tensor's inputs; grows in place by `add`.
+
+    sums    (n_expert, n_block, width, width) float32; n_block * width = n_per_row
+    counts  (n_expert,) int64, tokens
+    """
+
+    sums: F32Array
+    counts: I64Array
+
+    @classmethod
+    def zeros(cls, n_expert: int, n_per_row: int, *, max_width: int = 4096) -> Covariance:
+        width = block_width(n_per_row, max_width)
+        sums = np.zeros((n_expert, n_per_row // width, width, width), dtype=np.float32)
+        return cls(sums, np.zeros(n_expert, dtype=np.int64))
+
+    @property
+    def n_per_row(self) -> int:
+        return int(self.sums.shape[1] * self.sums.shape[2])
+
+    def add(self, x: F32Array, experts: I32Array | None) -> None:
+        """Add one batch; shapes as in `quant.importance.input_sums`."""
+        if x.shape[2] != self.n_per_row:
+            raise ShapeError(f"inputs have {x.shape[2]} columns, the covariance {self.n_per_row}")
+        if not np.isfinite(x).all():
+            raise NonFiniteError("activations are NaN or infinite")
+        for expert, rows in rows_by_expert(x, experts, len(self.sums)):
+            self._add_rows(expert, rows)
+
+    def _add_rows(self, expert: int, rows: F32Array) -> None:
+        width = self.sums.shape[2]
+        for block in range(self.sums.shape[1]):
+            part = rows[:, block * width : (block + 1) * width]
+            self.sums[expert, block] += part.T @ part
+        self.counts[expert] += len(rows)
+
+
+def block_width(n_per_row: int, max_width: int) -> int:
+    """The widest block of whole super-blocks, at most `max_width`, that divides a row evenly; the row where it fits."""
+    if n_per_row <= max_width:
+        return n_per_row
+    widths = (w for w in range(max_width - max_width % SUPER_BLOCK, 0, -SUPER_BLOCK) if n_per_row % w == 0)
+    return next(widths, n_per_row)
