@@ -26,6 +26,15 @@ def _kernel(module: str) -> Kernel:
 
 KERNELS: dict[str, Kernel] = {
     "Q8_0": _kernel("q8_0"),
+    "Q5_1": _kernel("q5_1"),
+    "Q5_0": _kernel("q5_0"),
+    "Q4_1": _kernel("q4_1"),
+    "Q4_0": _kernel("q4_0"),
     "Q6_K": _kernel("q6_k"),
+    "Q5_K": _kernel("q5_k"),
     "Q4_K": _kernel("q4_k"),
+    "Q3_K": _kernel("q3_k"),
+    "Q2_K": _kernel("q2_k"),
+    "IQ4_NL": _kernel("iq4_nl"),
+    "IQ4_XS": _kernel("iq4_xs"),
 }

@@ -7,7 +7,8 @@ The weighted error of given levels l is quadratic in (scale, low), so it needs n
       Σw(x - s·l - b)² = Σwx² - gain,   gain = s(2·Σwlx - s·Σwl² - 2b·Σwl) + b(2·Σwx - b·Σw)
 
 One pass over the tile gives Σwl, Σwl², Σwlx for the levels of one candidate; the best scale and low for these levels
-follow in closed form.
+follow in closed form. The search first moves every lane so that its smallest weight (or 0, where minima are stored
+unsigned) becomes 0: weights far from 0 would otherwise leave the gain without digits. `low` is relative to that base.
 """
 
 from typing import NamedTuple
@@ -15,13 +16,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.kernels.compiler import kernel
+from quant.kernels.compiler import inner
 
 F32Array = NDArray[np.float32]
 
 _ZERO = np.float32(0)
 _ONE = np.float32(1)
 _TWO = np.float32(2)
+_SINGULAR = np.float32(1e-5)  # levels of a lane are all alike: its low cannot be told from its scale
 
 
 class AffineFit(NamedTuple):
@@ -30,10 +32,11 @@ class AffineFit(NamedTuple):
     scale: F32Array
     low: F32Array
     gain: F32Array
+    base: F32Array
+    width: F32Array
+    largest_low: F32Array
     sum_w: F32Array
     sum_x: F32Array
-    smallest: F32Array
-    largest: F32Array
     inverse: F32Array
     offset: F32Array
     sum_l: F32Array
@@ -45,12 +48,12 @@ def empty_fit(lanes: int) -> AffineFit:
     return AffineFit(*(np.empty(lanes, dtype=np.float32) for _ in AffineFit._fields))
 
 
-@kernel
+@inner
 def _level(x, inverse, offset, nmax):
     return min(max(np.rint(x * inverse + offset), _ZERO), nmax)
 
 
-@kernel
+@inner
 def level_sums(x, w, inverse, offset, nmax, sum_l, sum_l2, sum_xl):
     """Σwl, Σwl², Σwlx of l = clamp(round(x · inverse + offset)). Four rows a loop: sums stay in registers longer."""
     sum_l[:] = _ZERO
@@ -70,7 +73,7 @@ def level_sums(x, w, inverse, offset, nmax, sum_l, sum_l2, sum_xl):
             sum_xl[i] += (wl0 * x0[i] + wl1 * x1[i]) + (wl2 * x2[i] + wl3 * x3[i])
 
 
-@kernel
+@inner
 def weighted_error(x, w, scale, low, nmax, inverse, error):
     """Σw(x - x̂)² of every lane when levels are the nearest ones of (scale, low); scale 0 means x̂ = low."""
     for i in range(error.shape[0]):
@@ -89,48 +92,56 @@ def weighted_error(x, w, scale, low, nmax, inverse, error):
             error[i] += (w0[i] * e0 * e0 + w1[i] * e1 * e1) + (w2[i] * e2 * e2 + w3[i] * e3 * e3)
 
 
-@kernel
-def _start(x, w, largest_low, fit):
-    """Sums without levels, and the fit of level 0 everywhere: low = weighted mean where `largest_low` allows it."""
-    sum_w, sum_x, smallest, largest = fit.sum_w, fit.sum_x, fit.smallest, fit.largest
+@inner
+def _start(x, w, largest_base, fit):
+    """Move every lane to its base, sum without levels, and fit level 0 everywhere: low = weighted mean if allowed."""
+    base, width, sum_w, sum_x, largest_low = fit.base, fit.width, fit.sum_w, fit.sum_x, fit.largest_low
+    base[:] = largest_base
+    for j in range(x.shape[0]):
+        xj = x[j]
+        for i in range(base.shape[0]):
+            base[i] = min(base[i], xj[i])
+    width[:] = _ZERO
     sum_w[:] = _ZERO
     sum_x[:] = _ZERO
-    smallest[:] = largest_low
-    largest[:] = x[0]
     for j in range(x.shape[0]):
         xj, wj = x[j], w[j]
-        for i in range(sum_w.shape[0]):
+        for i in range(base.shape[0]):
+            y = xj[i] - base[i]
+            xj[i] = y
             sum_w[i] += wj[i]
-            sum_x[i] += wj[i] * xj[i]
-            smallest[i] = min(smallest[i], xj[i])
-            largest[i] = max(largest[i], xj[i])
+            sum_x[i] += wj[i] * y
+            width[i] = max(width[i], y)
     scale, low, gain = fit.scale, fit.low, fit.gain
     scale[:] = _ZERO
     for i in range(low.shape[0]):
-        flat = min(sum_x[i] / sum_w[i], largest_low)
+        highest = largest_base - base[i]
+        flat = min(sum_x[i] / sum_w[i], highest)
+        largest_low[i] = highest
         low[i] = flat
         gain[i] = flat * (_TWO * sum_x[i] - flat * sum_w[i])
 
 
-@kernel
-def _accept(largest_low, fit):
+@inner
+def _accept(fit):
     """Best (scale, low) for the levels just summed; kept where it gains more than the best so far."""
-    best_scale, best_low, best_gain = fit.scale, fit.low, fit.gain
+    best_scale, best_low, best_gain, largest_low = fit.scale, fit.low, fit.gain, fit.largest_low
     sum_w, sum_x, sum_l, sum_l2, sum_xl = fit.sum_w, fit.sum_x, fit.sum_l, fit.sum_l2, fit.sum_xl
     for i in range(best_scale.shape[0]):
         old_scale, old_low, old_gain = best_scale[i], best_low[i], best_gain[i]
         sw, sx, sl, sl2, sxl = sum_w[i], sum_x[i], sum_l[i], sum_l2[i], sum_xl[i]
         determinant = sw * sl2 - sl * sl
-        low = min((sl2 * sx - sl * sxl) / determinant, largest_low)
+        low = (sl2 * sx - sl * sxl) / determinant
+        low = min(low if determinant > _SINGULAR * sw * sl2 else _ZERO, largest_low[i])
         scale = (sxl - low * sl) / sl2
         gain = scale * (_TWO * sxl - scale * sl2 - _TWO * low * sl) + low * (_TWO * sx - low * sw)
-        better = (determinant > _ZERO) & (scale > _ZERO) & (gain > old_gain)
+        better = (scale > _ZERO) & (gain > old_gain)
         best_scale[i] = scale if better else old_scale
         best_low[i] = low if better else old_low
         best_gain[i] = gain if better else old_gain
 
 
-@kernel
+@inner
 def invert(scale, low, inverse, offset):
     """inverse and offset of `level_sums` for a given fit; scale 0 gives level 0 everywhere."""
     for i in range(scale.shape[0]):
@@ -139,24 +150,23 @@ def invert(scale, low, inverse, offset):
         offset[i] = -low[i] * inv
 
 
-@kernel
-def search(x, w, nmax, first, step, n_steps, n_refine, largest_low, fit):
-    """Scale and low of every lane.
+@inner
+def search(x, w, nmax, steps, n_refine, largest_base, fit):
+    """Scale and low of every lane; x is moved to each lane's base.
 
-    Tries n_steps inverse scales (nmax + first + k·step) / (largest - smallest), each fitted in closed form, then rounds
-    the best fit again n_refine times. largest_low is 0 where minima are stored unsigned, else +inf.
+    Tries the inverse scales (nmax + step) / width, each fitted in closed form, then rounds the best fit again n_refine
+    times. largest_base is 0 where minima are stored unsigned, else +inf.
     """
-    _start(x, w, largest_low, fit)
-    smallest, largest, inverse, offset = fit.smallest, fit.largest, fit.inverse, fit.offset
-    for k in range(n_steps):
-        stretched = nmax + first + step * np.float32(k)
+    _start(x, w, largest_base, fit)
+    width, inverse, offset = fit.width, fit.inverse, fit.offset
+    offset[:] = _ZERO
+    for k in range(steps.shape[0]):
+        stretched = nmax + steps[k]
         for i in range(inverse.shape[0]):
-            width = largest[i] - smallest[i]
-            inverse[i] = stretched / width if width > _ZERO else _ZERO
-            offset[i] = -smallest[i] * inverse[i]
+            inverse[i] = stretched / width[i] if width[i] > _ZERO else _ZERO
         level_sums(x, w, inverse, offset, nmax, fit.sum_l, fit.sum_l2, fit.sum_xl)
-        _accept(largest_low, fit)
+        _accept(fit)
     for _ in range(n_refine):
         invert(fit.scale, fit.low, inverse, offset)
         level_sums(x, w, inverse, offset, nmax, fit.sum_l, fit.sum_l2, fit.sum_xl)
-        _accept(largest_low, fit)
+        _accept(fit)

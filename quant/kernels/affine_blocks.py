@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.kernels.affine import empty_fit, invert, level_sums, search, weighted_error
-from quant.kernels.compiler import kernel
+from quant.kernels.compiler import inner, kernel
 from quant.kernels.halves import round_to_half
 from quant.kernels.tile import BLOCK, SLAB, TILE, block_importance, load
 from quant.kernels.units import TINY, UnitSearch, best_unit, empty_unit_search, spread_over_lanes
@@ -29,6 +29,7 @@ U8Array = NDArray[np.uint8]
 Pack = Callable[[F32Array, F32Array, F32Array, U8Array, U8Array], None]
 
 _ZERO = np.float32(0)
+_SINGULAR = np.float32(1e-5)
 _INFINITY = np.float32(np.inf)
 
 
@@ -37,7 +38,7 @@ class AffinePlan(NamedTuple):
 
     nmax                highest level
     top                 highest code of scales and minima
-    first, step, n_steps  inverse scales to try a sub-block: (nmax + first + k·step) / range
+    steps               inverse scales to try a sub-block: (nmax + step) / range
     n_refine            times the best of them is rounded and fitted again
     spread, n_tries     divisors of the largest scale to try a block: top ± spread
     n_rounds            times d and dmin are fitted again, neighbouring codes tried after each
@@ -45,9 +46,7 @@ class AffinePlan(NamedTuple):
 
     nmax: np.float32
     top: np.float32
-    first: np.float32
-    step: np.float32
-    n_steps: int
+    steps: F32Array
     n_refine: int
     spread: np.float32
     n_tries: int
@@ -85,39 +84,48 @@ def empty_blocks(lanes: int, n_blocks: int) -> AffineBlocks:
     return AffineBlocks._make([*arrays, empty_unit_search(n_blocks)])
 
 
-@kernel
+@inner
 def _codes(value, lane_d, top, code):
     for i in range(value.shape[0]):
         code[i] = min(max(np.rint(value[i] / max(lane_d[i], TINY)), _ZERO), top)
 
 
-@kernel
+@inner
 def _first_guess(x, w, nmax, top, spread, n_tries, fit, blocks):
     """d and dmin from the fits: first the scales, then the minima that suit the rounded scales."""
     invert(fit.scale, fit.low, fit.inverse, fit.offset)
     level_sums(x, w, fit.inverse, fit.offset, nmax, fit.sum_l, fit.sum_l2, fit.sum_xl)
     sum_w, sum_x, sum_l, sum_l2 = fit.sum_w, fit.sum_x, fit.sum_l, fit.sum_l2
-    weight, minimum, code, lane_d = blocks.lane_best, blocks.low, blocks.try_scale_code, blocks.lane_d
-    for i in range(weight.shape[0]):
-        weight[i] = sum_l2[i] - sum_l[i] * sum_l[i] / sum_w[i]
-    best_unit(fit.scale, weight, _ZERO, top, top, spread, n_tries, blocks.units, blocks.try_d)
+    above, below, minimum, code, lane_d = (
+        blocks.lane_error,
+        blocks.lane_best,
+        blocks.low,
+        blocks.try_scale_code,
+        blocks.lane_d,
+    )
+    low, largest_low, base = fit.low, fit.largest_low, fit.base
+    for i in range(above.shape[0]):
+        # a minimum that is free to move makes up for much of a wrong scale; one at 0 can only grow
+        above[i] = sum_l2[i] - sum_l[i] * sum_l[i] / sum_w[i]
+        below[i] = above[i] if low[i] < largest_low[i] else sum_l2[i]
+    best_unit(fit.scale, above, below, _ZERO, top, top, spread, n_tries, blocks.units, blocks.try_d)
     spread_over_lanes(blocks.try_d, lane_d)
     _codes(fit.scale, lane_d, top, code)
     for i in range(minimum.shape[0]):
-        minimum[i] = max((lane_d[i] * code[i] * sum_l[i] - sum_x[i]) / sum_w[i], _ZERO)
-    best_unit(minimum, sum_w, _ZERO, top, top, spread, n_tries, blocks.units, blocks.try_dmin)
+        minimum[i] = max((lane_d[i] * code[i] * sum_l[i] - sum_x[i]) / sum_w[i] - base[i], _ZERO)
+    best_unit(minimum, sum_w, sum_w, _ZERO, top, top, spread, n_tries, blocks.units, blocks.try_dmin)
     spread_over_lanes(blocks.try_dmin, blocks.lane_dmin)
     _codes(minimum, blocks.lane_dmin, top, blocks.try_min_code)
 
 
-@kernel
-def _try_move(x, w, nmax, top, move, move_min, inverse, blocks):
+@inner
+def _try_move(x, w, nmax, top, move, move_min, base, inverse, blocks):
     """Move both codes of every lane by one step; lanes with a smaller error remember it."""
     code, min_code, scale, low = blocks.try_scale_code, blocks.try_min_code, blocks.scale, blocks.low
     lane_d, lane_dmin = blocks.lane_d, blocks.lane_dmin
     for i in range(scale.shape[0]):
         scale[i] = lane_d[i] * min(max(code[i] + move, _ZERO), top)
-        low[i] = -lane_dmin[i] * min(max(min_code[i] + move_min, _ZERO), top)
+        low[i] = -lane_dmin[i] * min(max(min_code[i] + move_min, _ZERO), top) - base[i]
     error, best, best_code, best_min_code = (
         blocks.lane_error,
         blocks.lane_best,
@@ -134,7 +142,7 @@ def _try_move(x, w, nmax, top, move, move_min, inverse, blocks):
         best[i] = new if better else old
 
 
-@kernel
+@inner
 def _try_neighbours(x, w, nmax, top, reach, fit, blocks):
     """Codes of every lane moved to the best of their neighbours; the block kept when its error is the smallest yet."""
     spread_over_lanes(blocks.try_d, blocks.lane_d)
@@ -142,13 +150,20 @@ def _try_neighbours(x, w, nmax, top, reach, fit, blocks):
     blocks.lane_best[:] = _INFINITY
     for move in range(-reach, reach + 1):
         for move_min in range(-reach, reach + 1):
-            _try_move(x, w, nmax, top, np.float32(move), np.float32(move_min), fit.inverse, blocks)
-    blocks.try_scale_code[:] = blocks.next_scale_code
-    blocks.try_min_code[:] = blocks.next_min_code
+            _try_move(x, w, nmax, top, np.float32(move), np.float32(move_min), fit.base, fit.inverse, blocks)
+    code, min_code, best_code, best_min_code = (
+        blocks.try_scale_code,
+        blocks.try_min_code,
+        blocks.next_scale_code,
+        blocks.next_min_code,
+    )
+    for i in range(code.shape[0]):
+        code[i] = best_code[i]
+        min_code[i] = best_min_code[i]
     _keep_better(blocks)
 
 
-@kernel
+@inner
 def _keep_better(blocks):
     n_blocks = blocks.d.shape[0]
     for b in range(n_blocks):
@@ -164,13 +179,13 @@ def _keep_better(blocks):
                 blocks.min_code[lane] = blocks.try_min_code[lane]
 
 
-@kernel
+@inner
 def _refit(x, w, nmax, fit, blocks):
     """d and dmin that suit the candidate's codes and levels best: two normal equations a block, rounded to halves."""
     scale, low, code, min_code = blocks.scale, blocks.low, blocks.try_scale_code, blocks.try_min_code
     for i in range(scale.shape[0]):
         scale[i] = blocks.lane_d[i] * code[i]
-        low[i] = -blocks.lane_dmin[i] * min_code[i]
+        low[i] = -blocks.lane_dmin[i] * min_code[i] - fit.base[i]
     invert(scale, low, fit.inverse, fit.offset)
     level_sums(x, w, fit.inverse, fit.offset, nmax, fit.sum_l, fit.sum_l2, fit.sum_xl)
     n_blocks = blocks.d.shape[0]
@@ -180,28 +195,15 @@ def _refit(x, w, nmax, fit, blocks):
             aa += code[i] * code[i] * fit.sum_l2[i]
             ab -= code[i] * min_code[i] * fit.sum_l[i]
             bb += min_code[i] * min_code[i] * fit.sum_w[i]
-            ax += code[i] * fit.sum_xl[i]
-            bx -= min_code[i] * fit.sum_x[i]
+            ax += code[i] * (fit.sum_xl[i] + fit.base[i] * fit.sum_l[i])
+            bx -= min_code[i] * (fit.sum_x[i] + fit.base[i] * fit.sum_w[i])
         determinant = aa * bb - ab * ab
-        if determinant > _ZERO:
+        if determinant > _SINGULAR * aa * bb:
             blocks.try_d[b] = round_to_half(max((bb * ax - ab * bx) / determinant, _ZERO))
-            blocks.try_dmin[b] = round_to_half(max((aa * bx - ab * ax) / determinant, _ZERO))
         elif aa > _ZERO:
-            blocks.try_d[b] = round_to_half(max(ax / aa, _ZERO))
-        elif bb > _ZERO:
-            blocks.try_dmin[b] = round_to_half(max(bx / bb, _ZERO))
-
-
-@kernel
-def _search_tile(x, w, plan, fit, blocks):
-    """Stored scales of the blocks of one tile, left in `blocks`."""
-    search(x, w, plan.nmax, plan.first, plan.step, plan.n_steps, plan.n_refine, _ZERO, fit)
-    _first_guess(x, w, plan.nmax, plan.top, plan.spread, plan.n_tries, fit, blocks)
-    blocks.error[:] = _INFINITY
-    _try_neighbours(x, w, plan.nmax, plan.top, 1, fit, blocks)
-    for _ in range(plan.n_rounds):
-        _refit(x, w, plan.nmax, fit, blocks)
-        _try_neighbours(x, w, plan.nmax, plan.top, 1, fit, blocks)
+            blocks.try_d[b] = round_to_half(max((ax - ab * blocks.try_dmin[b]) / aa, _ZERO))
+        if bb > _ZERO:
+            blocks.try_dmin[b] = round_to_half(max((bx - ab * blocks.try_d[b]) / bb, _ZERO))
 
 
 @kernel
@@ -209,7 +211,13 @@ def _search_blocks(values, importance, start, x, w, plan, fit, blocks, d, dmin, 
     n_blocks = blocks.d.shape[0]
     for first in range(0, values.shape[0], n_blocks):
         load(values, importance, start, first, x, w)
-        _search_tile(x, w, plan, fit, blocks)
+        search(x, w, plan.nmax, plan.steps, plan.n_refine, _ZERO, fit)
+        _first_guess(x, w, plan.nmax, plan.top, plan.spread, plan.n_tries, fit, blocks)
+        blocks.error[:] = _INFINITY
+        _try_neighbours(x, w, plan.nmax, plan.top, 1, fit, blocks)
+        for _ in range(plan.n_rounds):
+            _refit(x, w, plan.nmax, fit, blocks)
+            _try_neighbours(x, w, plan.nmax, plan.top, 1, fit, blocks)
         for b in range(min(n_blocks, values.shape[0] - first)):
             d[first + b] = blocks.d[b]
             dmin[first + b] = blocks.dmin[b]

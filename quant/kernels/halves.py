@@ -8,7 +8,7 @@ Knows float16 and nothing of blocks. Numba has no float16 type, hence the bit ar
 
 import numpy as np
 
-from quant.kernels.compiler import kernel
+from quant.kernels.compiler import inner
 
 _LARGEST = np.float32(65504)
 _SMALLEST_NORMAL = np.float32(2.0**-14)
@@ -18,7 +18,7 @@ _EXPONENT_OF_SMALLEST = np.int32((127 - 14) << 23)
 _THIRTEEN_BINADES = np.int32(13 << 23)
 
 
-@kernel
+@inner
 def round_to_half(v):
     """The float32 that a float16 nearest to `v` decodes to; beyond ±65504, ±65504."""
     v = np.float32(min(max(v, -_LARGEST), _LARGEST))
@@ -29,7 +29,7 @@ def round_to_half(v):
     return magnitude if v >= np.float32(0) else -magnitude
 
 
-@kernel
+@inner
 def store_half(v, out, at):
     """Write `v`, a value that `round_to_half` returned, as two bytes, low byte first, to out[at:at+2]."""
     bits = np.float32(v).view(np.int32)

@@ -22,18 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.kernels import affine_blocks
-from quant.kernels.compiler import kernel
+from quant.kernels.compiler import inner, kernel
 from quant.kernels.halves import store_half
-from quant.kernels.levels import affine_levels
+from quant.kernels.levels import affine_block_levels
+from quant.kernels.tile import search_steps
 
 N = 32
 NMAX = np.float32(15)
 PLAN = affine_blocks.AffinePlan(
     nmax=NMAX,
     top=np.float32(63),
-    first=np.float32(-0.9),
-    step=np.float32(0.15),
-    n_steps=13,
+    steps=search_steps(0.9, 13),
     n_refine=2,
     spread=np.float32(1),
     n_tries=9,
@@ -50,7 +49,7 @@ def encode(w: NDArray[np.float32], importance: NDArray[np.float32] | None, out: 
 def _pack(values, d, dmin, codes, out):
     level = np.empty((8, N), dtype=np.uint8)
     for b in range(values.shape[0]):
-        affine_levels(values[b], d[b], dmin[b], codes[b], NMAX, level)
+        affine_block_levels(values[b], d[b], dmin[b], codes[b], NMAX, level)
         block = out[b]
         store_half(d[b], block, 0)
         store_half(dmin[b], block, 2)
@@ -61,7 +60,7 @@ def _pack(values, d, dmin, codes, out):
                 qs[i] = below[i] | (above[i] << 4)
 
 
-@kernel
+@inner
 def pack_codes(scale_code, min_code, scales):
     """Eight scale codes and eight minimum codes of 6 bits into 12 bytes, as drawn above; Q5_K stores them alike."""
     for k in range(4):

@@ -20,18 +20,17 @@ from numpy.typing import NDArray
 from quant.kernels import symmetric_blocks
 from quant.kernels.compiler import kernel
 from quant.kernels.halves import store_half
-from quant.kernels.levels import symmetric_levels
+from quant.kernels.levels import symmetric_block_levels
+from quant.kernels.symmetric import Levels
+from quant.kernels.tile import search_steps
 
 N = 16
 LOWEST, HIGHEST = np.float32(-32), np.float32(31)
 PLAN = symmetric_blocks.SymmetricPlan(
-    lowest=LOWEST,
-    highest=HIGHEST,
+    levels=Levels(LOWEST, HIGHEST, nonlinear=False),
     lowest_code=np.float32(-128),
     highest_code=np.float32(127),
-    first=np.float32(-0.9),
-    step=np.float32(0.3),
-    n_steps=7,
+    steps=search_steps(0.9, 7),
     n_refine=1,
     spread=np.float32(2),
     n_tries=5,
@@ -49,7 +48,7 @@ def _pack(values, d, codes, out):
     level = np.empty((16, N), dtype=np.uint8)
     quarters = level.reshape(2, 4, 32)
     for b in range(values.shape[0]):
-        symmetric_levels(values[b], d[b], codes[b], LOWEST, HIGHEST, level)
+        symmetric_block_levels(values[b], d[b], codes[b], LOWEST, HIGHEST, level)
         block = out[b]
         for h in range(2):
             q0, q1, q2, q3 = quarters[h, 0], quarters[h, 1], quarters[h, 2], quarters[h, 3]

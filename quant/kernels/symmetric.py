@@ -12,13 +12,22 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.kernels.compiler import kernel
+from quant.kernels import nonlinear
+from quant.kernels.compiler import inner
 
 F32Array = NDArray[np.float32]
 
 _ZERO = np.float32(0)
 _ONE = np.float32(1)
 _TINY = np.float32(1e-30)
+
+
+class Levels(NamedTuple):
+    """The integers lowest..highest, or the sixteen uneven values of nonlinear.py between these bounds."""
+
+    lowest: np.float32
+    highest: np.float32
+    nonlinear: bool
 
 
 class SymmetricFit(NamedTuple):
@@ -36,9 +45,18 @@ def empty_fit(lanes: int) -> SymmetricFit:
     return SymmetricFit(*(np.empty(lanes, dtype=np.float32) for _ in SymmetricFit._fields))
 
 
-@kernel
-def level_sums(x, w, inverse, lowest, highest, sum_l2, sum_xl):
-    """Σwl² and Σwlx of l = clamp(round(x · inverse)). Four rows a loop: sums stay in registers longer."""
+@inner
+def level_sums(x, w, inverse, levels, sum_l2, sum_xl):
+    """Σwl² and Σwlx of every lane, l the level nearest to x · inverse."""
+    if levels.nonlinear:
+        nonlinear.level_sums(x, w, inverse, sum_l2, sum_xl)
+    else:
+        _even_level_sums(x, w, inverse, levels.lowest, levels.highest, sum_l2, sum_xl)
+
+
+@inner
+def _even_level_sums(x, w, inverse, lowest, highest, sum_l2, sum_xl):
+    """As level_sums, l = clamp(round(x · inverse)). Four rows a loop: sums stay in registers longer."""
     sum_l2[:] = _ZERO
     sum_xl[:] = _ZERO
     for j in range(0, x.shape[0], 4):
@@ -55,10 +73,18 @@ def level_sums(x, w, inverse, lowest, highest, sum_l2, sum_xl):
             sum_xl[i] += (wl0 * x0[i] + wl1 * x1[i]) + (wl2 * x2[i] + wl3 * x3[i])
 
 
-@kernel
-def weighted_error(x, w, scale, lowest, highest, inverse, error):
+@inner
+def weighted_error(x, w, scale, levels, inverse, error):
     """Σw(x - x̂)² of every lane when levels are the nearest ones of `scale`; scale 0 means x̂ = 0."""
     invert(scale, inverse)
+    if levels.nonlinear:
+        nonlinear.weighted_error(x, w, scale, inverse, error)
+    else:
+        _even_weighted_error(x, w, scale, inverse, levels.lowest, levels.highest, error)
+
+
+@inner
+def _even_weighted_error(x, w, scale, inverse, lowest, highest, error):
     error[:] = _ZERO
     for j in range(0, x.shape[0], 4):
         x0, x1, x2, x3 = x[j], x[j + 1], x[j + 2], x[j + 3]
@@ -72,17 +98,17 @@ def weighted_error(x, w, scale, lowest, highest, inverse, error):
             error[i] += (w0[i] * e0 * e0 + w1[i] * e1 * e1) + (w2[i] * e2 * e2 + w3[i] * e3 * e3)
 
 
-@kernel
+@inner
 def find_extremes(x, extreme):
     """The weight of largest magnitude of every lane, with its sign."""
-    extreme[:] = x[0]
-    for j in range(1, x.shape[0]):
+    extreme[:] = _ZERO
+    for j in range(x.shape[0]):
         xj = x[j]
         for i in range(extreme.shape[0]):
             extreme[i] = xj[i] if abs(xj[i]) > abs(extreme[i]) else extreme[i]
 
 
-@kernel
+@inner
 def _accept(fit):
     """Best scale for the levels just summed; kept where it gains more than the best so far."""
     best_scale, best_gain, sum_l2, sum_xl = fit.scale, fit.gain, fit.sum_l2, fit.sum_xl
@@ -95,31 +121,31 @@ def _accept(fit):
         best_gain[i] = gain if better else old_gain
 
 
-@kernel
+@inner
 def invert(scale, inverse):
     """1 / scale, and 0 where scale is 0."""
     for i in range(scale.shape[0]):
         inverse[i] = _ONE / scale[i] if scale[i] != _ZERO else _ZERO
 
 
-@kernel
-def search(x, w, lowest, highest, first, step, n_steps, n_refine, fit):
+@inner
+def search(x, w, levels, steps, n_refine, fit):
     """Scale of every lane.
 
-    Tries n_steps inverse scales (lowest - first - k·step) / extreme, each fitted in closed form, then rounds the best
-    fit again n_refine times.
+    Tries the inverse scales (lowest - step) / extreme, each fitted in closed form, then rounds the best fit again
+    n_refine times.
     """
     extreme, inverse = fit.extreme, fit.inverse
     find_extremes(x, extreme)
     fit.scale[:] = _ZERO
     fit.gain[:] = _ZERO
-    for k in range(n_steps):
-        stretched = lowest - first - step * np.float32(k)
+    for k in range(steps.shape[0]):
+        stretched = levels.lowest - steps[k]
         for i in range(extreme.shape[0]):
             inverse[i] = stretched / extreme[i] if extreme[i] != _ZERO else _ZERO
-        level_sums(x, w, inverse, lowest, highest, fit.sum_l2, fit.sum_xl)
+        level_sums(x, w, inverse, levels, fit.sum_l2, fit.sum_xl)
         _accept(fit)
     for _ in range(n_refine):
         invert(fit.scale, inverse)
-        level_sums(x, w, inverse, lowest, highest, fit.sum_l2, fit.sum_xl)
+        level_sums(x, w, inverse, levels, fit.sum_l2, fit.sum_xl)
         _accept(fit)

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.kernels.compiler import kernel
+from quant.kernels.compiler import inner, kernel
 from quant.kernels.halves import round_to_half
-from quant.kernels.symmetric import empty_fit, invert, level_sums, search, weighted_error
+from quant.kernels.symmetric import Levels, empty_fit, invert, level_sums, search, weighted_error
 from quant.kernels.tile import BLOCK, SLAB, TILE, block_importance, load
 from quant.kernels.units import UnitSearch, best_unit, empty_unit_search, spread_over_lanes
 
@@ -34,21 +34,18 @@ _INFINITY = np.float32(np.inf)
 class SymmetricPlan(NamedTuple):
     """How wide to search.
 
-    lowest, highest       levels
+    levels                what weights are rounded to
     lowest_code, highest_code  codes of scales
-    first, step, n_steps  inverse scales to try a sub-block: (lowest - first - k·step) / extreme
+    steps                 inverse scales to try a sub-block: (levels.lowest - step) / extreme
     n_refine              times the best of them is rounded and fitted again
     spread, n_tries       divisors of the extreme scale to try a block: lowest_code ± spread
     n_rounds              times d is fitted again, neighbouring codes tried after each
     """
 
-    lowest: np.float32
-    highest: np.float32
+    levels: Levels
     lowest_code: np.float32
     highest_code: np.float32
-    first: np.float32
-    step: np.float32
-    n_steps: int
+    steps: F32Array
     n_refine: int
     spread: np.float32
     n_tries: int
@@ -79,14 +76,15 @@ def empty_blocks(lanes: int, n_blocks: int) -> SymmetricBlocks:
     return SymmetricBlocks._make([*arrays, empty_unit_search(n_blocks)])
 
 
-@kernel
+@inner
 def _first_guess(x, w, plan, fit, blocks):
     """d and codes from the fits."""
     invert(fit.scale, fit.inverse)
-    level_sums(x, w, fit.inverse, plan.lowest, plan.highest, fit.sum_l2, fit.sum_xl)
+    level_sums(x, w, fit.inverse, plan.levels, fit.sum_l2, fit.sum_xl)
     lowest_code, highest_code = plan.lowest_code, plan.highest_code
     best_unit(
         fit.scale,
+        fit.sum_l2,
         fit.sum_l2,
         lowest_code,
         highest_code,
@@ -103,7 +101,7 @@ def _first_guess(x, w, plan, fit, blocks):
         code[i] = min(max(np.rint(ratio), lowest_code), highest_code)
 
 
-@kernel
+@inner
 def _try_move(x, w, plan, move, inverse, blocks):
     """Move the code of every lane; lanes with a smaller error remember it."""
     code, scale, lane_d = blocks.try_code, blocks.scale, blocks.lane_d
@@ -111,7 +109,7 @@ def _try_move(x, w, plan, move, inverse, blocks):
     for i in range(scale.shape[0]):
         scale[i] = lane_d[i] * min(max(code[i] + move, lowest_code), highest_code)
     error, best, best_code = blocks.lane_error, blocks.lane_best, blocks.next_code
-    weighted_error(x, w, scale, plan.lowest, plan.highest, inverse, error)
+    weighted_error(x, w, scale, plan.levels, inverse, error)
     for i in range(scale.shape[0]):
         new_code, old_code, new, old = (
             min(max(code[i] + move, lowest_code), highest_code),
@@ -123,14 +121,16 @@ def _try_move(x, w, plan, move, inverse, blocks):
         best[i] = new if new < old else old
 
 
-@kernel
+@inner
 def _try_neighbours(x, w, plan, fit, blocks):
     """Codes of every lane moved to the best of their neighbours; the block kept when its error is the smallest yet."""
     spread_over_lanes(blocks.try_d, blocks.lane_d)
     blocks.lane_best[:] = _INFINITY
     for move in range(-1, 2):
         _try_move(x, w, plan, np.float32(move), fit.inverse, blocks)
-    blocks.try_code[:] = blocks.next_code
+    code, best_code = blocks.try_code, blocks.next_code
+    for i in range(code.shape[0]):
+        code[i] = best_code[i]
     n_blocks = blocks.d.shape[0]
     for b in range(n_blocks):
         total = _ZERO
@@ -143,14 +143,14 @@ def _try_neighbours(x, w, plan, fit, blocks):
                 blocks.code[lane] = blocks.try_code[lane]
 
 
-@kernel
+@inner
 def _refit(x, w, plan, fit, blocks):
     """d that suits the candidate's codes and levels best, rounded to a half."""
     scale, lane_d, code = blocks.scale, blocks.lane_d, blocks.try_code
     for i in range(scale.shape[0]):
         scale[i] = lane_d[i] * code[i]
     invert(scale, fit.inverse)
-    level_sums(x, w, fit.inverse, plan.lowest, plan.highest, fit.sum_l2, fit.sum_xl)
+    level_sums(x, w, fit.inverse, plan.levels, fit.sum_l2, fit.sum_xl)
     n_blocks = blocks.d.shape[0]
     for b in range(n_blocks):
         sum_l2, sum_xl = _ZERO, _ZERO
@@ -162,23 +162,17 @@ def _refit(x, w, plan, fit, blocks):
 
 
 @kernel
-def _search_tile(x, w, plan, fit, blocks):
-    """Stored scales of the blocks of one tile, left in `blocks`."""
-    search(x, w, plan.lowest, plan.highest, plan.first, plan.step, plan.n_steps, plan.n_refine, fit)
-    _first_guess(x, w, plan, fit, blocks)
-    blocks.error[:] = _INFINITY
-    _try_neighbours(x, w, plan, fit, blocks)
-    for _ in range(plan.n_rounds):
-        _refit(x, w, plan, fit, blocks)
-        _try_neighbours(x, w, plan, fit, blocks)
-
-
-@kernel
 def _search_blocks(values, importance, start, x, w, plan, fit, blocks, d, codes):
     n_blocks = blocks.d.shape[0]
     for first in range(0, values.shape[0], n_blocks):
         load(values, importance, start, first, x, w)
-        _search_tile(x, w, plan, fit, blocks)
+        search(x, w, plan.levels, plan.steps, plan.n_refine, fit)
+        _first_guess(x, w, plan, fit, blocks)
+        blocks.error[:] = _INFINITY
+        _try_neighbours(x, w, plan, fit, blocks)
+        for _ in range(plan.n_rounds):
+            _refit(x, w, plan, fit, blocks)
+            _try_neighbours(x, w, plan, fit, blocks)
         for b in range(min(n_blocks, values.shape[0] - first)):
             d[first + b] = blocks.d[b]
             for sub in range(codes.shape[1]):

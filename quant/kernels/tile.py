@@ -20,7 +20,7 @@ no dependence between iterations, unit stride, any SIMD width.
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.kernels.compiler import kernel
+from quant.kernels.compiler import inner
 
 F32Array = NDArray[np.float32]
 
@@ -48,7 +48,12 @@ def block_importance(importance: F32Array | None, n_per_row: int, block_size: in
     return relative
 
 
-@kernel
+def search_steps(reach: float, n_steps: int) -> F32Array:
+    """n_steps (odd) evenly spaced values in -reach..reach, 0 first: the plain scale wins a tie."""
+    return np.array(sorted(np.linspace(-reach, reach, n_steps), key=abs), dtype=np.float32)
+
+
+@inner
 def load(values, importance, start, first, x, w):
     """Fill x and w (n, lanes) from values[first:]; lanes past the last block become zero weights.
 
@@ -70,5 +75,6 @@ def load(values, importance, start, first, x, w):
                     w[j, lane] = weights[j]
         else:
             for sub in range(n_sub):
-                x[:, sub * n_lane_blocks + b] = _ZERO
-                w[:, sub * n_lane_blocks + b] = _ONE
+                for j in range(n):
+                    x[j, sub * n_lane_blocks + b] = _ZERO
+                    w[j, sub * n_lane_blocks + b] = _ONE

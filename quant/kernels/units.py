@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.kernels.compiler import kernel
+from quant.kernels.compiler import inner
 from quant.kernels.halves import round_to_half
 
 F32Array = NDArray[np.float32]
@@ -34,15 +34,17 @@ def empty_unit_search(n_blocks: int) -> UnitSearch:
     return UnitSearch(*(np.empty(n_blocks, dtype=np.float32) for _ in UnitSearch._fields))
 
 
-@kernel
+@inner
 def spread_over_lanes(per_block, per_lane):
     """per_lane[lane] = value of the lane's block."""
     n_blocks = per_block.shape[0]
     for start in range(0, per_lane.shape[0], n_blocks):
-        per_lane[start : start + n_blocks] = per_block
+        part = per_lane[start : start + n_blocks]
+        for b in range(n_blocks):
+            part[b] = per_block[b]
 
 
-@kernel
+@inner
 def find_extreme(value, extreme):
     """The value of largest magnitude among each block's lanes, with its sign."""
     n_blocks = extreme.shape[0]
@@ -54,10 +56,11 @@ def find_extreme(value, extreme):
             extreme[b] = new if abs(new) > abs(old) else old
 
 
-@kernel
-def best_unit(value, weight, lowest, highest, end, spread, n_tries, search, unit):
-    """The half for which codes lowest..highest represent `value` of every block best, misses weighted by `weight`.
+@inner
+def best_unit(value, if_above, if_below, lowest, highest, end, spread, n_tries, search, unit):
+    """The half for which codes lowest..highest represent `value` of every block best.
 
+    The square of a miss weighs if_above where the stored value is the greater one, else if_below, per lane.
     Tries n_tries divisors of the extreme value within end ± spread, so that it may be clipped or codes left unused.
     """
     extreme, candidate, inverse, error, best = search
@@ -72,10 +75,12 @@ def best_unit(value, weight, lowest, highest, end, spread, n_tries, search, unit
             inverse[b] = _ONE / half if half != _ZERO else _ZERO
         error[:] = _ZERO
         for start in range(0, value.shape[0], n_blocks):
-            v, cost = value[start : start + n_blocks], weight[start : start + n_blocks]
+            v = value[start : start + n_blocks]
+            above, below = if_above[start : start + n_blocks], if_below[start : start + n_blocks]
             for b in range(n_blocks):
                 miss = candidate[b] * min(max(np.rint(v[b] * inverse[b]), lowest), highest) - v[b]
-                error[b] += cost[b] * miss * miss
+                a, c = above[b], below[b]
+                error[b] += (a if miss > _ZERO else c) * miss * miss
         for b in range(n_blocks):
             old_unit, old, new_unit, new = unit[b], best[b], candidate[b], error[b]
             unit[b] = new_unit if new < old else old_unit

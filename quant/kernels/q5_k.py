@@ -1,0 +1,60 @@
+"""Q5_K: 256 weights in 176 bytes, 5.5 bits a weight.
+
+      byte 0    2     4              16             48                                    176
+           | d  | dmin | scales (12) | qh (32)      | qs (128)                            |
+             f16  f16    8 + 8 codes   levels, bit 4  levels, bits 0-3
+                         of 6 bits
+
+      x̂ = (d · scale_code[k]) · level - (dmin · min_code[k])      k = 0..7, sub-blocks of 32 weights
+
+      scales                as in q4_k.py
+      qs[32g + i]           low 4 bits of weight 64g + i below, of weight 64g + 32 + i above      g = 0..3, i = 0..31
+      qh[i]                 bit k = bit 4 of weight i of sub-block k
+
+Source: ggml-common.h block_q5_K, ggml-quants.c dequantize_row_q5_K.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.kernels import affine_blocks
+from quant.kernels.compiler import kernel
+from quant.kernels.halves import store_half
+from quant.kernels.levels import affine_block_levels
+from quant.kernels.q4_k import pack_codes
+from quant.kernels.tile import search_steps
+
+N = 32
+NMAX = np.float32(31)
+PLAN = affine_blocks.AffinePlan(
+    nmax=NMAX,
+    top=np.float32(63),
+    steps=search_steps(0.9, 13),
+    n_refine=2,
+    spread=np.float32(1),
+    n_tries=9,
+    n_rounds=1,
+)
+
+
+def encode(w: NDArray[np.float32], importance: NDArray[np.float32] | None, out: NDArray[np.uint8]) -> None:
+    """Encode rows; the contract is in quant/kernels/__init__.py."""
+    affine_blocks.encode(w, importance, out, N, PLAN, _pack)
+
+
+@kernel
+def _pack(values, d, dmin, codes, out):
+    level = np.empty((8, N), dtype=np.uint8)
+    for b in range(values.shape[0]):
+        affine_block_levels(values[b], d[b], dmin[b], codes[b], NMAX, level)
+        block = out[b]
+        store_half(d[b], block, 0)
+        store_half(dmin[b], block, 2)
+        pack_codes(codes[b, 0], codes[b, 1], block[4:16])
+        qh = block[16:48]
+        qh[:] = 0
+        for g in range(4):
+            below, above, qs = level[2 * g], level[2 * g + 1], block[48 + 32 * g : 80 + 32 * g]
+            for i in range(N):
+                qs[i] = (below[i] & 15) | ((above[i] & 15) << 4)
+                qh[i] |= ((below[i] >> 4) << (2 * g)) | ((above[i] >> 4) << (2 * g + 1))
