@@ -13,6 +13,7 @@ from gguf import GGUFValueType, Keys, TokenType
 from ggufkit.errors import TokenizerError
 from ggufkit.formats.model import KV
 from ggufkit.tokenizer.files import TokenizerFiles, expect, is_int
+from ggufkit.tokenizer.sentencepiece_model import SentencePieceModel, parse_model
 
 SPACE = "\u2581"
 ADDED_SCORE = -1000.0
@@ -59,8 +60,11 @@ def from_model(files: TokenizerFiles, n_vocab: int, *, phi3: bool = False) -> tu
 
     Raises TokenizerError where the file is no SentencePiece model or has more pieces than the model has rows.
     """
+    model = _read_model(files, n_vocab)
     pieces = Pieces(n_vocab)
-    _put_pieces(pieces, files)
+    for number, piece in enumerate(model.pieces):
+        whole = piece.type == TokenType.USER_DEFINED  # llama.cpp seeks these in the text as it was typed
+        pieces.put(number, piece.text.replace(SPACE, " ") if whole else piece.text, piece.score, piece.type)
     for text, number in files.read_object("added_tokens.json").items():
         if not is_int(number) or number < 0:
             raise TokenizerError(f"added_tokens.json: {text!r} has number {number!r}. It is malformed.")
@@ -71,7 +75,9 @@ def from_model(files: TokenizerFiles, n_vocab: int, *, phi3: bool = False) -> tu
     if phi3:
         for token in files.read_object("tokenizer.json").get("added_tokens") or []:
             _put_declared(pieces, expect(token, dict, "tokenizer.json: added_tokens").get("id"), token, as_spelled=True)
-    return pieces.metadata()
+    if model.add_dummy_prefix or "add_prefix_space" in files.read_object("tokenizer_config.json"):
+        return pieces.metadata()
+    return (*pieces.metadata(), KV(Keys.Tokenizer.ADD_PREFIX, GGUFValueType.BOOL, False))
 
 
 def declared_tokens(files: TokenizerFiles) -> Iterable[tuple[int, dict[str, Any]]]:
@@ -84,34 +90,18 @@ def declared_tokens(files: TokenizerFiles) -> Iterable[tuple[int, dict[str, Any]
         yield int(number), expect(token, dict, where)
 
 
-def _put_pieces(pieces: Pieces, files: TokenizerFiles) -> None:
-    from sentencepiece import SentencePieceProcessor
-
+def _read_model(files: TokenizerFiles, n_vocab: int) -> SentencePieceModel:
     path = files.folder / "tokenizer.model"
-    raw = files.read_bytes("tokenizer.model")
-    model = SentencePieceProcessor()
     try:
-        model.LoadFromSerializedProto(raw)
-        n_pieces = model.vocab_size()
-        if not 0 < n_pieces <= pieces.n_vocab:
-            raise TokenizerError(
-                f"{path}: {n_pieces} pieces, the model has {pieces.n_vocab} rows of embeddings. "
-                "Tokenizer and weights do not belong together."
-            )
-        for i in range(n_pieces):
-            pieces.put(i, model.IdToPiece(i), model.GetScore(i), _piece_type(model, i))
-    except (RuntimeError, OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"{path}: is not a SentencePiece model. Fetch the file again.") from error
-
-
-def _piece_type(model: Any, number: int) -> TokenType:
-    if model.IsUnknown(number):
-        return TokenType.UNKNOWN
-    if model.IsControl(number):
-        return TokenType.CONTROL
-    if model.IsUnused(number):
-        return TokenType.UNUSED
-    return TokenType.BYTE if model.IsByte(number) else TokenType.NORMAL
+        model = parse_model(files.read_bytes("tokenizer.model"))
+    except ValueError as error:
+        raise TokenizerError(f"{path}: is not a SentencePiece model: {error}. Fetch the file again.") from error
+    if len(model.pieces) > n_vocab:
+        raise TokenizerError(
+            f"{path}: {len(model.pieces)} pieces, the model has {n_vocab} rows of embeddings. "
+            "Tokenizer and weights do not belong together."
+        )
+    return model
 
 
 def _put_declared(pieces: Pieces, number: Any, token: dict[str, Any], *, as_spelled: bool) -> None:

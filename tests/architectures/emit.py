@@ -6,6 +6,7 @@ import json
 import gguf
 import numpy as np
 
+from ggufkit.formats.gguf_writer import header_bytes
 from ggufkit.formats.model import Model, ModelTensor
 
 OUTTYPES = {"f32": 0, "f16": 1, "bf16": 32}  # llama_ftype
@@ -41,3 +42,16 @@ def _value_facts(kv, outtype):
         digest = hashlib.sha256(json.dumps(value).encode()).hexdigest()
         return {"type": types, "len": len(value), "head": value[:4], "sha256": digest}
     return {"type": types, "value": value}
+
+
+def write_gguf(path, metadata, tensors=()):
+    """A GGUF file of F32 tensors (none: a vocabulary alone)."""
+    alignment, offset, rows, data = 32, 0, [], []
+    for tensor in tensors:
+        values = np.concatenate([tensor.rows(i, 0, tensor.n_rows) for i in range(tensor.n_expert)])
+        raw = values.astype("<f4").tobytes()
+        rows.append((tensor.name, tensor.shape, 0, offset))
+        data.append(raw + bytes(-len(raw) % alignment))
+        offset += len(data[-1])
+    path.write_bytes(header_bytes(metadata, rows, alignment) + b"".join(data))
+    return path

@@ -7,8 +7,7 @@ import pytest
 
 from ggufkit.architectures import convert
 from ggufkit.formats.checkpoint import Checkpoint
-
-from .emit import tensor_facts
+from tests.architectures.emit import tensor_facts
 
 ROOT = Path(__file__).parents[2]
 PARITY = ROOT / "tests" / "data" / "parity"

@@ -1,0 +1,26 @@
+"""What a converted file computes: llama.cpp on our F32 file against Hugging Face's float32 logits of the checkpoint."""
+
+import numpy as np
+import pytest
+
+from ggufkit.architectures import convert
+from ggufkit.formats.checkpoint import Checkpoint
+from ggufkit.runtime.engine import Engine
+from tests.architectures import tiny
+from tests.architectures.emit import write_gguf
+
+LOGITS = np.load(tiny.DATA / "logits.npz")
+
+
+@pytest.mark.parametrize("name", tiny.CASES)
+def test_logits_are_hugging_faces(name, tmp_path):
+    ids, wanted, argmax = (LOGITS[f"{name}/{part}"] for part in ("ids", "logits", "argmax"))
+    model = convert(Checkpoint.open(tiny.build(name, tmp_path)))
+    path = write_gguf(tmp_path / "model.gguf", model.metadata, model.tensors)
+    with Engine.open(path, n_ctx=64, threads=1, n_outputs=4, use_extra_bufts=False, flash_attn=False) as engine:
+        mask = np.arange(len(ids)) >= len(ids) - 4
+        engine.decode(ids, 0, logits=mask.astype(np.int8))
+        got = engine.logits(4).copy()
+    assert list(got.argmax(axis=1)) == list(argmax)
+    error = np.linalg.norm(got[:, : wanted.shape[1]] - wanted) / np.linalg.norm(wanted)
+    assert error < 2e-3

@@ -1,0 +1,77 @@
+"""Every family against llama.cpp's own converter (0c1e57098): entries, their order, and the bytes of every tensor.
+
+DIFFERENCES is the whole list of what we store otherwise, with the reason.
+"""
+
+import pytest
+
+from ggufkit.architectures import FAMILIES, convert, find_family
+from ggufkit.formats.checkpoint import Checkpoint
+from tests.architectures import tiny
+from tests.architectures.emit import OUTTYPES, metadata_facts, tensor_facts
+
+# case → key → reason; a key that neither side lacks may differ in value
+DIFFERENCES = {
+    "code-llama-7b-hf": {
+        "tokenizer.ggml.fim_pre_token_id": "the converter sets it under a name that has no writer, and drops it",
+        "tokenizer.ggml.fim_suf_token_id": "the same",
+        "tokenizer.ggml.fim_mid_token_id": "the same",
+    },
+    "tinyllama-1.1b": {
+        "tokenizer.ggml.scores": "the converter stores -1000 for every token, which cuts text wrongly; ours are ranks",
+    },
+    "mistral-7b-instruct-v0.3": {},
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Case → converted model, each made once."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    made = {}
+
+    def get(name):
+        if name not in made:
+            made[name] = convert(Checkpoint.open(tiny.build(name, root)))
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", tiny.CASES)
+def test_metadata_is_the_converters(name, models):
+    ours, reference = metadata_facts(models(name), "f32"), tiny.load_case(name)["gguf"]["f32"]["kv"]
+    differing = {key for key in ours.keys() | reference.keys() if ours.get(key) != reference.get(key)}
+    assert differing == set(DIFFERENCES.get(name, {}))
+    assert [key for key in ours if key in reference] == [key for key in reference if key in ours]
+
+
+@pytest.mark.parametrize("outtype", OUTTYPES)
+@pytest.mark.parametrize("name", tiny.CASES)
+def test_tensors_are_the_converters(name, outtype, models):
+    reference = tiny.load_case(name)["gguf"][outtype]["tensors"]
+    ours = {key: list(facts.values()) for key, facts in tensor_facts(models(name), outtype).items()}
+    assert ours == reference
+    assert list(ours) == list(reference)
+
+
+def test_every_family_has_a_case(tmp_path):
+    covered = {tiny.load_case(name)["config"]["architectures"][0] for name in tiny.CASES}
+    assert all(covered & set(family.classes) for family in FAMILIES)
+
+
+@pytest.mark.parametrize("name", tiny.CASES)
+def test_family_accounts_for_every_tensor(name, models, tmp_path):
+    """All source tensors used, all required GGUF tensors made, nothing more than the family knows."""
+    model, case = models(name), tiny.load_case(name)
+    used = {part.name.partition("[")[0] for tensor in model.tensors for part in tensor.parts}
+    computed = {tensor.name for tensor in model.tensors if tensor.name.startswith("rope_f")}
+    assert used - computed == set(case["source"])
+    family = next(f for f in FAMILIES if case["config"]["architectures"][0] in f.classes)
+    assert all(family.shape_of(t.name) or "_exps." in t.name for t in model.tensors if t.name not in computed)
+
+
+def test_a_known_class_finds_its_family(tmp_path):
+    for name in tiny.CASES:
+        checkpoint = Checkpoint.open(tiny.build(name, tmp_path))
+        assert checkpoint.config["architectures"][0] in find_family(checkpoint).classes
