@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from ggufkit.errors import CheckpointError
 from ggufkit.formats import strict_json
-from ggufkit.formats.files import checked_size, shown
+from ggufkit.formats.files import disguise, is_present, read_small, shown
 from ggufkit.formats.fingerprint import content_digest
 from ggufkit.formats.safetensors import SafetensorsFile
 from ggufkit.formats.shards import find_shards, open_shards
@@ -79,24 +79,19 @@ def _check_folder(folder: Path) -> None:
 def read_bytes(folder: Path, name: str, *, max_nbytes: int = MAX_JSON_NBYTES) -> bytes:
     """Content of a small file of the folder; b"" where it is absent. Raises CheckpointError where it is too large."""
     path = folder / name
-    if not path.exists() and not path.is_symlink():
-        return b""
-    nbytes = checked_size(path, CheckpointError)
-    if nbytes > max_nbytes:
-        raise CheckpointError(f"{path}: {nbytes} bytes, at most {max_nbytes} are read of this file.")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from error
+    return read_small(path, max_nbytes, CheckpointError) if is_present(path) else b""
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any] | None:
     """Object in a JSON file of the folder, or None where there is no such file. Raises CheckpointError."""
     path = folder / name
-    if not path.exists() and not path.is_symlink():
+    if not is_present(path):
         return None
+    raw = read_bytes(folder, name)
+    if what := disguise(raw[:64]):
+        raise CheckpointError(f"{path} {what}")
     try:
-        value = strict_json.loads(read_bytes(folder, name))
+        value = strict_json.loads(raw)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}. Fetch the file again.") from error
     if not isinstance(value, dict):

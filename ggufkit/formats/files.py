@@ -42,6 +42,23 @@ def checked_size(path: Path, error: type[InputError]) -> int:
     return status.st_size
 
 
+def is_present(path: Path) -> bool:
+    """Whether something has that name, a link to nothing included."""
+    return path.is_symlink() or path.exists()
+
+
+def read_small(path: Path, max_nbytes: int, error: type[InputError]) -> bytes:
+    """Whole content of a file that is not meant to be large. Raises `error`."""
+    nbytes = checked_size(path, error)
+    if nbytes > max_nbytes:
+        raise error(f"{path}: {nbytes} bytes, at most {max_nbytes} are read of this file.")
+    try:
+        with path.open("rb") as file:
+            return file.read(max_nbytes)
+    except OSError as cause:
+        raise error(f"{path}: cannot be read: {cause.strerror}. Check its permissions.") from cause
+
+
 def disguise(head: bytes) -> str:
     """What a file that begins with `head` really is, and what to do about it; empty where nothing is recognised."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:32].lower()

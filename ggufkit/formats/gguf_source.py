@@ -74,12 +74,14 @@ def _hparam(source: GgufFile, key: str, default: int | None = None) -> int:
     value = source.value(key)
     if value is None:
         if default is None:
-            raise GgufError(f"{source.path}: {key} is missing, so the file cannot be a whole model.")
+            raise GgufError(f"{source.path}: {shown(key)} is missing, so the file cannot be a whole model.")
         return default
     kv = source.metadata[key]
     values: list[Any] = list(value) if kv.type is gguf.GGUFValueType.ARRAY else [value]
     if not values or not all(type(v) is int and 0 <= v <= _MAX_HPARAM for v in values):
-        raise GgufError(f"{source.path}: {key} is {shown(str(values))}, wanted whole numbers from 0 to {_MAX_HPARAM}.")
+        raise GgufError(
+            f"{source.path}: {shown(key)} is {shown(str(values))}, wanted whole numbers from 0 to {_MAX_HPARAM}."
+        )
     return int(max(values))
 
 
@@ -91,15 +93,17 @@ def _n_vocab(source: GgufFile, arch: str) -> int:
 
 def _model_tensor(ref: TensorRef, path: Path, allow_requantize: bool) -> ModelTensor:
     if not 1 <= len(ref.shape) <= 3 or 0 in ref.shape:
-        raise GgufError(f"{path}: tensor {ref.name} has shape {list(ref.shape)}; weights have 1 to 3 dimensions.")
+        raise GgufError(
+            f"{path}: tensor {shown(ref.name)} has shape {list(ref.shape)}; weights have 1 to 3 dimensions."
+        )
     if ref.dtype not in WEIGHT_DTYPES:
         raise GgufError(
-            f"{path}: tensor {ref.name} is stored as {ref.dtype}, which is no type of weights. "
+            f"{path}: tensor {shown(ref.name)} is stored as {ref.dtype}, which is no type of weights. "
             "Use the model's F16, BF16 or Q8_0 file."
         )
     if ref.dtype not in SOURCE_DTYPES and not allow_requantize:
         raise GgufError(
-            f"{path}: tensor {ref.name} is {ref.dtype} already; encoding it again adds a second loss to the first. "
+            f"{path}: tensor {shown(ref.name)} is {ref.dtype} already; encoding it again adds a second loss. "
             "Start from the F16, BF16 or Q8_0 file, or pass --allow-requantize."
         )
     keep_f32 = len(ref.shape) == 1 and ref.dtype == "F32"

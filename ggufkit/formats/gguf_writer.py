@@ -13,7 +13,7 @@ import numpy as np
 
 from ggufkit.errors import GgufError
 from ggufkit.formats.gguf_cursor import MAGIC, NUMBERS, PACKERS, GgufArray
-from ggufkit.formats.gguf_reader import MAX_NAME_NBYTES
+from ggufkit.formats.gguf_reader import ALIGNMENT_KEY, MAX_NAME_NBYTES
 from ggufkit.formats.model import KV
 
 VERSION = 3
@@ -28,6 +28,9 @@ def header_bytes(metadata: Sequence[KV], tensors: Sequence[TensorRow], alignment
     tensors   name, shape in numpy order, ggml type, offset from the start of the data in bytes
     Raises GgufError for a value that its type cannot hold, and for names that are too long or not unique.
     """
+    stated = next((kv.value for kv in metadata if kv.key == ALIGNMENT_KEY), gguf.GGUF_DEFAULT_ALIGNMENT)
+    if stated != alignment:
+        raise GgufError(f"{ALIGNMENT_KEY} says {stated}, the data is aligned to {alignment} bytes.")
     _check_unique([kv.key for kv in metadata], "key")
     _check_unique([name for name, *_ in tensors], "tensor")
     out = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]

@@ -103,7 +103,7 @@ def parse_header(header: bytes, file_nbytes: int, where: str) -> list[Entry]:
     if not header.startswith(b"{"):
         raise CheckpointError(f"{where}: the header does not begin with '{{'. This is no safetensors file.")
     try:
-        fields = strict_json.loads(header, whole_numbers=True)
+        fields = strict_json.loads(header, header=True)
     except ValueError as error:
         raise CheckpointError(f"{where}: the header cannot be read: {error}. {_DAMAGED}") from error
     _check_metadata(fields.pop(METADATA_KEY, {}), where)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ggufkit.errors import CheckpointError
 from ggufkit.formats import strict_json
-from ggufkit.formats.files import checked_size, disguise, shown
+from ggufkit.formats.files import disguise, is_present, read_small, shown
 from ggufkit.formats.safetensors import SafetensorsFile, open_safetensors
 from ggufkit.formats.tensor import TensorRef
 
@@ -29,7 +29,7 @@ def find_shards(folder: Path) -> tuple[list[str], dict[str, str] | None]:
     if SINGLE in names:
         return [SINGLE], None
     numbered = [name for name in names if _SHARD.fullmatch(name)]
-    if (folder / INDEX).exists():
+    if is_present(folder / INDEX):
         weight_map = read_index(folder / INDEX)
         named = sorted(set(weight_map.values()))
         extra = [name for name in numbered if name not in named]
@@ -45,10 +45,7 @@ def find_shards(folder: Path) -> tuple[list[str], dict[str, str] | None]:
 
 def read_index(path: Path) -> dict[str, str]:
     """Tensor -> shard of an index, with every shard a plain file name. Raises CheckpointError."""
-    nbytes = checked_size(path, CheckpointError)
-    if nbytes > MAX_INDEX_NBYTES:
-        raise CheckpointError(f"{path}: {nbytes} bytes, at most {MAX_INDEX_NBYTES} are read of an index.")
-    raw = path.read_bytes()
+    raw = read_small(path, MAX_INDEX_NBYTES, CheckpointError)
     if what := disguise(raw[:64]):
         raise CheckpointError(f"{path} {what}")
     try:
@@ -155,10 +152,8 @@ def _inside(folder: Path, name: str) -> Path:
     """Path of a shard; a link must end in the folder, or among the blobs of the hub cache the folder is part of."""
     path = folder / name
     if not path.exists():
-        what = "is a link to a file that is gone" if path.is_symlink() else "is missing"
-        raise CheckpointError(
-            f"{path} {what}. Fetch the shard; {INDEX} names it." if name != SINGLE else f"{path} {what}."
-        )
+        what = "is a link to a file that is gone" if path.is_symlink() else f"is missing; {INDEX} names it"
+        raise CheckpointError(f"{path} {what}. Fetch the shard again.")
     if path.is_symlink():
         home, target = folder.resolve(), path.resolve()
         # models--org--name/snapshots/<revision>/file -> models--org--name/blobs/<sha256>

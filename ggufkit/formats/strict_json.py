@@ -1,4 +1,4 @@
-"""JSON as a careful reader takes it: no duplicate keys, no text that is not Unicode, no endless nesting.
+"""JSON as a careful reader takes it: keys that mean one thing, text that is Unicode, no endless nesting.
 
 Knows JSON. Does not know what the values mean.
 """
@@ -9,14 +9,16 @@ from typing import Any, NoReturn
 _MAX_DIGITS = 20  # of an unsigned 64-bit number
 
 
-def loads(raw: bytes, *, whole_numbers: bool = False) -> Any:
+def loads(raw: bytes, *, header: bool = False) -> Any:
     """Value of UTF-8 JSON. Raises ValueError with the reason.
 
-    whole_numbers  refuse fractions, exponents, signs, NaN, and numbers beyond 64 bits
+    A key that appears twice with different values is an error; with the same value it passes, people's configs do that.
+    header  for headers made by machines: no key twice at all, and no number but whole ones from 0 within 64 bits
     """
     hooks: dict[str, Any] = {"object_pairs_hook": _object}
-    if whole_numbers:
-        hooks |= {"parse_int": _whole, "parse_float": _refuse_number, "parse_constant": _refuse_number}
+    if header:
+        hooks = {"object_pairs_hook": _strict_object, "parse_int": _whole}
+        hooks |= {"parse_float": _refuse_number, "parse_constant": _refuse_number}
     try:
         return json.loads(raw.decode("utf-8"), **hooks)
     except UnicodeDecodeError as error:
@@ -28,9 +30,18 @@ def loads(raw: bytes, *, whole_numbers: bool = False) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"key {twice[:100]!a} appears twice")
+        for key, value in pairs:
+            if value != found[key]:
+                raise ValueError(f"key {key[:100]!a} appears twice with different values")
+    return found
+
+
+def _strict_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"key {key[:100]!a} appears twice")
+        found[key] = value
     return found
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 import quant
 from ggufkit.errors import InputError
+from ggufkit.formats.files import shown
 
 F32Array = NDArray[np.float32]
 U8Array = NDArray[np.uint8]
@@ -116,7 +117,7 @@ class TensorRef:
         """Rows [start, stop) widened to float32: (stop - start, n_per_row). InputError for a dtype that holds none."""
         if self.dtype not in WEIGHT_DTYPES:
             raise InputError(
-                f"{self.file.path}: tensor {self.name} is stored as {self.dtype}, which is no type of weights "
+                f"{self.file.path}: tensor {shown(self.name)} is stored as {self.dtype}, which is no type of weights "
                 "that can be read. Use the checkpoint in BF16, F16 or F32."
             )
         return widen(self.raw_rows(start, stop), self.dtype)

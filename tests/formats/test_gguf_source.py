@@ -37,7 +37,7 @@ def test_quantized_file_is_refused_unless_it_is_asked_for(tmp_path: Path) -> Non
     source, quantized = tmp_path / "f32.gguf", tmp_path / "q4_0.gguf"
     write_llama(source)
     llama_quantize(source, quantized, Q4_0)
-    with pytest.raises(GgufError, match=r"is Q\d_\w already; .* second loss .* pass --allow-requantize"):
+    with pytest.raises(GgufError, match=r"is Q\d_\w already; .* second loss.* pass --allow-requantize"):
         open_model(quantized)
     model = open_model(quantized, allow_requantize=True)
     tensor = next(t for t in model.tensors if t.dtype == "Q4_0")
@@ -82,6 +82,11 @@ def test_number_of_heads_of_each_layer_gives_the_largest(tmp_path: Path) -> None
     ("parts", "infos", "message"),
     [
         (entries()[1:], None, "general.architecture is missing"),
+        (
+            [kv("general.architecture", build.STRING, "\x1b[2J")],
+            None,
+            r"/model.gguf: \\x1b\[2J.embedding_length is missing",
+        ),
         (entries()[:1], None, "llama.embedding_length is missing"),
         (entries(), [], "holds no tensors"),
         (

@@ -158,3 +158,9 @@ def test_names_that_are_too_long_or_not_unique_are_refused() -> None:
         header_bytes([], [("a", (1,), 0, 0), ("a", (1,), 0, 32)], 32)
     with pytest.raises(GgufError, match="key k would be written twice"):
         header_bytes([KV("k", T.UINT8, 1), KV("k", T.UINT8, 1)], [], 32)
+
+
+def test_alignment_must_be_the_one_that_is_stated() -> None:
+    with pytest.raises(GgufError, match="general.alignment says 32, the data is aligned to 64 bytes"):
+        header_bytes([], [], 64)
+    assert len(header_bytes([KV("general.alignment", T.UINT32, 64)], [], 64)) % 64 == 0
