@@ -18,7 +18,8 @@ from tests.formats.build import array, gguf_bytes, info, kv, legacy_imatrix
 from tests.formats.test_gguf_writer import write_llama
 from tests.oracle import llama_quantize
 
-TRAINED = Path(__file__).parents[1] / "data" / "tiny-mixtral.imatrix.gguf"  # made by llama-imatrix
+DATA = Path(__file__).parents[1] / "data"
+TRAINED = DATA / "tiny-mixtral.imatrix.gguf"  # made by llama-imatrix, like the two files of stories260K
 DOWN = "blk.0.ffn_down_exps.weight"
 
 
@@ -61,6 +62,15 @@ def test_importance_is_the_mean_in_float32_with_the_count_rounded(tmp_path: Path
         for i in range(6):
             want = np.float32(1) if count == 0 else np.float32(sums[j, i] / np.float32(count))
             assert got[j, i] == want
+
+
+def test_both_formats_of_one_run_of_llama_imatrix_hold_the_same_importance() -> None:
+    legacy, current = (read_imatrix(DATA / f"stories260K.imatrix.{suffix}") for suffix in ("dat", "gguf"))
+    assert legacy.datasets == current.datasets == ("calibration.txt",)
+    assert legacy.chunk_count == current.chunk_count and (legacy.chunk_size, current.chunk_size) == (0, 256)
+    assert legacy.entries.keys() == current.entries.keys() and len(current.entries) == 5 * 7
+    for name in current.entries:  # the legacy format stores means times chunks, so the last bit may differ
+        np.testing.assert_allclose(legacy.importance_of(name), current.importance_of(name), rtol=3e-7)
 
 
 def test_legacy_file_is_read_and_cut_into_experts(tmp_path: Path) -> None:
