@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 DATA = Path(__file__).parent / "data"
+TINY_MIXTRAL = Path(__file__).parents[1] / "models" / "tiny-mixtral"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,3 +26,22 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text(), f"{path.name} differs; if that is meant, pytest --update-golden"
 
     return check
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """tiny("Q6_K"): the shipped model as a GGUF of that mixture, llama.cpp's bytes; made once a session."""
+    from ggufkit.workflows.quantize import QuantizeSettings, quantize
+    from quant import Encoder
+
+    folder = tmp_path_factory.mktemp("tiny")
+
+    def make(mixture: str) -> Path:
+        path = folder / f"tiny-{mixture}.gguf"
+        if not path.exists():
+            quantize(
+                QuantizeSettings(source=TINY_MIXTRAL, output=path, recipe=mixture, encoder=Encoder.GGML, threads=2)
+            )
+        return path
+
+    return make

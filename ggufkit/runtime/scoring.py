@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import exp, sqrt
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,10 +84,12 @@ def open_for_scoring(
     device: Device = Device.AUTO,
     use_extra_bufts: bool | None = None,
     on_load: Progress | None = None,
+    eval_callback: Any = None,
 ) -> Engine:
     """An engine whose batch holds as many chunks of `n_ctx` as llama-perplexity's, within a bound on logits.
 
-    n_vocab  None reads it from the file: large vocabularies get smaller batches
+    n_vocab        None reads it from the file: large vocabularies get smaller batches
+    eval_callback  see `Engine.open`
     """
     if n_ctx < 8:
         raise UsageError(f"perplexity needs a context of at least 8 tokens, got {n_ctx}")
@@ -108,6 +110,7 @@ def open_for_scoring(
         device=device,
         use_extra_bufts=use_extra_bufts,
         on_load=on_load,
+        eval_callback=eval_callback,
     )
 
 
