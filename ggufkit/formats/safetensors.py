@@ -20,6 +20,7 @@ from ggufkit.formats.tensor import SourceFile, TensorRef
 
 LENGTH_NBYTES = 8
 MAX_HEADER_NBYTES = 100_000_000  # the crate's own bound
+MAX_TENSORS = 1 << 17  # of one file; the largest models have fewer over all their shards
 METADATA_KEY = "__metadata__"
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _MAX_SIZE = 2**64 - 1
@@ -102,6 +103,10 @@ def parse_header(header: bytes, file_nbytes: int, where: str) -> list[Entry]:
     """Entries of a header, in its order, checked against each other and the size of the file."""
     if not header.startswith(b"{"):
         raise CheckpointError(f"{where}: the header does not begin with '{{'. This is no safetensors file.")
+    if (n_tensors := header.count(b'"data_offsets"')) > MAX_TENSORS:
+        raise CheckpointError(
+            f"{where}: the header lists {n_tensors} tensors, at most {MAX_TENSORS} are read. {_DAMAGED}"
+        )
     try:
         fields = strict_json.loads(header, header=True)
     except ValueError as error:

@@ -77,6 +77,7 @@ BAD = {
     "header is not UTF-8": (packed(b'{"\xff":1}'), "not UTF-8 at byte 2"),
     "header is not JSON": (packed(b'{"a":'), "the header cannot be read"),
     "text after the header": (packed(b"{}{}"), "Extra data"),
+    "too many tensors": (packed(b'{"a":"data_offsets"' + b',"data_offsets"' * 131_072 + b"}"), "lists 131073 tensors"),
     "nested deeply": (packed(b'{"a":' * 50_000), "nested too deeply"),
     "key twice": (packed(TWICE, bytes(4)), "key 'a' appears twice"),
     "field twice": (packed(FIELD_TWICE, bytes(4)), "key 'dtype' appears twice"),
