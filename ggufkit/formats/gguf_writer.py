@@ -1,4 +1,4 @@
-"""The header of a GGUF file as bytes: everything before the tensor data. The layout is drawn in `gguf_reader`.
+"""The header of a GGUF file as bytes: everything before the tensor data. The layout is drawn in `gguf_part`.
 
 Knows encodings and padding. Does not add, reorder or interpret an entry, and writes no file: the same entries and
 tensors always give the same bytes. This is the one place where shapes are turned into ggml's order, row length first.
@@ -13,7 +13,7 @@ import numpy as np
 
 from ggufkit.errors import GgufError
 from ggufkit.formats.gguf_cursor import MAGIC, NUMBERS, PACKERS, GgufArray
-from ggufkit.formats.gguf_reader import ALIGNMENT_KEY, MAX_NAME_NBYTES
+from ggufkit.formats.gguf_part import ALIGNMENT_KEY, MAX_NAME_NBYTES
 from ggufkit.formats.model import KV
 
 VERSION = 3

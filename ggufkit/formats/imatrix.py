@@ -4,14 +4,12 @@ GGUF format, two F32 tensors for every weight tensor NAME (shapes in numpy order
     NAME.in_sum2  (n_mat, n_per_row)  sums of squared activations
     NAME.counts   (n_mat, 1)          tokens that were summed
     general.type = "imatrix", imatrix.datasets [str], imatrix.chunk_count u32, imatrix.chunk_size u32
-Legacy format (.dat), little-endian, no magic; experts are not told apart in its counts:
-    i32 n_entries, then for each: i32 len, name, i32 ncall, i32 nval, nval × f32
-    optional: i32 chunk_count, i32 len, name of the text
+The legacy format (.dat) is drawn in `imatrix_legacy`.
 
-Knows both layouts and llama-quantize's arithmetic. Does not collect, merge or smooth importance.
+Knows what the entries mean and llama-quantize's arithmetic. Does not collect, merge or smooth importance.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,12 +17,13 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufkit.errors import GgufError, ImatrixError, InputError
+from ggufkit.errors import ImatrixError, InputError
 from ggufkit.formats.atomic import write_atomic
-from ggufkit.formats.files import checked_size, disguise, shown
+from ggufkit.formats.files import checked_size, shown
 from ggufkit.formats.gguf_cursor import MAGIC
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.gguf_writer import TensorRow, header_bytes
+from ggufkit.formats.imatrix_legacy import parse_legacy
 from ggufkit.formats.model import KV, Model, ModelTensor
 from ggufkit.formats.tensor import SourceFile, TensorRef
 
@@ -33,7 +32,6 @@ F32Array = NDArray[np.float32]
 DATASETS, CHUNK_COUNT, CHUNK_SIZE = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
 SUMS_SUFFIX, COUNTS_SUFFIX = ".in_sum2", ".counts"
 MAX_FILE_NBYTES = 4 << 30  # 8x7B has 25 MB
-_MAX_LEGACY_NAME = 1024
 _ALIGNMENT = 32
 _F32 = int(gguf.GGMLQuantizationType.F32)
 _DAMAGED = "The file is damaged; make it again with llama-imatrix."
@@ -128,10 +126,10 @@ def read_imatrix(path: Path) -> Imatrix:
     try:
         head = file.pread(0, min(nbytes, 64)).tobytes()
         found = _read_gguf(path) if head.startswith(MAGIC) else _read_legacy(file.pread(0, nbytes).tobytes(), path)
-    except GgufError as error:
-        raise ImatrixError(str(error)) from error
+    except ImatrixError:
+        raise
     except InputError as error:
-        raise error if isinstance(error, ImatrixError) else ImatrixError(str(error)) from error
+        raise ImatrixError(str(error)) from error
     finally:
         file.close()
     for name, entry in found.entries.items():
@@ -230,62 +228,9 @@ def _count(source: GgufFile, key: str) -> int:
 
 
 def _read_legacy(raw: bytes, path: Path) -> Imatrix:
-    what = disguise(raw[:64])
-    if what:
-        raise ImatrixError(f"{path} {what}")
-    reader = _Legacy(raw, path)
-    entries: dict[str, ImatrixEntry] = {}
-    for name, entry in reader.entries():
-        if name in entries:
-            raise ImatrixError(f"{path}: {shown(name)} appears twice. {_DAMAGED}")
-        entries[name] = entry
-    chunk_count, dataset = reader.trailer()
-    return Imatrix((dataset,) if dataset else (), chunk_count, 0, entries)
-
-
-class _Legacy:
-    """Position in a legacy file."""
-
-    def __init__(self, raw: bytes, path: Path) -> None:
-        self.raw, self.path, self.pos = raw, path, 0
-
-    def take(self, nbytes: int, what: str) -> bytes:
-        left = len(self.raw) - self.pos
-        if not 0 <= nbytes <= left:
-            raise ImatrixError(
-                f"{self.path}: {what} at byte {self.pos} wants {nbytes} bytes, {left} are left. "
-                "This is no importance file of llama.cpp, or it is cut short."
-            )
-        self.pos += nbytes
-        return self.raw[self.pos - nbytes : self.pos]
-
-    def i32(self, what: str) -> int:
-        return int.from_bytes(self.take(4, what), "little", signed=True)
-
-    def text(self, what: str) -> str:
-        raw = self.take(min(self.i32(what), _MAX_LEGACY_NAME + 1), what)
-        if len(raw) > _MAX_LEGACY_NAME or b"\0" in raw:
-            raise ImatrixError(f"{self.path}: {what} at byte {self.pos} is no text. {_DAMAGED}")
-        try:
-            return raw.decode()
-        except UnicodeDecodeError as error:
-            raise ImatrixError(f"{self.path}: {what} at byte {self.pos} is not UTF-8. {_DAMAGED}") from error
-
-    def entries(self) -> Iterator[tuple[str, ImatrixEntry]]:
-        n_entries = self.i32("the number of entries")
-        if n_entries < 1:
-            raise ImatrixError(f"{self.path}: {n_entries} entries. This is no importance file of llama.cpp.")
-        for _ in range(n_entries):
-            name = self.text("a name")
-            ncall, nval = self.i32(f"the calls of {shown(name)}"), self.i32(f"the length of {shown(name)}")
-            sums = np.frombuffer(self.take(4 * nval, f"the values of {shown(name)}"), dtype="<f4")
-            # llama-quantize takes the values as they are where ncall is not positive
-            yield name, ImatrixEntry(sums[None, :], np.array([ncall if ncall > 0 else 1], dtype=np.float32))
-
-    def trailer(self) -> tuple[int, str]:
-        """Chunks and the name of the text, both optional."""
-        chunk_count = self.i32("the number of chunks") if self.pos < len(self.raw) else 0
-        dataset = self.text("the name of the text") if self.pos < len(self.raw) else ""
-        if self.pos < len(self.raw) or chunk_count < 0:
-            raise ImatrixError(f"{self.path}: {len(self.raw) - self.pos} bytes follow the end. {_DAMAGED}")
-        return chunk_count, dataset
+    found = parse_legacy(raw, path)
+    entries = {}
+    for name, ncall, values in found.rows:
+        # llama-quantize takes the values as they are where ncall is not positive
+        entries[name] = ImatrixEntry(values[None, :], np.array([max(ncall, 1)], dtype=np.float32))
+    return Imatrix((found.dataset,) if found.dataset else (), found.chunk_count, 0, entries)
