@@ -1,0 +1,117 @@
+"""Python's time a token while generating: ggufkit's loop beside llama-cpp-python's, in turns, in one process.
+
+Run it: python benchmarks/generate.py [--tokens 128,512,1024,2048] [--rounds 3]
+Both stream text from the same model with one thread and the same sampler. `llama_decode` and `llama_sampler_sample`
+run in both and are taken off: what is printed is the processor time outside of them, in microseconds a token,
+median of the rounds. The token that is drawn is replaced by one of a fixed list, so that no end token ends early and
+both see the same text.
+"""
+
+import argparse
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from ggufkit.runtime import library
+from ggufkit.runtime.engine import Engine
+from ggufkit.runtime.generate import generate
+from ggufkit.runtime.sampling import Sampling
+from ggufkit.workflows.quantize import QuantizeSettings, quantize
+
+ROOT = Path(__file__).parents[1]
+PROMPT = "Once upon a time"
+N_CTX = 4096
+
+
+class Watch:
+    """Stands for the two C functions: runs them, and keeps the processor time that they took."""
+
+    def __init__(self, lib: Any, tokens: list[int]) -> None:
+        self._lib, self._tokens = lib, tokens
+        self._real = {name: getattr(lib, name) for name in ("llama_decode", "llama_sampler_sample")}
+        self.seconds = 0.0
+
+    @contextmanager
+    def placed(self) -> Iterator[None]:
+        decode, sample = self._real["llama_decode"], self._real["llama_sampler_sample"]
+        canned = itertools.cycle(self._tokens)
+
+        def timed_decode(*args: Any) -> int:
+            started = time.thread_time()
+            code = decode(*args)
+            self.seconds += time.thread_time() - started
+            return code
+
+        def timed_sample(*args: Any) -> int:
+            started = time.thread_time()
+            sample(*args)
+            self.seconds += time.thread_time() - started
+            return next(canned)
+
+        self.seconds = 0.0
+        self._lib.llama_decode, self._lib.llama_sampler_sample = timed_decode, timed_sample
+        try:
+            yield
+        finally:
+            self._lib.llama_decode, self._lib.llama_sampler_sample = decode, sample
+
+
+def overhead(watch: Watch, run: Callable[[int], str], n: int) -> tuple[float, str]:
+    """Microseconds of processor time a token outside the watched functions; and the text."""
+    with watch.placed():
+        started = time.thread_time()
+        text = run(n)
+        spent = time.thread_time() - started - watch.seconds
+    return 1e6 * spent / n, text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", default="128,512,1024,2048")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "stories.gguf"
+        quantize(QuantizeSettings(source=ROOT / "models" / "stories260K", output=path, recipe="F16"))
+        compare(path, [int(n) for n in options.tokens.split(",")], options.rounds)
+
+
+def compare(path: Path, lengths: list[int], rounds: int) -> None:
+    from llama_cpp import Llama
+
+    lib = library.load()
+    peer = Llama(str(path), n_ctx=N_CTX, n_threads=1, n_threads_batch=1, verbose=False)
+    with Engine.open(path, n_ctx=N_CTX, threads=1) as engine:
+        words = [t for t in range(3, engine.vocab.n_vocab) if engine.vocab.piece(t).isascii()][-200:]
+        watch = Watch(lib, words)
+
+        def ours(n: int) -> str:
+            sampling = Sampling(seed=1)
+            return "".join(generate(engine, engine.tokenize(PROMPT), sampling=sampling, max_tokens=n))
+
+        def theirs(n: int) -> str:
+            peer.reset()
+            stream = peer.create_completion(PROMPT, max_tokens=n, temperature=0.8, top_k=40, seed=1, stream=True)
+            return "".join(chunk["choices"][0]["text"] for chunk in stream)
+
+        print(f"Python a token, outside decode and sample; one thread, median of {rounds} rounds")
+        print(f"{'tokens':>8}{'ggufkit us':>13}{'llama-cpp-python us':>21}{'ratio':>9}")
+        for n in lengths:
+            pairs = [(overhead(watch, ours, n), overhead(watch, theirs, n)) for _ in range(rounds)]
+            if pairs[0][0][1] != pairs[0][1][1]:
+                sys.exit(f"the texts differ: {pairs[0][0][1][:80]!r} and {pairs[0][1][1][:80]!r}")
+            mine, his = (statistics.median(pair[side][0] for pair in pairs) for side in (0, 1))
+            print(f"{n:>8}{mine:>13.1f}{his:>21.1f}{his / mine:>9.0f}", flush=True)
+    peer.close()
+
+
+if __name__ == "__main__":
+    main()
