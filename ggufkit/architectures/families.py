@@ -66,6 +66,39 @@ _PERMUTED = {"attn_q": n_head, "attn_k": n_head_kv}
 _LLAMA_RULES = (*hp.COMMON, hp.FILE_TYPE, hp.VOCAB_SIZE, hp.rope_dimension)
 _ROPE: dict[str, Default] = {"rope_theta": 10000.0}
 
+_PHI2_RULES = (
+    hp.CONTEXT_LENGTH,
+    hp.EMBEDDING_LENGTH,
+    hp.feed_forward_4x,
+    hp.BLOCK_COUNT,
+    hp.HEAD_COUNT,
+    hp.u32(Keys.Attention.HEAD_COUNT_KV, "num_attention_heads"),
+    hp.LAYER_NORM_EPS,
+    hp.partial_rope_dimension,
+    hp.FILE_TYPE,
+    hp.fixed(Keys.Tokenizer.ADD_BOS, GGUFValueType.BOOL, False),
+)
+_PHI2_LAYER: dict[str, Shape] = (
+    {name: _ATTENTION[name] for name in _ATTENTION if name != "ffn_norm.weight"}
+    | {"attn_norm.bias": (n_embd,), "attn_output.bias": (n_embd,), "ffn_up.bias": (n_ff,), "ffn_down.bias": (n_embd,)}
+    | {"ffn_up.weight": (n_ff, n_embd), "ffn_down.weight": (n_embd, n_ff)}
+    | _QKV_BIAS
+)
+_PHI3_RULES = (
+    hp.CONTEXT_LENGTH,
+    hp.original_context,
+    hp.EMBEDDING_LENGTH,
+    hp.FEED_FORWARD_LENGTH,
+    hp.BLOCK_COUNT,
+    hp.HEAD_COUNT,
+    hp.HEAD_COUNT_KV,
+    hp.RMS_EPS,
+    hp.partial_rope_dimension,
+    hp.rope_theta,
+    hp.FILE_TYPE,
+    hp.sliding_window,
+)
+
 LLAMA = Family(
     title="Llama 1 (7B to 65B), Llama 2 (7B to 70B), Llama 3.x, Code Llama",
     classes=("LlamaForCausalLM", "LLaMAForCausalLM"),
@@ -129,26 +162,10 @@ PHI2 = Family(
     classes=("PhiForCausalLM",),
     arch=MODEL_ARCH.PHI2,
     source="conversion/phi.py Phi2Model",
-    rules=(
-        hp.CONTEXT_LENGTH,
-        hp.EMBEDDING_LENGTH,
-        hp.feed_forward_4x,
-        hp.BLOCK_COUNT,
-        hp.HEAD_COUNT,
-        hp.u32(Keys.Attention.HEAD_COUNT_KV, "num_attention_heads"),
-        hp.LAYER_NORM_EPS,
-        hp.partial_rope_dimension,
-        hp.FILE_TYPE,
-        hp.fixed(Keys.Tokenizer.ADD_BOS, GGUFValueType.BOOL, False),
-    ),
+    rules=_PHI2_RULES,
     vocab=(VocabKind.BPE,),
     whole=_WHOLE | {"output_norm.bias": (n_embd,), "output.bias": (n_vocab,)},
-    layer={
-        name: shape for name, shape in (_ATTENTION | _DENSE).items() if "gate" not in name and "ffn_norm" not in name
-    }
-    | _QKV_BIAS
-    | {name: shape for name, shape in _DENSE_BIAS.items() if "gate" not in name}
-    | {"attn_norm.bias": (n_embd,), "attn_output.bias": (n_embd,)},
+    layer=_PHI2_LAYER,
     defaults=_ROPE | {"partial_rotary_factor": 0.5, "layer_norm_eps": 1e-5, "max_position_embeddings": 2048},
     pre_alias={"gpt-2": "phi-2"},
 )
@@ -159,20 +176,7 @@ PHI3 = Family(
     arch=MODEL_ARCH.PHI3,
     source="conversion/phi.py Phi3MiniModel",
     before=(hp.longrope_attention_factor,),
-    rules=(
-        hp.CONTEXT_LENGTH,
-        hp.original_context,
-        hp.EMBEDDING_LENGTH,
-        hp.FEED_FORWARD_LENGTH,
-        hp.BLOCK_COUNT,
-        hp.HEAD_COUNT,
-        hp.HEAD_COUNT_KV,
-        hp.RMS_EPS,
-        hp.partial_rope_dimension,
-        hp.rope_theta,
-        hp.FILE_TYPE,
-        hp.sliding_window,
-    ),
+    rules=_PHI3_RULES,
     vocab=(VocabKind.SPM_PHI3, VocabKind.BPE),
     whole=_WHOLE,
     layer={

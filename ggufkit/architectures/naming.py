@@ -10,6 +10,7 @@ from typing import Any
 import gguf
 from gguf import GGUFValueType, Keys
 
+from ggufkit.architectures.config import MAX_INTEGER
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.checkpoint import Checkpoint, read_bytes
 from ggufkit.formats.model import KV, ModelTensor
@@ -94,7 +95,8 @@ def _read_sampling(metadata: gguf.Metadata, declared: Mapping[str, Any]) -> None
         number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
         if kind is float and number:
             value = float(value)
-        if isinstance(value, bool) or not isinstance(value, kind):
+        too_large = isinstance(value, int) and abs(value) >= MAX_INTEGER
+        if isinstance(value, bool) or not isinstance(value, kind) or too_large:
             raise CheckpointError(f"generation_config.json: {keys[0]} is {value!r:.80}, wanted a {kind.__name__}.")
         setattr(metadata, name, value)
 

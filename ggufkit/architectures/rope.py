@@ -19,7 +19,11 @@ from ggufkit.formats.tensor import MemoryFile, TensorRef
 
 
 def llama3_factors(config: Config) -> Iterable[ModelTensor]:
-    """rope_freqs.weight of Llama 3.1 and later: what each frequency is divided by, (head_dim / 2,)."""
+    """rope_freqs.weight of Llama 3.1 and later: what each frequency is divided by, (head_dim / 2,).
+
+    Powers are rounded correctly; torch's may be off by one unit in the last place. They are the same for the bases and
+    head sizes of the published Llamas (500000; 64 and 128).
+    """
     if config.rope_type != "llama3":
         return
     theta, dim = config.rope_number("rope_theta", 10000.0), config.head_dim

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 
+from gguf import GGUFValueType
+
 from ggufkit.errors import TokenizerError
 from ggufkit.formats.model import KV
 from ggufkit.tokenizer import bpe, llama_hf, spm
@@ -45,7 +47,21 @@ def load_vocabulary(
         tokens = llama_hf.from_tokenizer_json(files, n_vocab)
     else:
         tokens = spm.from_model(files, n_vocab, phi3=kind is VocabKind.SPM_PHI3)
-    return (*tokens, *special_tokens(files, n_vocab))
+    entries = (*tokens, *special_tokens(files, n_vocab))
+    for kv in entries:
+        _check_unicode(kv, folder)
+    return entries
+
+
+def _check_unicode(kv: KV, folder: Path) -> None:
+    """JSON can spell half a UTF-16 pair, which no UTF-8 file can hold."""
+    text = "".join(kv.value) if kv.item_type is GGUFValueType.STRING else kv.value
+    try:
+        if isinstance(text, str):
+            text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(text[error.start]):04X}"
+        raise TokenizerError(f"{folder}: {kv.key} holds {half}, half a character. Fetch the file again.") from error
 
 
 def _kind(files: TokenizerFiles, kinds: tuple[VocabKind, ...]) -> VocabKind:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ggufkit.errors import TokenizerError
+from ggufkit.tokenizer.files import expect
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _UPPER = "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
@@ -79,8 +80,12 @@ def _normalizer(declared: Any) -> str:
     if not isinstance(declared, dict):
         return ""
     if declared.get("type") == "Sequence":
-        return "+".join(filter(None, map(_normalizer, declared.get("normalizers") or [])))
+        return "+".join(filter(None, map(_normalizer, _parts(declared, "normalizers"))))
     return str(declared.get("type"))
+
+
+def _parts(declared: dict[str, Any], key: str) -> list[Any]:
+    return list(expect(declared.get(key) or [], list, f"tokenizer.json: {key}"))
 
 
 def _steps(declared: Any) -> tuple[str, ...]:
@@ -89,7 +94,7 @@ def _steps(declared: Any) -> tuple[str, ...]:
         return ()
     kind = declared.get("type")
     if kind == "Sequence":
-        return tuple(step for part in declared.get("pretokenizers") or [] for step in _steps(part))
+        return tuple(step for part in _parts(declared, "pretokenizers") for step in _steps(part))
     if kind == "ByteLevel" and declared.get("add_prefix_space") is False:
         return (_GPT2_WORDS if declared.get("use_regex", True) else _BYTES,)
     if kind == "Digits" and declared.get("individual_digits"):

@@ -73,7 +73,8 @@ def from_model(files: TokenizerFiles, n_vocab: int, *, phi3: bool = False) -> tu
     for number, token in declared_tokens(files):
         _put_declared(pieces, number, token, as_spelled=phi3)
     if phi3:
-        for token in files.read_object("tokenizer.json").get("added_tokens") or []:
+        added = files.read_object("tokenizer.json").get("added_tokens") or []
+        for token in expect(added, list, "tokenizer.json: added_tokens"):
             _put_declared(pieces, expect(token, dict, "tokenizer.json: added_tokens").get("id"), token, as_spelled=True)
     if model.add_dummy_prefix or "add_prefix_space" in files.read_object("tokenizer_config.json"):
         return pieces.metadata()

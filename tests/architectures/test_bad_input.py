@@ -1,0 +1,189 @@
+"""One clear error for each kind of bad checkpoint; never another exception."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from ggufkit.architectures import FAMILIES, convert
+from ggufkit.errors import CheckpointError, GgufkitError
+from ggufkit.formats.checkpoint import Checkpoint
+from ggufkit.formats.gguf_writer import header_bytes
+from tests.architectures import tiny
+from tests.architectures.emit import tensor_facts
+from tests.architectures.mutate import damaged
+
+MIXTRAL, QWEN_MOE, LLAMA = "mixtral-8x7b-instruct-v0.1", "qwen3-30b-a3b", "llama-1-7b"
+
+
+def build(name, folder, *, config=None, change=None, dtype=None):
+    """Checkpoint of a case with entries of config.json changed and tensors edited."""
+    case = tiny.load_case(name)
+    case["config"] |= config or {}
+    tiny.write_files(case, folder / name)
+    tiny.write_weights(case["source"], dtype or case["dtype"], folder / name, change=change)
+    return Checkpoint.open(folder / name)
+
+
+def refused(checkpoint, message):
+    with pytest.raises(CheckpointError, match=message):
+        convert(checkpoint)
+
+
+def test_unknown_architecture_lists_the_known(tmp_path):
+    refused(
+        build(LLAMA, tmp_path, config={"architectures": ["GrokForCausalLM"]}), "'GrokForCausalLM'.*OlmoeForCausalLM"
+    )
+
+
+def test_leftover_tensor_is_named(tmp_path):
+    extra = "model.layers.0.self_attn.q_norm.weight"
+    refused(
+        build(LLAMA, tmp_path, change=lambda t: t.update({extra: t["model.norm.weight"]})),
+        f"{re.escape(extra)} has no place in a llama file of 2 layers",
+    )
+
+
+def test_layer_beyond_the_last_is_named(tmp_path):
+    refused(build(LLAMA, tmp_path, config={"num_hidden_layers": 1}), r"model\.layers\.1\..* has no place")
+
+
+def test_absent_tensor_is_named(tmp_path):
+    refused(
+        build(LLAMA, tmp_path, change=lambda t: t.pop("model.layers.1.mlp.up_proj.weight")),
+        r"nothing makes blk\.1\.ffn_up\.weight",
+    )
+
+
+def test_absent_output_is_an_error_only_where_embeddings_are_not_tied(tmp_path):
+    def without_output(tensors):
+        del tensors["lm_head.weight"]
+
+    refused(build(LLAMA, tmp_path, change=without_output), r"nothing makes output\.weight")
+    tied = build(LLAMA, tmp_path / "tied", config={"tie_word_embeddings": True}, change=without_output)
+    assert "output.weight" not in {tensor.name for tensor in convert(tied).tensors}
+
+
+def test_missing_expert_is_named(tmp_path):
+    gone = "model.layers.1.block_sparse_moe.experts.2.w3.weight"
+    refused(build(MIXTRAL, tmp_path, change=lambda t: t.pop(gone)), f"layer 1 lacks {re.escape(gone)}")
+
+
+def test_expert_too_many_is_named(tmp_path):
+    refused(build(MIXTRAL, tmp_path, config={"num_local_experts": 3}), r"experts\.3\..*config\.json says 3 experts")
+
+
+def test_wrong_shape_is_named(tmp_path):
+    refused(
+        build(LLAMA, tmp_path, config={"intermediate_size": 128}),
+        r"down_proj\.weight: shape \[64, 96\], config\.json says \[64, 128\]",
+    )
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "I8", "U8"])
+def test_quantized_weights_are_refused(dtype, tmp_path):
+    case = tiny.load_case(LLAMA)
+    tiny.write_files(case, tmp_path)
+    tensors = {name: (shape, bytes(int(np.prod(shape)))) for name, shape in case["source"].items()}
+    tiny.write_safetensors(tmp_path / "model.safetensors", tensors, dtype)
+    refused(Checkpoint.open(tmp_path), f"is {dtype}, wanted F32, F16, BF16, F64")
+
+
+def test_quantization_config_is_refused(tmp_path):
+    config = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    refused(build(LLAMA, tmp_path, config=config), r"quantized already \('gptq'\)")
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "message"),
+    [
+        ("num_hidden_layers", None, "num_hidden_layers is None, wanted a whole number"),
+        ("num_attention_heads", 0, "num_attention_heads is 0"),
+        ("hidden_size", "64", "hidden_size is '64'"),
+        ("rms_norm_eps", float("nan"), "rms_norm_eps is nan"),
+        ("rope_scaling", [1], r"rope_scaling is \[1\]"),
+        ("rope_scaling", {"rope_type": "spiral", "factor": 2.0}, "RoPE scaling 'spiral' is not known"),
+        ("rope_scaling", {"rope_type": "llama3", "low_freq_factor": 4.0, "high_freq_factor": 1.0}, "llama3"),
+        ("num_attention_heads", 3, "does not divide among 3 heads"),
+        ("vocab_size", 2**40, "vocab_size is 1099511627776"),
+    ],
+)
+def test_bad_config_entry_is_named(entry, value, message, tmp_path):
+    refused(build(LLAMA, tmp_path, config={entry: value}), message)
+
+
+def test_dropped_tensors_are_listed(tmp_path):
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    checkpoint = build(LLAMA, tmp_path, change=lambda t: t.update({name: ((4,), bytes(8))}))
+    assert list(convert(checkpoint).dropped) == [name]
+
+
+def test_experts_fused_by_transformers_5_make_the_same_stacks(tmp_path):
+    """(n_expert, 2 n_ff, n_embd) gate_up_proj and (n_expert, n_embd, n_ff) down_proj, the layout in memory."""
+
+    def fuse(tensors):
+        for layer in range(2):
+            prefix = f"model.layers.{layer}.mlp.experts"
+            raw = {part: [] for part in ("gate_proj", "up_proj", "down_proj")}
+            for i in range(4):
+                for part, found in raw.items():
+                    found.append(tensors.pop(f"{prefix}.{i}.{part}.weight")[1])
+            both = b"".join(g + u for g, u in zip(raw["gate_proj"], raw["up_proj"], strict=True))
+            tensors[f"{prefix}.gate_up_proj"] = ((4, 64, 64), both)
+            tensors[f"{prefix}.down_proj"] = ((4, 64, 32), b"".join(raw["down_proj"]))
+
+    fused = tensor_facts(convert(build(QWEN_MOE, tmp_path, change=fuse)), "bf16")
+    reference = tiny.load_case(QWEN_MOE)["gguf"]["bf16"]["tensors"]
+    assert {name: list(facts.values()) for name, facts in fused.items()} == reference
+
+
+def test_a_tensor_given_twice_is_named(tmp_path):
+    def both_ways(tensors):
+        tensors["model.layers.0.mlp.experts.down_proj"] = ((4, 64, 32), bytes(4 * 64 * 32 * 2))
+
+    refused(build(QWEN_MOE, tmp_path, change=both_ways), r"two source tensors make blk\.0\.ffn_down_exps\.weight")
+
+
+def test_reading_a_model_card_that_is_no_yaml_gives_one_error(tmp_path):
+    checkpoint = build(LLAMA, tmp_path)
+    (checkpoint.path / "README.md").write_text("---\nlicense: [\n---\n")
+    refused(checkpoint, "README.md: its front matter is not a model card")
+
+
+FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "added_tokens.json", "generation_config.json")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_json_gives_a_model_or_one_of_our_errors(seed, tmp_path):
+    """What is accepted can also be written: every entry has the type that it claims."""
+    rng = np.random.default_rng(seed)
+    for name in tiny.CASES:
+        if name == "code-llama-7b-hf":
+            continue  # the same files as llama-1-7b in 32,016 rows
+        folder = tiny.build(name, tmp_path)
+        present = [file for file in FILES if (folder / file).exists()]
+        for _ in range(3):
+            path = folder / present[rng.integers(len(present))]
+            whole = path.read_text(encoding="utf-8")
+            value, how = damaged(json.loads(whole), rng)
+            path.write_text(json.dumps(value), encoding="utf-8")
+            try:
+                header_bytes(convert(Checkpoint.open(folder)).metadata, [], 32)
+            except GgufkitError as error:
+                assert "\n" not in str(error), how
+            except Exception as error:
+                raise AssertionError(f"{path.name}: {how}: {error!r}") from error
+            path.write_text(whole, encoding="utf-8")
+
+
+def test_table_entries_are_short():
+    """A family is data: under 30 lines of source each."""
+    import inspect
+
+    from ggufkit.architectures import families
+
+    source = inspect.getsource(families)
+    entries = re.findall(r"^[A-Z0-9_]+ = Family\(\n(.*?)^\)$", source, flags=re.MULTILINE | re.DOTALL)
+    assert len(entries) == len(FAMILIES)
+    assert max(entry.count("\n") for entry in entries) < 30
