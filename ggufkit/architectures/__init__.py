@@ -63,7 +63,7 @@ def convert(checkpoint: Checkpoint, *, name: str | None = None) -> Model:
         hparams=_hparams(family, config),
         metadata=_resolve(entries, tensors),
         tensors=tensors,
-        source={"kind": "safetensors", "sha256": checkpoint.fingerprint()},
+        source={"kind": "safetensors", "fingerprint": checkpoint.fingerprint()},
         dropped=dropped,
     )
 

@@ -34,7 +34,7 @@ def open_model(path: Path, *, allow_requantize: bool = False) -> Model:
         hparams=read_hparams(source),
         metadata=tuple(kv for kv in source.metadata.values() if kv.key not in REPLACED_KEYS),
         tensors=tuple(_model_tensor(ref, path, allow_requantize) for ref in source.tensors),
-        source={"kind": "gguf", "sha256": fingerprint(source)},
+        source={"kind": "gguf", "fingerprint": fingerprint(source)},
     )
 
 

@@ -113,7 +113,7 @@ class Hparams:
 class Model:
     """A whole model: metadata in the order it is to be written, tensors in the order of the source.
 
-    source   what it was made from, for provenance: {"kind": "safetensors"|"gguf", "sha256": …}; no local paths
+    source   what it was made from, for provenance: {"kind": "safetensors"|"gguf", "fingerprint": …}; no local paths
     dropped  source tensors that are left out on purpose, each with its reason
     """
 
