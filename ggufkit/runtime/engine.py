@@ -8,9 +8,7 @@ Knows the C API of models and contexts. Does not know sampling, text generation 
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self
@@ -20,47 +18,24 @@ from numpy.typing import ArrayLike
 
 from ggufkit.errors import EngineError, UsageError
 from ggufkit.formats.gguf_reader import GgufFile
-from ggufkit.formats.gguf_source import read_hparams
 from ggufkit.formats.tensor import F32Array
-from ggufkit.runtime import library, machine, memory, probe
+from ggufkit.runtime import library, machine, probe
 from ggufkit.runtime.batch import Batch, I32Array
-from ggufkit.runtime.interrupt import Interrupt, postponed_sigint
+from ggufkit.runtime.interrupt import Interrupt
+from ggufkit.runtime.loading import (
+    MAX_CTX,
+    N_BATCH,
+    N_UBATCH,
+    ContextSettings,
+    Device,
+    Progress,
+    default_ctx,
+    load_model,
+    new_context,
+)
 from ggufkit.runtime.vocabulary import Vocabulary
 
-N_BATCH, N_UBATCH = 2048, 512  # llama.cpp's own defaults
-MAX_CTX = 1 << 24
-Progress = Callable[[float], None]
-
-
-class Device(StrEnum):
-    """Where to compute."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    METAL = "metal"
-
-
-@dataclass(frozen=True, slots=True)
-class ContextSettings:
-    """What a context was opened with; logits depend on all of it but the threads.
-
-    n_ctx      tokens a sequence may hold
-    n_batch    most tokens of one `decode`
-    n_ubatch   most tokens computed at once
-    n_seq      independent sequences
-    n_outputs  most rows of logits of one `decode`
-    flash_attn None leaves it to llama.cpp, which takes it where it can
-    """
-
-    n_ctx: int
-    n_batch: int
-    n_ubatch: int
-    n_seq: int
-    n_outputs: int
-    threads: int
-    device: Device
-    use_extra_bufts: bool
-    flash_attn: bool | None
+__all__ = ["MAX_CTX", "N_BATCH", "N_UBATCH", "ContextSettings", "Device", "Engine", "Progress"]
 
 
 class Engine:
@@ -85,9 +60,9 @@ class Engine:
         self._lib: ModuleType = library.load()
         self._eval_callback = eval_callback  # C keeps the pointer as long as the context lives
         self._ctx: Any = None
-        self._model: Any = _load_model(self._lib, self.path, settings, on_load)
+        self._model: Any = load_model(self._lib, self.path, settings, on_load)
         try:
-            self._ctx = _new_context(self._lib, self._model, self.path, settings, eval_callback)
+            self._ctx = new_context(self._lib, self._model, self.path, settings, eval_callback)
             self._memory = self._lib.llama_get_memory(self._ctx)
             self.vocab = Vocabulary(self._lib, self._model)
         except BaseException:
@@ -135,7 +110,7 @@ class Engine:
         header.close()  # llama.cpp opens it again; metadata is in memory
         kernels = probe.verdict() if use_extra_bufts is None else None
         extra = use_extra_bufts if kernels is None else probe.require(kernels)
-        room, notice = (n_ctx, "") if n_ctx else _default_ctx(header, n_seq)
+        room, notice = (n_ctx, "") if n_ctx else default_ctx(header, n_seq)
         settings = ContextSettings(
             n_ctx=room,
             n_batch=min(n_batch, room * n_seq),
@@ -251,65 +226,3 @@ def _check_range(**options: tuple[int | None, int]) -> None:
     for name, (value, most) in options.items():
         if value is not None and not 1 <= value <= most:
             raise UsageError(f"{name} is {value}; it must be between 1 and {most}")
-
-
-def _default_ctx(header: GgufFile, n_seq: int) -> tuple[int, str]:
-    """The training length, or the longest context that fits the memory that is free; and a line where it is less."""
-    hparams = read_hparams(header)
-    n_train = min(hparams.n_ctx_train or 4096, MAX_CTX)
-    free = machine.memory().available
-    weights = sum(tensor.nbytes for tensor in header.tensors)
-    fitting = memory.largest_ctx(free, weights, hparams) // n_seq if free else n_train
-    if fitting >= n_train:
-        return n_train, ""
-    if fitting:
-        return (
-            fitting,
-            f"context of {fitting} tokens: the trained {n_train} do not fit {free / 2**30:.1f} GiB of free memory.",
-        )
-    return min(n_train, 2048), (
-        f"{header.path.name} needs {weights / 2**30:.1f} GiB and more, {free / 2**30:.1f} GiB of memory are free: "
-        "it will be read from disk again and again."
-    )
-
-
-def _load_model(lib: ModuleType, path: Path, settings: ContextSettings, on_load: Progress | None) -> Any:
-    params = lib.llama_model_default_params()
-    params.n_gpu_layers = 0 if settings.device is Device.CPU else -1
-    params.use_extra_bufts = settings.use_extra_bufts
-    if settings.device is Device.METAL and not lib.llama_supports_gpu_offload():
-        raise EngineError(
-            "this llama.cpp was built without Metal. Use --device cpu, or rebuild llama-cpp-python on macOS."
-        )
-    stop: list[bool] = []
-
-    def on_progress(fraction: float, _user: Any) -> bool:
-        if on_load is not None:
-            on_load(fraction)
-        return not stop
-
-    params.progress_callback = lib.llama_progress_callback(on_progress)
-    with postponed_sigint(lambda: stop.append(True)):
-        model = lib.llama_model_load_from_file(str(path).encode(), params)
-    if not model:
-        raise library.engine_error(f"{path}: llama.cpp does not load this file.")
-    return model
-
-
-def _new_context(lib: ModuleType, model: Any, path: Path, settings: ContextSettings, eval_callback: Any) -> Any:
-    params = lib.llama_context_default_params()
-    params.n_ctx = settings.n_ctx * settings.n_seq
-    params.n_batch, params.n_ubatch = settings.n_batch, settings.n_ubatch
-    params.n_seq_max = settings.n_seq
-    params.n_outputs_max, params.n_outputs_max_per_seq = settings.n_outputs, 0
-    params.n_threads = params.n_threads_batch = settings.threads
-    params.flash_attn_type = -1 if settings.flash_attn is None else int(settings.flash_attn)
-    if eval_callback is not None:
-        params.cb_eval = eval_callback
-    ctx = lib.llama_init_from_model(model, params)
-    if not ctx:
-        raise library.engine_error(
-            f"{path}: no context of {settings.n_seq} x {settings.n_ctx} tokens; often the memory does not suffice. "
-            "Try a smaller --ctx."
-        )
-    return ctx

@@ -12,8 +12,7 @@ import pytest
 from ggufkit.errors import EngineError, GgufError, UsageError
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.gguf_source import read_hparams
-from ggufkit.runtime import engine as engine_module
-from ggufkit.runtime import machine, memory
+from ggufkit.runtime import loading, machine, memory
 from ggufkit.runtime.engine import Device, Engine
 
 
@@ -70,7 +69,7 @@ def test_a_context_that_does_not_fit_is_shortened_and_said(tiny_bf16, monkeypatc
         assert engine.settings.n_ctx == 512
         assert "context of 512 tokens: the trained 2048 do not fit 0.1 GiB" in engine.notices[0]
     monkeypatch.setattr(machine, "memory", lambda: machine.MachineMemory(1 << 30, 1 << 20))
-    assert "read from disk again" in engine_module._default_ctx(engine.header, 1)[1]
+    assert "read from disk again" in loading.default_ctx(engine.header, 1)[1]
 
 
 def test_a_text_in_pieces_gives_the_logits_of_the_whole(engine):

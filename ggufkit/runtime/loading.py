@@ -1,0 +1,116 @@
+"""From a checked header to C objects: which context fits, the model loaded, the context made.
+
+Knows llama.cpp's parameter structs and what goes wrong there. Does not know batches, logits or who closes what.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ggufkit.errors import EngineError
+from ggufkit.formats.gguf_reader import GgufFile
+from ggufkit.formats.gguf_source import read_hparams
+from ggufkit.runtime import library, machine, memory
+from ggufkit.runtime.interrupt import postponed_sigint
+
+N_BATCH, N_UBATCH = 2048, 512  # llama.cpp's own defaults
+MAX_CTX = 1 << 24
+Progress = Callable[[float], None]
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    METAL = "metal"
+
+
+@dataclass(frozen=True, slots=True)
+class ContextSettings:
+    """What a context was opened with; logits depend on all of it but the threads.
+
+    n_ctx      tokens a sequence may hold
+    n_batch    most tokens of one `decode`
+    n_ubatch   most tokens computed at once
+    n_seq      independent sequences
+    n_outputs  most rows of logits of one `decode`
+    flash_attn None leaves it to llama.cpp, which takes it where it can
+    """
+
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int
+    n_seq: int
+    n_outputs: int
+    threads: int
+    device: Device
+    use_extra_bufts: bool
+    flash_attn: bool | None
+
+
+def default_ctx(header: GgufFile, n_seq: int) -> tuple[int, str]:
+    """The training length, or the longest context that fits the memory that is free; and a line where it is less."""
+    hparams = read_hparams(header)
+    n_train = min(hparams.n_ctx_train or 4096, MAX_CTX)
+    free = machine.memory().available
+    weights = sum(tensor.nbytes for tensor in header.tensors)
+    fitting = memory.largest_ctx(free, weights, hparams) // n_seq if free else n_train
+    if fitting >= n_train:
+        return n_train, ""
+    if fitting:
+        return (
+            fitting,
+            f"context of {fitting} tokens: the trained {n_train} do not fit {free / 2**30:.1f} GiB of free memory.",
+        )
+    return min(n_train, 2048), (
+        f"{header.path.name} needs {weights / 2**30:.1f} GiB and more, {free / 2**30:.1f} GiB of memory are free: "
+        "it will be read from disk again and again."
+    )
+
+
+def load_model(lib: ModuleType, path: Path, settings: ContextSettings, on_load: Progress | None) -> Any:
+    """The llama_model. Ctrl-C ends the loading. Raises EngineError with llama.cpp's reason."""
+    params = lib.llama_model_default_params()
+    params.n_gpu_layers = 0 if settings.device is Device.CPU else -1
+    params.use_extra_bufts = settings.use_extra_bufts
+    if settings.device is Device.METAL and not lib.llama_supports_gpu_offload():
+        raise EngineError(
+            "this llama.cpp was built without Metal. Use --device cpu, or rebuild llama-cpp-python on macOS."
+        )
+    stop: list[bool] = []
+
+    def on_progress(fraction: float, _user: Any) -> bool:
+        if on_load is not None:
+            on_load(fraction)
+        return not stop
+
+    params.progress_callback = lib.llama_progress_callback(on_progress)
+    with postponed_sigint(lambda: stop.append(True)):
+        model = lib.llama_model_load_from_file(str(path).encode(), params)
+    if not model:
+        raise library.engine_error(f"{path}: llama.cpp does not load this file.")
+    return model
+
+
+def new_context(lib: ModuleType, model: Any, path: Path, settings: ContextSettings, eval_callback: Any) -> Any:
+    """The llama_context. Raises EngineError with llama.cpp's reason."""
+    params = lib.llama_context_default_params()
+    params.n_ctx = settings.n_ctx * settings.n_seq
+    params.n_batch, params.n_ubatch = settings.n_batch, settings.n_ubatch
+    params.n_seq_max = settings.n_seq
+    params.n_outputs_max, params.n_outputs_max_per_seq = settings.n_outputs, 0
+    params.n_threads = params.n_threads_batch = settings.threads
+    params.flash_attn_type = -1 if settings.flash_attn is None else int(settings.flash_attn)
+    if eval_callback is not None:
+        params.cb_eval = eval_callback
+    ctx = lib.llama_init_from_model(model, params)
+    if not ctx:
+        raise library.engine_error(
+            f"{path}: no context of {settings.n_seq} x {settings.n_ctx} tokens; often the memory does not suffice. "
+            "Try a smaller --ctx."
+        )
+    return ctx
