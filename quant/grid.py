@@ -1,0 +1,183 @@
+"""`Grid`: where the levels of a block type lie, described once, and what a block says of its values.
+
+    x̂[i] = scale[i] · values[level[i]] + offset[i]        i = 0 … block_size - 1
+
+`values` is 0, 1, 2, … for even grids, and the 16 values of IQ4_NL for the two uneven ones. Scales and offsets are
+constant over a sub-block; they are not parsed but asked of the decoder, which is given the same header with all levels
+at one end and then at the other. So a type is described by its planes of level bits and its float16 numbers alone.
+
+    plane   weight i stores `n_bits` bits of its level, from bit `low` on, in byte `byte[i]` at bit `shift[i]`
+
+Knows layouts. Does not search scales (`quant.quantize` does) and does not choose levels (`quant.feedback` does).
+Source: ggml-common.h, ggml-quants.c dequantize_row_*.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.codec import dequantize
+from quant.errors import UnknownTypeError
+from quant.types import QuantType, quant_type
+
+F32Array = NDArray[np.float32]
+U8Array = NDArray[np.uint8]
+I64Array = NDArray[np.int64]
+
+_IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)  # ggml-common.h kvalues_iq4nl
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """Bits [low, low + n_bits) of every level: byte and shift of each weight, (block_size,) each."""
+
+    byte: I64Array
+    shift: I64Array
+    low: int
+    n_bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Layout of one type.
+
+    planes    where level bits lie
+    values    (n_level,) float32, the value of each level before scale and offset
+    d_at      byte of the float16 that multiplies all scales of the block
+    dmin_at   byte of the float16 that multiplies all offsets, None where there are none
+    flip      exclusive-or between a level and its stored bits (Q8_0 stores signed bytes)
+    """
+
+    qtype: QuantType
+    planes: tuple[Plane, ...]
+    values: F32Array
+    d_at: int
+    dmin_at: int | None = None
+    flip: int = 0
+    _mask: U8Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        mask = np.zeros(self.qtype.type_size, dtype=np.uint8)  # 1 where a level bit lies
+        for plane in self.planes:
+            np.bitwise_or.at(mask, plane.byte, (((1 << plane.n_bits) - 1) << plane.shift).astype(np.uint8))
+        object.__setattr__(self, "_mask", mask)
+
+    @property
+    def n_level(self) -> int:
+        return len(self.values)
+
+    def pack(self, blocks: U8Array, level: U8Array) -> U8Array:
+        """`blocks` (n, type_size) with their levels replaced by `level` (n, block_size); headers stay."""
+        out = blocks & ~self._mask
+        stored = level ^ np.uint8(self.flip)
+        for plane in self.planes:
+            bits = (stored >> plane.low) & ((1 << plane.n_bits) - 1)
+            for shift in np.unique(plane.shift):  # weights of one shift have bytes of their own
+                at = np.flatnonzero(plane.shift == shift)
+                out[:, plane.byte[at]] |= bits[:, at] << np.uint8(shift)
+        return out
+
+    def unpack(self, blocks: U8Array) -> U8Array:
+        """Levels (n, block_size) of `blocks` (n, type_size)."""
+        level = np.zeros((len(blocks), self.qtype.block_size), dtype=np.uint8)
+        for plane in self.planes:
+            bits = (blocks[:, plane.byte] >> plane.shift.astype(np.uint8)) & ((1 << plane.n_bits) - 1)
+            level |= bits << np.uint8(plane.low)
+        return level ^ np.uint8(self.flip)
+
+    def scales(self, blocks: U8Array) -> tuple[F32Array, F32Array]:
+        """Scale and offset of every weight, (n, block_size) each, of `blocks` (n, type_size)."""
+        ends = []
+        for end in (0, self.n_level - 1):
+            level = np.full((len(blocks), self.qtype.block_size), end, dtype=np.uint8)
+            ends.append(dequantize(self.pack(blocks, level), self.qtype).astype(np.float64))
+        scale = (ends[1] - ends[0]) / (float(self.values[-1]) - float(self.values[0]))
+        offset = ends[0] - scale * float(self.values[0])
+        return scale.astype(np.float32), offset.astype(np.float32)
+
+    def halves(self, blocks: U8Array) -> tuple[F32Array, F32Array]:
+        """The float16 numbers d and dmin of each block (n,); dmin is 0 where the type has none."""
+        d = blocks[:, self.d_at : self.d_at + 2].copy().view(np.float16)[:, 0].astype(np.float32)
+        if self.dmin_at is None:
+            return d, np.zeros_like(d)
+        return d, blocks[:, self.dmin_at : self.dmin_at + 2].copy().view(np.float16)[:, 0].astype(np.float32)
+
+    def with_halves(self, blocks: U8Array, d: F32Array, dmin: F32Array) -> U8Array:
+        """`blocks` with other float16 numbers; scale and minimum codes and levels stay."""
+        out = blocks.copy()
+        out[:, self.d_at : self.d_at + 2] = d.astype(np.float16)[:, None].view(np.uint8)
+        if self.dmin_at is not None:
+            out[:, self.dmin_at : self.dmin_at + 2] = dmin.astype(np.float16)[:, None].view(np.uint8)
+        return out
+
+
+def has_grid(name: str) -> bool:
+    return name in _GRIDS
+
+
+@cache
+def grid_of(qtype: QuantType) -> Grid:
+    """The layout of a type. Raises UnknownTypeError for types that have none here."""
+    if qtype.name not in _GRIDS:
+        raise UnknownTypeError(f"{qtype} has no error feedback. Types that have: {', '.join(sorted(_GRIDS))}")
+    planes, values, d_at, dmin_at, flip = _GRIDS[qtype.name]
+    return Grid(qtype, tuple(planes), np.array(values, dtype=np.float32), d_at, dmin_at, flip)
+
+
+def _nibbles(at: int, half: int, n: int) -> Plane:
+    """Groups of 2 * half weights in half bytes: the first half below, the second above."""
+    i = np.arange(n)
+    return Plane(at + i // (2 * half) * half + i % half, 4 * (i % (2 * half) // half), 0, 4)
+
+
+def _pairs(at: int, low: int) -> Plane:
+    """128 weights in 32 bytes, two bits each, 32 weights side by side."""
+    i = np.arange(256)
+    return Plane(at + i // 128 * 32 + i % 32, 2 * (i % 128 // 32), low, 2)
+
+
+def _bits(at: int, low: int) -> Plane:
+    """256 weights in 32 bytes, one bit each, 32 weights side by side."""
+    i = np.arange(256)
+    return Plane(at + i % 32, i // 32, low, 1)
+
+
+def _fifth(at: int) -> Plane:
+    """32 weights in the bits of a 32-bit word."""
+    i = np.arange(32)
+    return Plane(at + i // 8, i % 8, 4, 1)
+
+
+def _q6_low() -> Plane:
+    i = np.arange(256)
+    return Plane(i // 128 * 64 + i % 64, 4 * (i % 128 // 64), 0, 4)
+
+
+def _bytes(at: int) -> Plane:
+    i = np.arange(32)
+    return Plane(at + i, np.zeros(32, dtype=np.int64), 0, 8)
+
+
+# name: planes, values, byte of d, byte of dmin (or m), flip
+_GRIDS: dict[str, tuple[list[Plane], range | tuple[int, ...], int, int | None, int]] = {
+    "Q2_K": ([_pairs(16, 0)], range(4), 80, 82, 0),
+    "Q3_K": ([_pairs(32, 0), _bits(0, 2)], range(-4, 4), 108, None, 0),
+    "Q4_K": ([_nibbles(16, 32, 256)], range(16), 0, 2, 0),
+    "Q5_K": ([_nibbles(48, 32, 256), _bits(16, 4)], range(32), 0, 2, 0),
+    "Q6_K": ([_q6_low(), _pairs(128, 4)], range(-32, 32), 208, None, 0),
+    "Q8_0": ([_bytes(2)], range(-128, 128), 0, None, 128),
+    "Q4_0": ([_nibbles(2, 16, 32)], range(-8, 8), 0, None, 0),
+    "Q4_1": ([_nibbles(4, 16, 32)], range(16), 0, 2, 0),
+    "Q5_0": ([_nibbles(6, 16, 32), _fifth(2)], range(-16, 16), 0, None, 0),
+    "Q5_1": ([_nibbles(8, 16, 32), _fifth(4)], range(32), 0, 2, 0),
+    "IQ4_NL": ([_nibbles(2, 16, 32)], _IQ4_VALUES, 0, None, 0),
+    "IQ4_XS": ([_nibbles(8, 16, 256)], _IQ4_VALUES, 0, None, 0),
+}
+
+
+def grid_named(name: str) -> Grid:
+    return grid_of(quant_type(name))

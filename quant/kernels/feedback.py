@@ -1,0 +1,74 @@
+"""The two loops of error feedback: columns in order, and single levels with all others held.
+
+Knows scales, offsets, values and triangular factors. Does not know types or bytes.
+"""
+
+from quant.kernels.compiler import inner, kernel
+
+
+@inner
+def nearest(x, values):
+    """Index of the value nearest to x; values ascend."""
+    n = values.shape[0]
+    low, high = 0, n - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if values[middle] <= x:
+            low = middle
+        else:
+            high = middle
+    if x - values[low] <= values[high] - x:
+        return low
+    return high
+
+
+@inner
+def nearest_level(x, scale, offset, values):
+    """Level whose value scale * values[level] + offset is nearest to x."""
+    if scale == 0:
+        return 0
+    return nearest((x - offset) / scale, values)
+
+
+@kernel
+def round_columns(w, scale, offset, values, factor, level, error):
+    """Round columns in order. w (n_rows, n) is used up; level (n_rows, n) and error (n_rows, n), each column's error
+    divided by its factor[j, j], are filled; factor (n, n) is upper triangular."""
+    n_rows, n = w.shape
+    for r in range(n_rows):
+        row = w[r]
+        for j in range(n):
+            l = nearest_level(row[j], scale[r, j], offset[r, j], values)
+            level[r, j] = l
+            e = (row[j] - (scale[r, j] * values[l] + offset[r, j])) / factor[j, j]
+            error[r, j] = e
+            f = factor[j]
+            for k in range(j + 1, n):
+                row[k] -= e * f[k]
+
+
+@kernel
+def move_levels(level, scale, offset, values, w, gradient, moments):
+    """One pass of moving each level to where the row's quadratic error is least with the others held.
+
+    level (n_rows, n) changes; gradient (n_rows, n) is (ŵ - w) H and follows. Returns how many levels moved.
+    """
+    n_rows, n = level.shape
+    moved = 0
+    for r in range(n_rows):
+        g = gradient[r]
+        for j in range(n):
+            s = scale[r, j]
+            now = s * values[level[r, j]] + offset[r, j]
+            l = nearest_level(now - g[j] / moments[j, j], s, offset[r, j], values)
+            if l == level[r, j]:
+                continue
+            step = s * values[l] + offset[r, j] - now
+            if step * (2 * g[j] + step * moments[j, j]) >= 0:
+                continue
+            level[r, j] = l
+            moved += 1
+            h = moments[j]
+            for k in range(n):
+                g[k] += step * h[k]
+    return moved
