@@ -4,7 +4,6 @@ Knows the order of the steps: open both, check that they speak the same tokens, 
 Stores nothing of the logits. Does not print. Does not judge: that is `ggufkit.workflows.gate`.
 """
 
-import hashlib
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,30 +13,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufkit.errors import InputError
-from ggufkit.formats.gguf_reader import GgufFile
-from ggufkit.formats.gguf_source import fingerprint
-from ggufkit.formats.text import read_text, shipped_text
+from ggufkit.formats.baseline import is_baseline
 from ggufkit.runtime import scoring
 from ggufkit.runtime.engine import Device, Engine
+from ggufkit.workflows.facts import ModelFacts, TextFacts, model_facts, named_text
 from ggufkit.workflows.figures import FigureRow, TokenScores, figures
-from ggufkit.workflows.inspect import inspect
-from ggufkit.workflows.perplexity import SHIPPED
+from ggufkit.workflows.reference import LiveReference, Reference, open_baseline, text_digest
 from ggufkit.workflows.routers import LayerAgreement, RouterWatch
-from ggufkit.workflows.scores import Alternative, LiveBase, Spot, Spots, iter_scores
+from ggufkit.workflows.scores import Alternative, Spot, Spots, iter_scores
 
 I32Array = NDArray[np.int32]
 Update = Callable[[float, float, str], None]
 
-TOKENS_KEY = "tokenizer.ggml.tokens"
 N_SHOWN_BEFORE = 48  # tokens of context of a worst passage
-MIN_CHUNKS = 2  # fewer tell nothing of the spread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareSettings:
     """What to compare on what.
 
+    base     a GGUF, or a baseline file made from it
     text     a UTF-8 file; None takes the shipped prose
     n_ctx    tokens of a chunk; the second half is scored
     chunks   at most so many; None takes the whole text
@@ -52,30 +47,6 @@ class CompareSettings:
     threads: int | None = None
     device: Device = Device.AUTO
     routers: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """A file for the record. `fingerprint`: digest of sizes, headers and a sample of the weights."""
-
-    file: str
-    nbytes: int
-    fingerprint: str
-    arch: str
-    type: str
-    n_weights: int
-    bpw: float
-
-
-@dataclass(frozen=True, slots=True)
-class TextFacts:
-    """What was read. `sha256` of the text's bytes."""
-
-    name: str
-    sha256: str
-    n_ctx: int
-    n_chunk: int
-    n_token: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,42 +94,66 @@ class Comparison:
     notices: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Both sides, open, and the watch over their routers."""
+
+    reference: Reference
+    candidate: Engine
+    watch: RouterWatch
+    base: Engine | None = None
+
+    def notices(self, content: str) -> tuple[str, ...]:
+        """Lines a person should see."""
+        lines = [*(self.base.notices if self.base else ()), *self.candidate.notices]
+        sample = content[:20_000]
+        if self.base and not np.array_equal(self.base.tokenize(sample), self.candidate.tokenize(sample)):
+            lines.append(
+                f"{self.candidate.path.name} cuts the text into other tokens than {self.base.path.name}; both were "
+                "given the latter's. `ggufkit diff` says what differs."
+            )
+        return tuple(dict.fromkeys(lines))
+
+
+def open_pair(settings: CompareSettings, stack: ExitStack) -> Pair:
+    """Open both sides; the base may be a model or a baseline file."""
+    if is_baseline(settings.base):
+        candidate = stack.enter_context(open_engine(settings.candidate, settings))
+        return Pair(open_baseline(settings.base), candidate, RouterWatch.off())
+    watch = RouterWatch.of(settings.base, settings.candidate) if settings.routers else RouterWatch.off()
+    base = stack.enter_context(open_engine(settings.base, settings, watch.base_callback))
+    candidate = stack.enter_context(open_engine(settings.candidate, settings, watch.candidate_callback))
+    return Pair(LiveReference(base), candidate, watch, base)
+
+
 def compare(settings: CompareSettings, on_progress: Update = lambda *_: None) -> Comparison:
     """Measure it. Raises GgufError, InputError (other vocabulary, text too short, NaN logits), EngineError."""
     started = time.perf_counter()
     name, content = named_text(settings.text)
-    base_facts, candidate_facts = model_facts(settings.base), model_facts(settings.candidate)
+    facts = model_facts(settings.candidate)
     with ExitStack() as stack:
-        watch = RouterWatch.of(settings.base, settings.candidate) if settings.routers else RouterWatch.off()
-        base = stack.enter_context(open_engine(settings.base, settings, watch.base_callback))
-        candidate = stack.enter_context(open_engine(settings.candidate, settings, watch.candidate_callback))
-        check_same_vocabulary(base.header, candidate.header)
-        chunks = cut_chunks(base.tokenize(content), settings.n_ctx, settings.chunks)
-        notices = (*base.notices, *candidate.notices, *_tokenizer_notice(base, candidate, content))
+        pair = open_pair(settings, stack)
+        chunks = pair.reference.chunks(pair.candidate, content, settings.n_ctx, settings.chunks)
         order = np.arange(len(chunks), dtype=np.int32)
         spots, scored = Spots(), []
-        for one in iter_scores(LiveBase(base, chunks), candidate, chunks, order, spots):
+        for one in iter_scores(pair.reference.start(chunks), pair.candidate, chunks, order, spots):
             scored.append(one)
-            watch.settle()
+            pair.watch.settle()
             on_progress(len(scored), len(chunks), "chunks")
-        passages = tuple(readable(spot, chunks[spot.chunk], candidate) for spot in spots.worst())
+        passages = tuple(readable(spot, chunks[spot.chunk], pair.candidate) for spot in spots.worst())
+        notices = pair.notices(content)
     scores = TokenScores.of(scored)
     return Comparison(
-        base=base_facts,
-        candidate=candidate_facts,
+        base=pair.reference.facts,
+        candidate=facts,
         text=text_facts(name, content, chunks),
         figures=figures(scores),
         chunks=chunk_rows(scores),
         passages=passages,
-        routers=watch.result(),
+        routers=pair.watch.result(),
         seconds=time.perf_counter() - started,
-        notices=tuple(dict.fromkeys(notices)),
+        notices=notices,
     )
-
-
-def named_text(path: Path | None) -> tuple[str, str]:
-    """Name and content of the text to read."""
-    return (path.name, read_text(path)) if path else (SHIPPED, shipped_text(SHIPPED))
 
 
 def open_engine(path: Path, settings: CompareSettings, eval_callback: object = None) -> Engine:
@@ -167,49 +162,9 @@ def open_engine(path: Path, settings: CompareSettings, eval_callback: object = N
     )
 
 
-def cut_chunks(tokens: I32Array, n_ctx: int, most: int | None) -> I32Array:
-    """(n_chunk, n_ctx) whole chunks of `tokens`. Raises InputError for fewer than two."""
-    n_chunk = min(len(tokens) // n_ctx, most or len(tokens))
-    if n_chunk < MIN_CHUNKS:
-        raise InputError(
-            f"{len(tokens)} tokens of text make {n_chunk} chunks of {n_ctx}, at least {MIN_CHUNKS} are needed "
-            "to tell how sure a figure is. Use a longer text, a smaller --ctx or more --chunks."
-        )
-    return tokens[: n_chunk * n_ctx].reshape(n_chunk, n_ctx)
-
-
-def check_same_vocabulary(base: GgufFile, candidate: GgufFile) -> None:
-    """Raise InputError where the models' tokens differ: their probabilities cannot be compared then."""
-    a, b = base.value(TOKENS_KEY), candidate.value(TOKENS_KEY)
-    n_a, n_b = len(a or ()), len(b or ())
-    if n_a != n_b:
-        raise InputError(
-            f"{candidate.path.name} has {n_b} tokens, {base.path.name} has {n_a}: not the same vocabulary. "
-            "Compare a model with its own original."
-        )
-    for i, (x, y) in enumerate(zip(a or (), b or (), strict=True)):
-        if x != y:
-            raise InputError(
-                f"token {i} is {y!r} in {candidate.path.name} and {x!r} in {base.path.name}: not the same vocabulary. "
-                "Compare a model with its own original."
-            )
-
-
-def model_facts(path: Path) -> ModelFacts:
-    """Facts of the file at `path` from its header and a sample of its weights."""
-    report = inspect(path)
-    file = GgufFile.open(path)
-    try:
-        digest = fingerprint(file)
-    finally:
-        file.close()
-    return ModelFacts(report.file, report.nbytes, digest, report.arch, report.type, report.n_weights, report.bpw)
-
-
 def text_facts(name: str, content: str, chunks: I32Array) -> TextFacts:
     n_chunk, n_ctx = chunks.shape
-    n_scored = n_ctx - 1 - n_ctx // 2
-    return TextFacts(name, hashlib.sha256(content.encode()).hexdigest(), n_ctx, n_chunk, n_chunk * n_scored)
+    return TextFacts(name, text_digest(content), n_ctx, n_chunk, n_chunk * (n_ctx - 1 - n_ctx // 2))
 
 
 def chunk_rows(scores: TokenScores) -> tuple[ChunkRow, ...]:
@@ -241,13 +196,3 @@ def readable(spot: Spot, chunk: I32Array, engine: Engine) -> Passage:
 
 def _word(engine: Engine, token: int) -> str:
     return engine.vocab.piece(token, special=True).decode("utf-8", errors="replace")
-
-
-def _tokenizer_notice(base: Engine, candidate: Engine, content: str) -> tuple[str, ...]:
-    sample = content[:20_000]
-    if np.array_equal(base.tokenize(sample), candidate.tokenize(sample)):
-        return ()
-    return (
-        f"{candidate.path.name} cuts the text into other tokens than {base.path.name}; both were given the latter's. "
-        "`ggufkit diff` says what differs.",
-    )

@@ -1,0 +1,53 @@
+"""What is recorded of a model file and of a text, so that a result can be told from another. Reads headers only."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufkit.formats.gguf_reader import GgufFile
+from ggufkit.formats.gguf_source import fingerprint
+from ggufkit.formats.text import read_text, shipped_text
+from ggufkit.workflows.inspect import inspect
+from ggufkit.workflows.perplexity import SHIPPED
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """A file for the record. `fingerprint`: digest of sizes, headers and a sample of the weights."""
+
+    file: str
+    nbytes: int
+    fingerprint: str
+    arch: str
+    name: str
+    type: str
+    n_weights: int
+    bpw: float
+
+
+@dataclass(frozen=True, slots=True)
+class TextFacts:
+    """What was read. `sha256` of the text's bytes; `n_token` tokens were scored."""
+
+    name: str
+    sha256: str
+    n_ctx: int
+    n_chunk: int
+    n_token: int
+
+
+def model_facts(path: Path) -> ModelFacts:
+    """Facts of the GGUF at `path` from its header and a sample of its weights. Raises GgufError."""
+    report = inspect(path)
+    file = GgufFile.open(path)
+    try:
+        digest = fingerprint(file)
+    finally:
+        file.close()
+    return ModelFacts(
+        report.file, report.nbytes, digest, report.arch, report.name, report.type, report.n_weights, report.bpw
+    )
+
+
+def named_text(path: Path | None) -> tuple[str, str]:
+    """Name and content of the text to read: a file, or the one that ships."""
+    return (path.name, read_text(path)) if path else (SHIPPED, shipped_text(SHIPPED))
