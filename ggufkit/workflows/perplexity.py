@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.text import read_text, shipped_text
 from ggufkit.runtime import scoring
 from ggufkit.runtime.engine import Device
@@ -65,9 +64,8 @@ def perplexity(
 ) -> PerplexityReport:
     """Measure it. Raises GgufError, InputError (text too short or not UTF-8), EngineError."""
     text = read_text(settings.text) if settings.text else shipped_text(SHIPPED)
-    n_vocab = len(GgufFile.open(settings.file).value("tokenizer.ggml.tokens") or ())
     with scoring.open_for_scoring(
-        settings.file, n_ctx=settings.n_ctx, n_vocab=n_vocab, threads=settings.threads, device=settings.device
+        settings.file, n_ctx=settings.n_ctx, threads=settings.threads, device=settings.device
     ) as engine:
         tokens = engine.tokenize(text)
         total = min(len(tokens) // settings.n_ctx, settings.chunks or len(tokens))
