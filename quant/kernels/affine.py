@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.kernels.compiler import inner
+from quant.kernels.tile import LARGEST
 
 F32Array = NDArray[np.float32]
 
@@ -100,14 +101,14 @@ def _start(x, w, largest_base, fit):
     for j in range(x.shape[0]):
         xj = x[j]
         for i in range(base.shape[0]):
-            base[i] = min(base[i], xj[i])
+            base[i] = min(base[i], max(xj[i], -LARGEST))
     width[:] = _ZERO
     sum_w[:] = _ZERO
     sum_x[:] = _ZERO
     for j in range(x.shape[0]):
         xj, wj = x[j], w[j]
         for i in range(base.shape[0]):
-            y = xj[i] - base[i]
+            y = max(min(xj[i], LARGEST) - base[i], _ZERO)
             xj[i] = y
             sum_w[i] += wj[i]
             sum_x[i] += wj[i] * y
@@ -170,3 +171,14 @@ def search(x, w, nmax, steps, n_refine, largest_base, fit):
         invert(fit.scale, fit.low, inverse, offset)
         level_sums(x, w, inverse, offset, nmax, fit.sum_l, fit.sum_l2, fit.sum_xl)
         _accept(fit)
+
+
+@inner
+def find_levels(x, scale, low, nmax, inverse, offset, level):
+    """level (n, lanes) uint8: the nearest levels of (scale, low), counted from the base as x is."""
+    invert(scale, low, inverse, offset)
+    for j in range(x.shape[0]):
+        xj, lj = x[j], level[j]
+        for i in range(scale.shape[0]):
+            y = (xj[i] - low[i]) * inverse[i]
+            lj[i] = np.uint8(np.int32(min(max(np.rint(y), _ZERO), nmax)))

@@ -15,18 +15,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.kernels.affine import empty_fit, invert, level_sums, search, weighted_error
+from quant.kernels.affine import empty_fit, find_levels, invert, level_sums, search, weighted_error
 from quant.kernels.compiler import inner, kernel
 from quant.kernels.halves import round_to_half
-from quant.kernels.tile import BLOCK, SLAB, TILE, block_importance, load
+from quant.kernels.tile import BLOCK, SLAB, TILE, block_importance, load, load_importance
 from quant.kernels.units import TINY, UnitSearch, best_unit, empty_unit_search, spread_over_lanes
 
 F32Array = NDArray[np.float32]
 U8Array = NDArray[np.uint8]
 
-# values (n_blocks, n_sub, n), d, dmin (n_blocks,), codes (n_blocks, 2, n_sub), out (n_blocks, type_size);
-# codes are scale codes, then minimum codes
-Pack = Callable[[F32Array, F32Array, F32Array, U8Array, U8Array], None]
+# Writes the bytes of a slab of tiles, each of n_blocks blocks side by side; out (blocks, type_size) may end earlier.
+# halves (tiles, 2, n_blocks)         d, dmin, values that round_to_half returned
+# codes  (tiles, 2, n_sub, n_blocks)  codes of scales, of minima
+# levels (tiles, n, n_sub, n_blocks)
+Pack = Callable[[F32Array, U8Array, U8Array, U8Array], None]
 
 _ZERO = np.float32(0)
 _SINGULAR = np.float32(1e-5)
@@ -165,52 +167,78 @@ def _try_neighbours(x, w, nmax, top, reach, fit, blocks):
 
 @inner
 def _keep_better(blocks):
+    """The candidate replaces the best of its block where its error is smaller."""
     n_blocks = blocks.d.shape[0]
+    lane_best, error = blocks.lane_best, blocks.error
+    code, min_code, try_code, try_min_code = (
+        blocks.scale_code,
+        blocks.min_code,
+        blocks.try_scale_code,
+        blocks.try_min_code,
+    )
     for b in range(n_blocks):
         total = _ZERO
-        for lane in range(b, blocks.lane_best.shape[0], n_blocks):
-            total += blocks.lane_best[lane]
-        if total < blocks.error[b]:
-            blocks.error[b] = total
+        for lane in range(b, lane_best.shape[0], n_blocks):
+            total += lane_best[lane]
+        if total < error[b]:
+            error[b] = total
             blocks.d[b] = blocks.try_d[b]
             blocks.dmin[b] = blocks.try_dmin[b]
-            for lane in range(b, blocks.lane_best.shape[0], n_blocks):
-                blocks.scale_code[lane] = blocks.try_scale_code[lane]
-                blocks.min_code[lane] = blocks.try_min_code[lane]
+            for lane in range(b, lane_best.shape[0], n_blocks):
+                code[lane] = try_code[lane]
+                min_code[lane] = try_min_code[lane]
+
+
+@inner
+def _stored_fit(d, dmin, code, min_code, base, blocks):
+    """blocks.scale and blocks.low as they will be decoded from halves and codes."""
+    spread_over_lanes(d, blocks.lane_d)
+    spread_over_lanes(dmin, blocks.lane_dmin)
+    scale, low, lane_d, lane_dmin = blocks.scale, blocks.low, blocks.lane_d, blocks.lane_dmin
+    for i in range(scale.shape[0]):
+        scale[i] = lane_d[i] * code[i]
+        low[i] = -lane_dmin[i] * min_code[i] - base[i]
 
 
 @inner
 def _refit(x, w, nmax, fit, blocks):
     """d and dmin that suit the candidate's codes and levels best: two normal equations a block, rounded to halves."""
-    scale, low, code, min_code = blocks.scale, blocks.low, blocks.try_scale_code, blocks.try_min_code
-    for i in range(scale.shape[0]):
-        scale[i] = blocks.lane_d[i] * code[i]
-        low[i] = -blocks.lane_dmin[i] * min_code[i] - fit.base[i]
-    invert(scale, low, fit.inverse, fit.offset)
-    level_sums(x, w, fit.inverse, fit.offset, nmax, fit.sum_l, fit.sum_l2, fit.sum_xl)
-    n_blocks = blocks.d.shape[0]
+    code, min_code, base = blocks.try_scale_code, blocks.try_min_code, fit.base
+    sum_w, sum_x, sum_l, sum_l2, sum_xl = fit.sum_w, fit.sum_x, fit.sum_l, fit.sum_l2, fit.sum_xl
+    try_d, try_dmin = blocks.try_d, blocks.try_dmin
+    _stored_fit(try_d, try_dmin, code, min_code, base, blocks)
+    invert(blocks.scale, blocks.low, fit.inverse, fit.offset)
+    level_sums(x, w, fit.inverse, fit.offset, nmax, sum_l, sum_l2, sum_xl)
+    n_blocks = try_d.shape[0]
     for b in range(n_blocks):
         aa, ab, bb, ax, bx = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
-        for i in range(b, scale.shape[0], n_blocks):
-            aa += code[i] * code[i] * fit.sum_l2[i]
-            ab -= code[i] * min_code[i] * fit.sum_l[i]
-            bb += min_code[i] * min_code[i] * fit.sum_w[i]
-            ax += code[i] * (fit.sum_xl[i] + fit.base[i] * fit.sum_l[i])
-            bx -= min_code[i] * (fit.sum_x[i] + fit.base[i] * fit.sum_w[i])
+        for i in range(b, code.shape[0], n_blocks):
+            c, m = code[i], min_code[i]
+            aa += c * c * sum_l2[i]
+            ab -= c * m * sum_l[i]
+            bb += m * m * sum_w[i]
+            ax += c * (sum_xl[i] + base[i] * sum_l[i])
+            bx -= m * (sum_x[i] + base[i] * sum_w[i])
         determinant = aa * bb - ab * ab
         if determinant > _SINGULAR * aa * bb:
-            blocks.try_d[b] = round_to_half(max((bb * ax - ab * bx) / determinant, _ZERO))
+            try_d[b] = round_to_half(max((bb * ax - ab * bx) / determinant, _ZERO))
         elif aa > _ZERO:
-            blocks.try_d[b] = round_to_half(max((ax - ab * blocks.try_dmin[b]) / aa, _ZERO))
+            try_d[b] = round_to_half(max((ax - ab * try_dmin[b]) / aa, _ZERO))
         if bb > _ZERO:
-            blocks.try_dmin[b] = round_to_half(max((bx - ab * blocks.try_d[b]) / bb, _ZERO))
+            try_dmin[b] = round_to_half(max((bx - ab * try_d[b]) / bb, _ZERO))
 
 
 @kernel
-def _search_blocks(values, importance, start, x, w, plan, fit, blocks, d, dmin, codes):
-    n_blocks = blocks.d.shape[0]
-    for first in range(0, values.shape[0], n_blocks):
-        load(values, importance, start, first, x, w)
+def _search_slab(values, importance, start, x, w, plan, fit, blocks, halves, codes, levels):
+    """Halves, codes and levels of all blocks of a slab; the shapes are those of Pack."""
+    n_sub, n_blocks = codes.shape[2:]
+    loaded = -1
+    for t in range(-(-values.shape[0] // n_blocks)):
+        load(values, t * n_blocks, x)
+        phase = (start + t * n_blocks) % importance.shape[0]
+        if phase != loaded:
+            load_importance(importance, phase, n_sub, w)
+            loaded = phase
         search(x, w, plan.nmax, plan.steps, plan.n_refine, _ZERO, fit)
         _first_guess(x, w, plan.nmax, plan.top, plan.spread, plan.n_tries, fit, blocks)
         blocks.error[:] = _INFINITY
@@ -218,12 +246,14 @@ def _search_blocks(values, importance, start, x, w, plan, fit, blocks, d, dmin, 
         for _ in range(plan.n_rounds):
             _refit(x, w, plan.nmax, fit, blocks)
             _try_neighbours(x, w, plan.nmax, plan.top, 1, fit, blocks)
-        for b in range(min(n_blocks, values.shape[0] - first)):
-            d[first + b] = blocks.d[b]
-            dmin[first + b] = blocks.dmin[b]
-            for sub in range(codes.shape[2]):
-                codes[first + b, 0, sub] = np.uint8(blocks.scale_code[sub * n_blocks + b])
-                codes[first + b, 1, sub] = np.uint8(blocks.min_code[sub * n_blocks + b])
+        _stored_fit(blocks.d, blocks.dmin, blocks.scale_code, blocks.min_code, fit.base, blocks)
+        find_levels(x, blocks.scale, blocks.low, plan.nmax, fit.inverse, fit.offset, levels[t])
+        for b in range(n_blocks):
+            halves[t, 0, b] = blocks.d[b]
+            halves[t, 1, b] = blocks.dmin[b]
+            for sub in range(n_sub):
+                codes[t, 0, sub, b] = np.uint8(blocks.scale_code[sub * n_blocks + b])
+                codes[t, 1, sub, b] = np.uint8(blocks.min_code[sub * n_blocks + b])
 
 
 def encode(w: F32Array, importance: F32Array | None, out: U8Array, n: int, plan: AffinePlan, pack: Pack) -> None:
@@ -234,9 +264,11 @@ def encode(w: F32Array, importance: F32Array | None, out: U8Array, n: int, plan:
     weights = block_importance(importance, w.shape[1], BLOCK)
     x, wx = np.empty((2, n, lanes), dtype=np.float32)
     fit, blocks = empty_fit(lanes), empty_blocks(lanes, n_blocks)
-    d, dmin = np.empty((2, SLAB), dtype=np.float32)
-    codes = np.empty((SLAB, 2, n_sub), dtype=np.uint8)
-    for start in range(0, len(values), SLAB):
-        slab = values[start : start + SLAB]
-        _search_blocks(slab, weights, start, x, wx, plan, fit, blocks, d, dmin, codes)
-        pack(slab, d, dmin, codes, stored[start : start + SLAB])
+    halves = np.empty((SLAB, 2, n_blocks), dtype=np.float32)
+    codes = np.empty((SLAB, 2, n_sub, n_blocks), dtype=np.uint8)
+    levels = np.empty((SLAB, n, lanes), dtype=np.uint8)
+    for start in range(0, len(values), SLAB * n_blocks):
+        part = slice(start, start + SLAB * n_blocks)
+        tiles = slice(-(-len(values[part]) // n_blocks))
+        _search_slab(values[part], weights, start, x, wx, plan, fit, blocks, halves, codes, levels)
+        pack(halves[tiles], codes[tiles], levels[tiles].reshape(-1, n, n_sub, n_blocks), stored[part])

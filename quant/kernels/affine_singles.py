@@ -9,16 +9,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.kernels.affine import empty_fit, search, weighted_error
+from quant.kernels.affine import empty_fit, find_levels, search, weighted_error
 from quant.kernels.compiler import inner, kernel
 from quant.kernels.halves import round_to_half
-from quant.kernels.tile import SLAB, TILE, block_importance, load
+from quant.kernels.tile import SLAB, TILE, block_importance, load, load_importance
 
 F32Array = NDArray[np.float32]
 U8Array = NDArray[np.uint8]
 
-# values (n_blocks, 1, 32), d, m (n_blocks,), out (n_blocks, type_size)
-Pack = Callable[[F32Array, F32Array, F32Array, U8Array], None]
+# Writes the bytes of a slab of tiles, each of n_blocks blocks side by side; out (blocks, type_size) may end earlier.
+# halves (tiles, 2, n_blocks)   d, m, values that round_to_half returned
+# levels (tiles, 32, n_blocks)
+Pack = Callable[[F32Array, U8Array, U8Array], None]
 
 N = 32
 _ZERO = np.float32(0)
@@ -62,28 +64,37 @@ def _round_scales(x, w, nmax, fit, error, best, d, m):
 
 
 @kernel
-def _search_blocks(values, importance, start, x, w, plan, fit, error, best, tile_d, tile_m, d, m):
-    lanes = tile_d.shape[0]
-    for first in range(0, values.shape[0], lanes):
-        load(values, importance, start, first, x, w)
+def _search_slab(values, importance, start, x, w, plan, fit, error, best, halves, levels):
+    """Halves and levels of all blocks of a slab; the shapes are those of Pack."""
+    n_blocks = halves.shape[2]
+    loaded = -1
+    for t in range(-(-values.shape[0] // n_blocks)):
+        load(values, t * n_blocks, x)
+        phase = (start + t * n_blocks) % importance.shape[0]
+        if phase != loaded:
+            load_importance(importance, phase, 1, w)
+            loaded = phase
         search(x, w, plan.nmax, plan.steps, plan.n_refine, _INFINITY, fit)
-        _round_scales(x, w, plan.nmax, fit, error, best, tile_d, tile_m)
-        for b in range(min(lanes, values.shape[0] - first)):
-            d[first + b] = tile_d[b]
-            m[first + b] = tile_m[b]
+        d, m, low, base = halves[t, 0], halves[t, 1], fit.low, fit.base
+        _round_scales(x, w, plan.nmax, fit, error, best, d, m)
+        for i in range(n_blocks):
+            low[i] = m[i] - base[i]
+        find_levels(x, d, low, plan.nmax, fit.inverse, fit.offset, levels[t])
 
 
 def encode(w: F32Array, importance: F32Array | None, out: U8Array, plan: SinglePlan, pack: Pack) -> None:
     """Encode rows; `pack` writes the bytes."""
-    lanes, slab = TILE // N, SLAB * TILE // N
+    n_blocks = TILE // N
     values = w.reshape(-1, 1, N)
     stored = out.reshape(len(values), -1)
     weights = block_importance(importance, w.shape[1], N)
-    x, wx = np.empty((2, N, lanes), dtype=np.float32)
-    error, best, tile_d, tile_m = np.empty((4, lanes), dtype=np.float32)
-    fit = empty_fit(lanes)
-    d, m = np.empty((2, slab), dtype=np.float32)
-    for start in range(0, len(values), slab):
-        part = values[start : start + slab]
-        _search_blocks(part, weights, start, x, wx, plan, fit, error, best, tile_d, tile_m, d, m)
-        pack(part, d, m, stored[start : start + slab])
+    x, wx = np.empty((2, N, n_blocks), dtype=np.float32)
+    error, best = np.empty((2, n_blocks), dtype=np.float32)
+    fit = empty_fit(n_blocks)
+    halves = np.empty((SLAB, 2, n_blocks), dtype=np.float32)
+    levels = np.empty((SLAB, N, n_blocks), dtype=np.uint8)
+    for start in range(0, len(values), SLAB * n_blocks):
+        part = slice(start, start + SLAB * n_blocks)
+        tiles = slice(-(-len(values[part]) // n_blocks))
+        _search_slab(values[part], weights, start, x, wx, plan, fit, error, best, halves, levels)
+        pack(halves[tiles], levels[tiles], stored[part])

@@ -41,3 +41,10 @@ def store_half(v, out, at):
         half = sign | (((bits & np.int32(0x7FFFFFFF)) >> 13) - np.int32((127 - 15) << 10))
     out[at] = half & 0xFF
     out[at + 1] = half >> 8
+
+
+@inner
+def store_halves(values, at, out):
+    """The half values[b] to out[b, at:at+2] of every block."""
+    for b in range(out.shape[0]):
+        store_half(values[b], out[b], at)

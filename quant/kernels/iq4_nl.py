@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.kernels import symmetric_singles
-from quant.kernels.compiler import kernel
-from quant.kernels.halves import store_half
-from quant.kernels.levels import pack_nibbles
-from quant.kernels.nonlinear import HIGHEST, LOWEST, nonlinear_codes
+from quant.kernels.compiler import inner, kernel
+from quant.kernels.halves import store_halves
+from quant.kernels.nonlinear import HIGHEST, LOWEST
+from quant.kernels.packing import pack_block32
 from quant.kernels.symmetric import Levels
-from quant.kernels.tile import search_steps
+from quant.kernels.tile import search_ends
 
 PLAN = symmetric_singles.SinglePlan(
-    levels=Levels(LOWEST, HIGHEST, nonlinear=True), steps=search_steps(7, 15), n_refine=2, n_plain=2
+    levels=Levels(LOWEST, HIGHEST, nonlinear=True), ends=search_ends(LOWEST, 7, 15), n_refine=2, n_plain=2
 )
 
 
@@ -32,9 +32,13 @@ def encode(w: NDArray[np.float32], importance: NDArray[np.float32] | None, out: 
 
 
 @kernel
-def _pack(values, d, out):
-    code = np.empty(32, dtype=np.uint8)
-    for b in range(values.shape[0]):
-        nonlinear_codes(values[b, 0], d[b], code)
-        store_half(d[b], out[b], 0)
-        pack_nibbles(code, out[b, 2:18])
+def _pack(halves, levels, out):
+    n_blocks = levels.shape[2]
+    for t in range(levels.shape[0]):
+        _pack_tile(halves[t], levels[t], out[t * n_blocks : (t + 1) * n_blocks])
+
+
+@inner
+def _pack_tile(d, level, out):
+    store_halves(d, 0, out)
+    pack_block32(level, 2, out)

@@ -17,19 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.kernels import symmetric_blocks
-from quant.kernels.compiler import kernel
-from quant.kernels.halves import store_half
-from quant.kernels.levels import pack_nibbles
-from quant.kernels.nonlinear import HIGHEST, LOWEST, nonlinear_codes
+from quant.kernels.compiler import inner, kernel
+from quant.kernels.halves import store_halves
+from quant.kernels.nonlinear import HIGHEST, LOWEST
+from quant.kernels.packing import pack_nibbles
 from quant.kernels.symmetric import Levels
-from quant.kernels.tile import search_steps
+from quant.kernels.tile import search_ends
 
 N = 32
 PLAN = symmetric_blocks.SymmetricPlan(
     levels=Levels(LOWEST, HIGHEST, nonlinear=True),
     lowest_code=np.float32(-32),
     highest_code=np.float32(31),
-    steps=search_steps(7, 15),
+    ends=search_ends(LOWEST, 7, 15),
     n_refine=1,
     spread=np.float32(1),
     n_tries=9,
@@ -43,15 +43,24 @@ def encode(w: NDArray[np.float32], importance: NDArray[np.float32] | None, out: 
 
 
 @kernel
-def _pack(values, d, codes, out):
-    level = np.empty(N, dtype=np.uint8)
-    for b in range(values.shape[0]):
-        block = out[b]
-        block[2:8] = 0
+def _pack(halves, codes, levels, out):
+    n_blocks = levels.shape[3]
+    for t in range(levels.shape[0]):
+        _pack_tile(halves[t], codes[t], levels[t], out[t * n_blocks : (t + 1) * n_blocks])
+
+
+@inner
+def _pack_tile(d, codes, level, out):
+    store_halves(d, 0, out)
+    for k in range(8):
+        for i in range(16):
+            pack_nibbles(level[i, k], level[16 + i, k], 8 + 16 * k + i, out)
+    for b in range(out.shape[0]):
+        high = np.uint16(0)
         for k in range(8):
-            nonlinear_codes(values[b, k], d[b] * np.float32(codes[b, k]), level)
-            pack_nibbles(level, block[8 + 16 * k : 24 + 16 * k])
-            scale_code = np.uint8(codes[b, k] + 32)
-            block[2 + k // 4] |= (scale_code >> 4) << (2 * (k % 4))
-            block[4 + k // 2] |= (scale_code & 15) << (4 * (k % 2))
-        store_half(d[b], block, 0)
+            high |= np.uint16((codes[k, b] + 32) >> 4) << (2 * k)
+        out[b, 2] = high & 0xFF
+        out[b, 3] = high >> 8
+        for k in range(4):
+            even, odd = np.uint8(codes[2 * k, b] + 32), np.uint8(codes[2 * k + 1, b] + 32)
+            out[b, 4 + k] = (even & 15) | ((odd & 15) << 4)

@@ -18,8 +18,6 @@ LOWEST, HIGHEST = VALUES[0], VALUES[-1]
 _STEPS = np.diff(VALUES)
 _MIDPOINTS = (VALUES[1:] + VALUES[:-1]) / np.float32(2)
 _ZERO = np.float32(0)
-_ONE = np.float32(1)
-_LARGEST = np.float32(2.0**30)
 
 
 @inner
@@ -56,12 +54,13 @@ def weighted_error(x, w, scale, inverse, error):
 
 
 @inner
-def nonlinear_codes(values, scale, code):
-    """Index of the value nearest to values / scale; that of the smallest value (1) where the scale is 0."""
-    inverse = _ONE / scale if scale != _ZERO else _ZERO
-    for i in range(values.shape[0]):
-        y = min(max(values[i], -_LARGEST), _LARGEST) * inverse
-        index = 0
-        for k in range(15):
-            index += 1 if y > _MIDPOINTS[k] else 0
-        code[i] = index
+def find_codes(x, inverse, code):
+    """code (n, lanes) uint8: the entry of VALUES nearest to x · inverse."""
+    for j in range(x.shape[0]):
+        xj, cj = x[j], code[j]
+        for i in range(inverse.shape[0]):
+            y = xj[i] * inverse[i]
+            entry = np.int32(0)
+            for k in range(15):
+                entry += np.int32(1) if y > _MIDPOINTS[k] else np.int32(0)
+            cj[i] = np.uint8(entry)

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.kernels import affine_blocks
-from quant.kernels.compiler import kernel
-from quant.kernels.halves import store_half
-from quant.kernels.levels import affine_block_levels, pack_pairs_of_bits
+from quant.kernels.compiler import inner, kernel
+from quant.kernels.halves import store_halves
+from quant.kernels.packing import pack_nibbles, pack_pairs_of_bits
 from quant.kernels.tile import search_steps
 
 N = 16
@@ -41,13 +41,20 @@ def encode(w: NDArray[np.float32], importance: NDArray[np.float32] | None, out: 
 
 
 @kernel
-def _pack(values, d, dmin, codes, out):
-    level = np.empty((16, N), dtype=np.uint8)
-    for b in range(values.shape[0]):
-        affine_block_levels(values[b], d[b], dmin[b], codes[b], NMAX, level)
-        block = out[b]
-        for k in range(16):
-            block[k] = codes[b, 0, k] | (codes[b, 1, k] << 4)
-        pack_pairs_of_bits(level.reshape(2, 4, 32), block[16:80])
-        store_half(d[b], block, 80)
-        store_half(dmin[b], block, 82)
+def _pack(halves, codes, levels, out):
+    n_blocks = levels.shape[3]
+    for t in range(levels.shape[0]):
+        _pack_tile(halves[t], codes[t], levels[t], out[t * n_blocks : (t + 1) * n_blocks])
+
+
+@inner
+def _pack_tile(halves, codes, level, out):
+    for k in range(16):
+        pack_nibbles(codes[0, k], codes[1, k], k, out)
+    for h in range(2):
+        for i in range(32):
+            # 32 weights are two sub-blocks of 16: weight i lies in row i % 16 of the first or the second
+            row, k = level[i % N], 8 * h + i // N
+            pack_pairs_of_bits(row[k], row[k + 2], row[k + 4], row[k + 6], 16 + 32 * h + i, out)
+    store_halves(halves[0], 80, out)
+    store_halves(halves[1], 82, out)

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from quant.kernels import symmetric_blocks
 from quant.kernels.compiler import inner, kernel
-from quant.kernels.halves import store_half
-from quant.kernels.levels import pack_pairs_of_bits, symmetric_block_levels
+from quant.kernels.halves import store_halves
+from quant.kernels.packing import pack_bits, pack_pairs_of_bits
 from quant.kernels.symmetric import Levels
-from quant.kernels.tile import search_steps
+from quant.kernels.tile import search_ends
 
 N = 16
 LOWEST, HIGHEST = np.float32(-4), np.float32(3)
@@ -30,7 +30,7 @@ PLAN = symmetric_blocks.SymmetricPlan(
     levels=Levels(LOWEST, HIGHEST, nonlinear=False),
     lowest_code=np.float32(-32),
     highest_code=np.float32(31),
-    steps=search_steps(0.9, 7),
+    ends=search_ends(LOWEST, 0.9, 7),
     n_refine=1,
     spread=np.float32(2),
     n_tries=5,
@@ -44,29 +44,32 @@ def encode(w: NDArray[np.float32], importance: NDArray[np.float32] | None, out: 
 
 
 @kernel
-def _pack(values, d, codes, out):
-    level = np.empty((16, N), dtype=np.uint8)
-    groups = level.reshape(8, 32)
-    for b in range(values.shape[0]):
-        symmetric_block_levels(values[b], d[b], codes[b], LOWEST, HIGHEST, level)
-        block = out[b]
-        hmask = block[0:32]
-        hmask[:] = 0
-        for g in range(8):
-            group = groups[g]
-            for i in range(32):
-                hmask[i] |= (group[i] >> 2) << g
-                group[i] &= 3
-        pack_pairs_of_bits(level.reshape(2, 4, 32), block[32:96])
-        _pack_codes(codes[b], block[96:108])
-        store_half(d[b], block, 108)
+def _pack(halves, codes, levels, out):
+    n_blocks = levels.shape[3]
+    for t in range(levels.shape[0]):
+        _pack_tile(halves[t], codes[t], levels[t], out[t * n_blocks : (t + 1) * n_blocks])
 
 
 @inner
-def _pack_codes(codes, out):
-    for j in range(4):
-        c0, c1 = np.uint8(codes[j] + 32), np.uint8(codes[j + 4] + 32)
-        c2, c3 = np.uint8(codes[j + 8] + 32), np.uint8(codes[j + 12] + 32)
-        out[j] = (c0 & 15) | ((c2 & 15) << 4)
-        out[j + 4] = (c1 & 15) | ((c3 & 15) << 4)
-        out[j + 8] = (c0 >> 4) | ((c1 >> 4) << 2) | ((c2 >> 4) << 4) | ((c3 >> 4) << 6)
+def _pack_tile(d, codes, level, out):
+    for i in range(32):
+        # 32 weights are two sub-blocks of 16: weight i lies in row i % 16 of the first or the second
+        row, k = level[i % N], i // N
+        pack_bits(row[k::2], 2, i, out)
+        for h in range(2):
+            part = row[8 * h + k :]
+            pack_pairs_of_bits(part[0], part[2], part[4], part[6], 32 + 32 * h + i, out)
+    _pack_codes(codes, 96, out)
+    store_halves(d, 108, out)
+
+
+@inner
+def _pack_codes(codes, at, out):
+    """Sixteen codes -32..31, stored from 0 up, as drawn above."""
+    for b in range(out.shape[0]):
+        for j in range(4):
+            c0, c1 = np.uint8(codes[j, b] + 32), np.uint8(codes[j + 4, b] + 32)
+            c2, c3 = np.uint8(codes[j + 8, b] + 32), np.uint8(codes[j + 12, b] + 32)
+            out[b, at + j] = (c0 & 15) | ((c2 & 15) << 4)
+            out[b, at + 4 + j] = (c1 & 15) | ((c3 & 15) << 4)
+            out[b, at + 8 + j] = (c0 >> 4) | ((c1 >> 4) << 2) | ((c2 >> 4) << 4) | ((c3 >> 4) << 6)

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.kernels import affine_singles
-from quant.kernels.compiler import kernel
-from quant.kernels.halves import store_half
-from quant.kernels.levels import affine_levels, pack_nibbles
+from quant.kernels.compiler import inner, kernel
+from quant.kernels.halves import store_halves
+from quant.kernels.packing import pack_block32
 from quant.kernels.tile import search_steps
 
 NMAX = np.float32(15)
@@ -29,10 +29,14 @@ def encode(w: NDArray[np.float32], importance: NDArray[np.float32] | None, out: 
 
 
 @kernel
-def _pack(values, d, m, out):
-    level = np.empty(32, dtype=np.uint8)
-    for b in range(values.shape[0]):
-        affine_levels(values[b, 0], d[b], m[b], NMAX, level)
-        store_half(d[b], out[b], 0)
-        store_half(m[b], out[b], 2)
-        pack_nibbles(level, out[b, 4:20])
+def _pack(halves, levels, out):
+    n_blocks = levels.shape[2]
+    for t in range(levels.shape[0]):
+        _pack_tile(halves[t], levels[t], out[t * n_blocks : (t + 1) * n_blocks])
+
+
+@inner
+def _pack_tile(halves, level, out):
+    store_halves(halves[0], 0, out)
+    store_halves(halves[1], 2, out)
+    pack_block32(level, 4, out)

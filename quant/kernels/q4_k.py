@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from quant.kernels import affine_blocks
 from quant.kernels.compiler import inner, kernel
-from quant.kernels.halves import store_half
-from quant.kernels.levels import affine_block_levels
+from quant.kernels.halves import store_halves
+from quant.kernels.packing import pack_nibbles
 from quant.kernels.tile import search_steps
 
 N = 32
@@ -46,24 +46,33 @@ def encode(w: NDArray[np.float32], importance: NDArray[np.float32] | None, out: 
 
 
 @kernel
-def _pack(values, d, dmin, codes, out):
-    level = np.empty((8, N), dtype=np.uint8)
-    for b in range(values.shape[0]):
-        affine_block_levels(values[b], d[b], dmin[b], codes[b], NMAX, level)
-        block = out[b]
-        store_half(d[b], block, 0)
-        store_half(dmin[b], block, 2)
-        pack_codes(codes[b, 0], codes[b, 1], block[4:16])
-        for g in range(4):
-            below, above, qs = level[2 * g], level[2 * g + 1], block[16 + 32 * g : 48 + 32 * g]
-            for i in range(N):
-                qs[i] = below[i] | (above[i] << 4)
+def _pack(halves, codes, levels, out):
+    n_blocks = levels.shape[3]
+    for t in range(levels.shape[0]):
+        _pack_tile(halves[t], codes[t], levels[t], out[t * n_blocks : (t + 1) * n_blocks])
 
 
 @inner
-def pack_codes(scale_code, min_code, scales):
-    """Eight scale codes and eight minimum codes of 6 bits into 12 bytes, as drawn above; Q5_K stores them alike."""
-    for k in range(4):
-        scales[k] = scale_code[k] | ((scale_code[k + 4] >> 4) << 6)
-        scales[k + 4] = min_code[k] | ((min_code[k + 4] >> 4) << 6)
-        scales[k + 8] = (scale_code[k + 4] & 15) | ((min_code[k + 4] & 15) << 4)
+def _pack_tile(halves, codes, level, out):
+    store_halves(halves[0], 0, out)
+    store_halves(halves[1], 2, out)
+    pack_codes(codes[0], codes[1], 4, out)
+    for g in range(4):
+        for i in range(N):
+            pack_nibbles(level[i, 2 * g], level[i, 2 * g + 1], 16 + 32 * g + i, out)
+
+
+@inner
+def pack_codes(scale_code, min_code, at, out):
+    """Eight scale codes and eight minimum codes of 6 bits to twelve bytes, as drawn above; Q5_K stores them alike."""
+    for b in range(out.shape[0]):
+        for k in range(4):
+            scale, minimum, scale4, minimum4 = (
+                scale_code[k, b],
+                min_code[k, b],
+                scale_code[k + 4, b],
+                min_code[k + 4, b],
+            )
+            out[b, at + k] = scale | ((scale4 >> 4) << 6)
+            out[b, at + 4 + k] = minimum | ((minimum4 >> 4) << 6)
+            out[b, at + 8 + k] = (scale4 & 15) | ((minimum4 & 15) << 4)

@@ -15,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.kernels import symmetric_singles
-from quant.kernels.compiler import kernel
-from quant.kernels.halves import store_half
-from quant.kernels.levels import pack_fifth_bits, pack_nibbles, symmetric_levels
+from quant.kernels.compiler import inner, kernel
+from quant.kernels.halves import store_halves
+from quant.kernels.packing import pack_block32, pack_fifth_bits
 from quant.kernels.symmetric import Levels
-from quant.kernels.tile import search_steps
+from quant.kernels.tile import search_ends
 
 LOWEST, HIGHEST = np.float32(-16), np.float32(15)
 PLAN = symmetric_singles.SinglePlan(
-    levels=Levels(LOWEST, HIGHEST, nonlinear=False), steps=search_steps(0.9, 13), n_refine=2, n_plain=3
+    levels=Levels(LOWEST, HIGHEST, nonlinear=False), ends=search_ends(LOWEST, 0.9, 13), n_refine=2, n_plain=3
 )
 
 
@@ -33,10 +33,14 @@ def encode(w: NDArray[np.float32], importance: NDArray[np.float32] | None, out: 
 
 
 @kernel
-def _pack(values, d, out):
-    level = np.empty(32, dtype=np.uint8)
-    for b in range(values.shape[0]):
-        symmetric_levels(values[b, 0], d[b], LOWEST, HIGHEST, level)
-        store_half(d[b], out[b], 0)
-        pack_fifth_bits(level, out[b, 2:6])
-        pack_nibbles(level, out[b, 6:22])
+def _pack(halves, levels, out):
+    n_blocks = levels.shape[2]
+    for t in range(levels.shape[0]):
+        _pack_tile(halves[t], levels[t], out[t * n_blocks : (t + 1) * n_blocks])
+
+
+@inner
+def _pack_tile(d, level, out):
+    store_halves(d, 0, out)
+    pack_fifth_bits(level, 2, out)
+    pack_block32(level, 6, out)

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.kernels import affine_blocks
-from quant.kernels.compiler import kernel
-from quant.kernels.halves import store_half
-from quant.kernels.levels import affine_block_levels
+from quant.kernels.compiler import inner, kernel
+from quant.kernels.halves import store_halves
+from quant.kernels.packing import pack_bits, pack_nibbles
 from quant.kernels.q4_k import pack_codes
 from quant.kernels.tile import search_steps
 
@@ -43,18 +43,18 @@ def encode(w: NDArray[np.float32], importance: NDArray[np.float32] | None, out: 
 
 
 @kernel
-def _pack(values, d, dmin, codes, out):
-    level = np.empty((8, N), dtype=np.uint8)
-    for b in range(values.shape[0]):
-        affine_block_levels(values[b], d[b], dmin[b], codes[b], NMAX, level)
-        block = out[b]
-        store_half(d[b], block, 0)
-        store_half(dmin[b], block, 2)
-        pack_codes(codes[b, 0], codes[b, 1], block[4:16])
-        qh = block[16:48]
-        qh[:] = 0
+def _pack(halves, codes, levels, out):
+    n_blocks = levels.shape[3]
+    for t in range(levels.shape[0]):
+        _pack_tile(halves[t], codes[t], levels[t], out[t * n_blocks : (t + 1) * n_blocks])
+
+
+@inner
+def _pack_tile(halves, codes, level, out):
+    store_halves(halves[0], 0, out)
+    store_halves(halves[1], 2, out)
+    pack_codes(codes[0], codes[1], 4, out)
+    for i in range(N):
+        pack_bits(level[i], 4, 16 + i, out)
         for g in range(4):
-            below, above, qs = level[2 * g], level[2 * g + 1], block[48 + 32 * g : 80 + 32 * g]
-            for i in range(N):
-                qs[i] = (below[i] & 15) | ((above[i] & 15) << 4)
-                qh[i] |= ((below[i] >> 4) << (2 * g)) | ((above[i] >> 4) << (2 * g + 1))
+            pack_nibbles(level[i, 2 * g], level[i, 2 * g + 1], 48 + 32 * g + i, out)

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.kernels import symmetric_blocks
-from quant.kernels.compiler import kernel
-from quant.kernels.halves import store_half
-from quant.kernels.levels import symmetric_block_levels
+from quant.kernels.compiler import inner, kernel
+from quant.kernels.halves import store_halves
+from quant.kernels.packing import pack_nibbles
 from quant.kernels.symmetric import Levels
-from quant.kernels.tile import search_steps
+from quant.kernels.tile import search_ends
 
 N = 16
 LOWEST, HIGHEST = np.float32(-32), np.float32(31)
@@ -30,7 +30,7 @@ PLAN = symmetric_blocks.SymmetricPlan(
     levels=Levels(LOWEST, HIGHEST, nonlinear=False),
     lowest_code=np.float32(-128),
     highest_code=np.float32(127),
-    steps=search_steps(0.9, 7),
+    ends=search_ends(LOWEST, 0.9, 7),
     n_refine=1,
     spread=np.float32(2),
     n_tries=5,
@@ -44,20 +44,29 @@ def encode(w: NDArray[np.float32], importance: NDArray[np.float32] | None, out: 
 
 
 @kernel
-def _pack(values, d, codes, out):
-    level = np.empty((16, N), dtype=np.uint8)
-    quarters = level.reshape(2, 4, 32)
-    for b in range(values.shape[0]):
-        symmetric_block_levels(values[b], d[b], codes[b], LOWEST, HIGHEST, level)
-        block = out[b]
-        for h in range(2):
-            q0, q1, q2, q3 = quarters[h, 0], quarters[h, 1], quarters[h, 2], quarters[h, 3]
-            ql0, ql1 = block[64 * h : 64 * h + 32], block[64 * h + 32 : 64 * h + 64]
-            qh = block[128 + 32 * h : 160 + 32 * h]
-            for i in range(32):
-                ql0[i] = (q0[i] & 15) | ((q2[i] & 15) << 4)
-                ql1[i] = (q1[i] & 15) | ((q3[i] & 15) << 4)
-                qh[i] = (q0[i] >> 4) | ((q1[i] >> 4) << 2) | ((q2[i] >> 4) << 4) | ((q3[i] >> 4) << 6)
+def _pack(halves, codes, levels, out):
+    n_blocks = levels.shape[3]
+    for t in range(levels.shape[0]):
+        _pack_tile(halves[t], codes[t], levels[t], out[t * n_blocks : (t + 1) * n_blocks])
+
+
+@inner
+def _pack_tile(d, codes, level, out):
+    for h in range(2):
+        for i in range(32):
+            # 32 weights are two sub-blocks of 16: weight i lies in row i % 16 of the first or the second
+            row, k = level[i % N], 8 * h + i // N
+            q0, q1, q2, q3 = row[k], row[k + 2], row[k + 4], row[k + 6]
+            pack_nibbles(q0, q2, 64 * h + i, out)
+            pack_nibbles(q1, q3, 64 * h + 32 + i, out)
+            _pack_high(q0, q1, q2, q3, 128 + 32 * h + i, out)
+    for b in range(out.shape[0]):
         for k in range(16):
-            block[192 + k] = codes[b, k]
-        store_half(d[b], block, 208)
+            out[b, 192 + k] = codes[k, b]
+    store_halves(d, 208, out)
+
+
+@inner
+def _pack_high(q0, q1, q2, q3, at, out):
+    for b in range(out.shape[0]):
+        out[b, at] = (q0[b] >> 4) | ((q1[b] >> 4) << 2) | ((q2[b] >> 4) << 4) | ((q3[b] >> 4) << 6)

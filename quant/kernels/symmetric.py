@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from quant.kernels import nonlinear
 from quant.kernels.compiler import inner
+from quant.kernels.tile import LARGEST
 
 F32Array = NDArray[np.float32]
 
@@ -99,13 +100,15 @@ def _even_weighted_error(x, w, scale, inverse, lowest, highest, error):
 
 
 @inner
-def find_extremes(x, extreme):
-    """The weight of largest magnitude of every lane, with its sign."""
+def _find_extremes(x, extreme):
+    """The weight of largest magnitude of every lane, with its sign; limits what no type can store."""
     extreme[:] = _ZERO
     for j in range(x.shape[0]):
         xj = x[j]
         for i in range(extreme.shape[0]):
-            extreme[i] = xj[i] if abs(xj[i]) > abs(extreme[i]) else extreme[i]
+            new, old = min(max(xj[i], -LARGEST), LARGEST), extreme[i]
+            xj[i] = new
+            extreme[i] = new if abs(new) > abs(old) else old
 
 
 @inner
@@ -129,23 +132,37 @@ def invert(scale, inverse):
 
 
 @inner
-def search(x, w, levels, steps, n_refine, fit):
+def search(x, w, levels, ends, n_refine, fit):
     """Scale of every lane.
 
-    Tries the inverse scales (lowest - step) / extreme, each fitted in closed form, then rounds the best fit again
-    n_refine times.
+    Tries the inverse scales end / extreme, which put the extreme weight at level `end`, beyond the last level or short of
+    it; each is fitted in closed form. Then rounds the best fit again n_refine times.
     """
     extreme, inverse = fit.extreme, fit.inverse
-    find_extremes(x, extreme)
+    _find_extremes(x, extreme)
     fit.scale[:] = _ZERO
     fit.gain[:] = _ZERO
-    for k in range(steps.shape[0]):
-        stretched = levels.lowest - steps[k]
+    for k in range(ends.shape[0]):
+        end = ends[k]
         for i in range(extreme.shape[0]):
-            inverse[i] = stretched / extreme[i] if extreme[i] != _ZERO else _ZERO
+            inverse[i] = end / extreme[i] if extreme[i] != _ZERO else _ZERO
         level_sums(x, w, inverse, levels, fit.sum_l2, fit.sum_xl)
         _accept(fit)
     for _ in range(n_refine):
         invert(fit.scale, inverse)
         level_sums(x, w, inverse, levels, fit.sum_l2, fit.sum_xl)
         _accept(fit)
+
+
+@inner
+def find_levels(x, scale, levels, inverse, level):
+    """level (n, lanes) uint8: the nearest levels of `scale`, counted from the lowest (or entries of the uneven table)."""
+    invert(scale, inverse)
+    if levels.nonlinear:
+        nonlinear.find_codes(x, inverse, level)
+    else:
+        lowest, highest = levels.lowest, levels.highest
+        for j in range(x.shape[0]):
+            xj, lj = x[j], level[j]
+            for i in range(scale.shape[0]):
+                lj[i] = np.uint8(np.int32(min(max(np.rint(xj[i] * inverse[i]), lowest), highest) - lowest))

@@ -16,16 +16,19 @@ from numpy.typing import NDArray
 
 from quant.kernels.compiler import inner, kernel
 from quant.kernels.halves import round_to_half
-from quant.kernels.symmetric import Levels, empty_fit, invert, level_sums, search, weighted_error
-from quant.kernels.tile import BLOCK, SLAB, TILE, block_importance, load
+from quant.kernels.symmetric import Levels, empty_fit, find_levels, invert, level_sums, search, weighted_error
+from quant.kernels.tile import BLOCK, SLAB, TILE, block_importance, load, load_importance
 from quant.kernels.units import UnitSearch, best_unit, empty_unit_search, spread_over_lanes
 
 F32Array = NDArray[np.float32]
 I8Array = NDArray[np.int8]
 U8Array = NDArray[np.uint8]
 
-# values (n_blocks, n_sub, n), d (n_blocks,), codes (n_blocks, n_sub), out (n_blocks, type_size)
-Pack = Callable[[F32Array, F32Array, I8Array, U8Array], None]
+# Writes the bytes of a slab of tiles, each of n_blocks blocks side by side; out (blocks, type_size) may end earlier.
+# halves (tiles, n_blocks)            d, values that round_to_half returned
+# codes  (tiles, n_sub, n_blocks)     int8
+# levels (tiles, n, n_sub, n_blocks)  counted from the lowest level, or entries of the uneven table
+Pack = Callable[[F32Array, I8Array, U8Array, U8Array], None]
 
 _ZERO = np.float32(0)
 _INFINITY = np.float32(np.inf)
@@ -36,7 +39,7 @@ class SymmetricPlan(NamedTuple):
 
     levels                what weights are rounded to
     lowest_code, highest_code  codes of scales
-    steps                 inverse scales to try a sub-block: (levels.lowest - step) / extreme
+    ends                  levels to try for the extreme weight of a sub-block
     n_refine              times the best of them is rounded and fitted again
     spread, n_tries       divisors of the extreme scale to try a block: lowest_code ± spread
     n_rounds              times d is fitted again, neighbouring codes tried after each
@@ -45,7 +48,7 @@ class SymmetricPlan(NamedTuple):
     levels: Levels
     lowest_code: np.float32
     highest_code: np.float32
-    steps: F32Array
+    ends: F32Array
     n_refine: int
     spread: np.float32
     n_tries: int
@@ -131,52 +134,76 @@ def _try_neighbours(x, w, plan, fit, blocks):
     code, best_code = blocks.try_code, blocks.next_code
     for i in range(code.shape[0]):
         code[i] = best_code[i]
+    _keep_better(blocks)
+
+
+@inner
+def _keep_better(blocks):
+    """The candidate replaces the best of its block where its error is smaller."""
     n_blocks = blocks.d.shape[0]
+    lane_best, error, code, try_code = blocks.lane_best, blocks.error, blocks.code, blocks.try_code
     for b in range(n_blocks):
         total = _ZERO
-        for lane in range(b, blocks.lane_best.shape[0], n_blocks):
-            total += blocks.lane_best[lane]
-        if total < blocks.error[b]:
-            blocks.error[b] = total
+        for lane in range(b, lane_best.shape[0], n_blocks):
+            total += lane_best[lane]
+        if total < error[b]:
+            error[b] = total
             blocks.d[b] = blocks.try_d[b]
-            for lane in range(b, blocks.lane_best.shape[0], n_blocks):
-                blocks.code[lane] = blocks.try_code[lane]
+            for lane in range(b, lane_best.shape[0], n_blocks):
+                code[lane] = try_code[lane]
+
+
+@inner
+def _stored_scale(d, code, blocks):
+    """blocks.scale as it will be decoded from halves and codes."""
+    scale, lane_d = blocks.scale, blocks.lane_d
+    spread_over_lanes(d, lane_d)
+    for i in range(scale.shape[0]):
+        scale[i] = lane_d[i] * code[i]
 
 
 @inner
 def _refit(x, w, plan, fit, blocks):
     """d that suits the candidate's codes and levels best, rounded to a half."""
-    scale, lane_d, code = blocks.scale, blocks.lane_d, blocks.try_code
-    for i in range(scale.shape[0]):
-        scale[i] = lane_d[i] * code[i]
-    invert(scale, fit.inverse)
-    level_sums(x, w, fit.inverse, plan.levels, fit.sum_l2, fit.sum_xl)
-    n_blocks = blocks.d.shape[0]
+    code, try_d, lane_l2, lane_xl = blocks.try_code, blocks.try_d, fit.sum_l2, fit.sum_xl
+    _stored_scale(try_d, code, blocks)
+    invert(blocks.scale, fit.inverse)
+    level_sums(x, w, fit.inverse, plan.levels, lane_l2, lane_xl)
+    n_blocks = try_d.shape[0]
     for b in range(n_blocks):
         sum_l2, sum_xl = _ZERO, _ZERO
         for lane in range(b, code.shape[0], n_blocks):
-            sum_l2 += code[lane] * code[lane] * fit.sum_l2[lane]
-            sum_xl += code[lane] * fit.sum_xl[lane]
+            c = code[lane]
+            sum_l2 += c * c * lane_l2[lane]
+            sum_xl += c * lane_xl[lane]
         if sum_l2 > _ZERO:
-            blocks.try_d[b] = round_to_half(sum_xl / sum_l2)
+            try_d[b] = round_to_half(sum_xl / sum_l2)
 
 
 @kernel
-def _search_blocks(values, importance, start, x, w, plan, fit, blocks, d, codes):
-    n_blocks = blocks.d.shape[0]
-    for first in range(0, values.shape[0], n_blocks):
-        load(values, importance, start, first, x, w)
-        search(x, w, plan.levels, plan.steps, plan.n_refine, fit)
+def _search_slab(values, importance, start, x, w, plan, fit, blocks, halves, codes, levels):
+    """Halves, codes and levels of all blocks of a slab; the shapes are those of Pack."""
+    n_sub, n_blocks = codes.shape[1:]
+    loaded = -1
+    for t in range(-(-values.shape[0] // n_blocks)):
+        load(values, t * n_blocks, x)
+        phase = (start + t * n_blocks) % importance.shape[0]
+        if phase != loaded:
+            load_importance(importance, phase, n_sub, w)
+            loaded = phase
+        search(x, w, plan.levels, plan.ends, plan.n_refine, fit)
         _first_guess(x, w, plan, fit, blocks)
         blocks.error[:] = _INFINITY
         _try_neighbours(x, w, plan, fit, blocks)
         for _ in range(plan.n_rounds):
             _refit(x, w, plan, fit, blocks)
             _try_neighbours(x, w, plan, fit, blocks)
-        for b in range(min(n_blocks, values.shape[0] - first)):
-            d[first + b] = blocks.d[b]
-            for sub in range(codes.shape[1]):
-                codes[first + b, sub] = np.int8(blocks.code[sub * n_blocks + b])
+        _stored_scale(blocks.d, blocks.code, blocks)
+        find_levels(x, blocks.scale, plan.levels, fit.inverse, levels[t])
+        for b in range(n_blocks):
+            halves[t, b] = blocks.d[b]
+            for sub in range(n_sub):
+                codes[t, sub, b] = np.int8(blocks.code[sub * n_blocks + b])
 
 
 def encode(w: F32Array, importance: F32Array | None, out: U8Array, n: int, plan: SymmetricPlan, pack: Pack) -> None:
@@ -187,9 +214,11 @@ def encode(w: F32Array, importance: F32Array | None, out: U8Array, n: int, plan:
     weights = block_importance(importance, w.shape[1], BLOCK)
     x, wx = np.empty((2, n, lanes), dtype=np.float32)
     fit, blocks = empty_fit(lanes), empty_blocks(lanes, n_blocks)
-    d = np.empty(SLAB, dtype=np.float32)
-    codes = np.empty((SLAB, n_sub), dtype=np.int8)
-    for start in range(0, len(values), SLAB):
-        slab = values[start : start + SLAB]
-        _search_blocks(slab, weights, start, x, wx, plan, fit, blocks, d, codes)
-        pack(slab, d, codes, stored[start : start + SLAB])
+    halves = np.empty((SLAB, n_blocks), dtype=np.float32)
+    codes = np.empty((SLAB, n_sub, n_blocks), dtype=np.int8)
+    levels = np.empty((SLAB, n, lanes), dtype=np.uint8)
+    for start in range(0, len(values), SLAB * n_blocks):
+        part = slice(start, start + SLAB * n_blocks)
+        tiles = slice(-(-len(values[part]) // n_blocks))
+        _search_slab(values[part], weights, start, x, wx, plan, fit, blocks, halves, codes, levels)
+        pack(halves[tiles], codes[tiles], levels[tiles].reshape(-1, n, n_sub, n_blocks), stored[part])

@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from quant.kernels.compiler import inner, kernel
 from quant.kernels.halves import round_to_half
-from quant.kernels.symmetric import Levels, empty_fit, search, weighted_error
-from quant.kernels.tile import SLAB, TILE, block_importance, load
+from quant.kernels.symmetric import Levels, empty_fit, find_levels, search, weighted_error
+from quant.kernels.tile import SLAB, TILE, block_importance, load, load_importance
 
 F32Array = NDArray[np.float32]
 U8Array = NDArray[np.uint8]
 
-# values (n_blocks, 1, 32), d (n_blocks,), out (n_blocks, type_size)
-Pack = Callable[[F32Array, F32Array, U8Array], None]
+# Writes the bytes of a slab of tiles, each of n_blocks blocks side by side; out (blocks, type_size) may end earlier.
+# halves (tiles, n_blocks)      d, values that round_to_half returned
+# levels (tiles, 32, n_blocks)  counted from the lowest level, or entries of the uneven table
+Pack = Callable[[F32Array, U8Array, U8Array], None]
 
 N = 32
 _INFINITY = np.float32(np.inf)
@@ -28,13 +30,13 @@ class SinglePlan(NamedTuple):
     """How wide to search.
 
     levels    what weights are rounded to
-    steps     inverse scales to try: (levels.lowest - step) / extreme
+    ends      levels to try for the extreme weight
     n_refine  times the best of them is rounded and fitted again
     n_plain   plain scales extreme / (levels.lowest + k), k = 0..n_plain-1, tried besides the fitted one
     """
 
     levels: Levels
-    steps: F32Array
+    ends: F32Array
     n_refine: int
     n_plain: int
 
@@ -58,26 +60,34 @@ def _round_scales(x, w, plan, fit, best, error, d):
 
 
 @kernel
-def _search_blocks(values, importance, start, x, w, plan, fit, best, error, tile_d, d):
-    lanes = tile_d.shape[0]
-    for first in range(0, values.shape[0], lanes):
-        load(values, importance, start, first, x, w)
-        search(x, w, plan.levels, plan.steps, plan.n_refine, fit)
-        _round_scales(x, w, plan, fit, best, error, tile_d)
-        for b in range(min(lanes, values.shape[0] - first)):
-            d[first + b] = tile_d[b]
+def _search_slab(values, importance, start, x, w, plan, fit, best, error, halves, levels):
+    """Halves and levels of all blocks of a slab; the shapes are those of Pack."""
+    n_blocks = halves.shape[1]
+    loaded = -1
+    for t in range(-(-values.shape[0] // n_blocks)):
+        load(values, t * n_blocks, x)
+        phase = (start + t * n_blocks) % importance.shape[0]
+        if phase != loaded:
+            load_importance(importance, phase, 1, w)
+            loaded = phase
+        search(x, w, plan.levels, plan.ends, plan.n_refine, fit)
+        _round_scales(x, w, plan, fit, best, error, halves[t])
+        find_levels(x, halves[t], plan.levels, fit.inverse, levels[t])
 
 
 def encode(w: F32Array, importance: F32Array | None, out: U8Array, plan: SinglePlan, pack: Pack) -> None:
     """Encode rows; `pack` writes the bytes."""
-    lanes, slab = TILE // N, SLAB * TILE // N
+    n_blocks = TILE // N
     values = w.reshape(-1, 1, N)
     stored = out.reshape(len(values), -1)
     weights = block_importance(importance, w.shape[1], N)
-    x, wx = np.empty((2, N, lanes), dtype=np.float32)
-    best, error, tile_d = np.empty((3, lanes), dtype=np.float32)
-    fit, d = empty_fit(lanes), np.empty(slab, dtype=np.float32)
-    for start in range(0, len(values), slab):
-        part = values[start : start + slab]
-        _search_blocks(part, weights, start, x, wx, plan, fit, best, error, tile_d, d)
-        pack(part, d, stored[start : start + slab])
+    x, wx = np.empty((2, N, n_blocks), dtype=np.float32)
+    best, error = np.empty((2, n_blocks), dtype=np.float32)
+    fit = empty_fit(n_blocks)
+    halves = np.empty((SLAB, n_blocks), dtype=np.float32)
+    levels = np.empty((SLAB, N, n_blocks), dtype=np.uint8)
+    for start in range(0, len(values), SLAB * n_blocks):
+        part = slice(start, start + SLAB * n_blocks)
+        tiles = slice(-(-len(values[part]) // n_blocks))
+        _search_slab(values[part], weights, start, x, wx, plan, fit, best, error, halves, levels)
+        pack(halves[tiles], levels[tiles], stored[part])

@@ -26,21 +26,21 @@ F32Array = NDArray[np.float32]
 
 TILE = 4096
 BLOCK = 256  # weights of a super-block
-SLAB = 64 * TILE // BLOCK  # super-blocks searched before they are packed: 1 MiB of weights stays in the cache
+SLAB = 64  # tiles searched before their bytes are packed: 1 MiB of weights
+
+LARGEST = np.float32(2.0**30)  # no k-quant reaches further, and squares of it stay finite
 
 _ZERO = np.float32(0)
-_ONE = np.float32(1)
-_LARGEST = np.float32(2.0**30)  # no k-quant reaches further; squares of it stay finite
 
 
 def block_importance(importance: F32Array | None, n_per_row: int, block_size: int) -> F32Array:
-    """Importance per block of a row, (n_per_row // block_size, block_size), mean 1 in every block; flat when None.
+    """Importance per block of a row, (blocks_per_row, block_size), mean 1 in every block; one flat block when None.
 
     Only ratios inside a block matter to a search. A block without any importance is treated as flat, and a weight
     without importance keeps a millionth, so that its sub-block still gets a sensible scale.
     """
     if importance is None:
-        return np.ones((n_per_row // block_size, block_size), dtype=np.float32)
+        return np.ones((1, block_size), dtype=np.float32)
     blocks = importance.astype(np.float64).reshape(-1, block_size)
     mean = blocks.mean(axis=1, keepdims=True)
     blocks = np.divide(blocks, mean, out=np.ones_like(blocks), where=mean > 0)
@@ -53,28 +53,36 @@ def search_steps(reach: float, n_steps: int) -> F32Array:
     return np.array(sorted(np.linspace(-reach, reach, n_steps), key=abs), dtype=np.float32)
 
 
-@inner
-def load(values, importance, start, first, x, w):
-    """Fill x and w (n, lanes) from values[first:]; lanes past the last block become zero weights.
+def search_ends(lowest: np.float32, reach: float, n_ends: int) -> F32Array:
+    return lowest - search_steps(reach, n_ends)
 
-    values      (n_blocks, n_sub, n) float32
-    importance  (blocks_per_row, n_sub · n), repeated for every row; values[0] is block `start` of the array
-    """
+
+@inner
+def load(values, first, x):
+    """Fill x (n, lanes) from values[first:], (n_blocks, n_sub, n); lanes past the last block become 0."""
     n, lanes = x.shape
     n_sub = values.shape[1]
     n_lane_blocks = lanes // n_sub
     for b in range(n_lane_blocks):
-        block = first + b
-        if block < values.shape[0]:
-            block_weights = importance[(start + block) % importance.shape[0]]
+        if first + b < values.shape[0]:
             for sub in range(n_sub):
-                lane = sub * n_lane_blocks + b
-                v, weights = values[block, sub], block_weights[sub * n : sub * n + n]
+                lane, v = sub * n_lane_blocks + b, values[first + b, sub]
                 for j in range(n):
-                    x[j, lane] = min(max(v[j], -_LARGEST), _LARGEST)
-                    w[j, lane] = weights[j]
+                    x[j, lane] = v[j]
         else:
-            for sub in range(n_sub):
+            for lane in range(b, lanes, n_lane_blocks):
                 for j in range(n):
-                    x[j, sub * n_lane_blocks + b] = _ZERO
-                    w[j, sub * n_lane_blocks + b] = _ONE
+                    x[j, lane] = _ZERO
+
+
+@inner
+def load_importance(importance, phase, n_sub, w):
+    """Fill w (n, lanes): the tile's first block is block `phase` of its row; importance (blocks_per_row, block_size)."""
+    n, lanes = w.shape
+    n_lane_blocks = lanes // n_sub
+    for b in range(n_lane_blocks):
+        weights = importance[(phase + b) % importance.shape[0]]
+        for sub in range(n_sub):
+            lane, part = sub * n_lane_blocks + b, weights[sub * n : sub * n + n]
+            for j in range(n):
+                w[j, lane] = part[j]
