@@ -10,17 +10,10 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufkit.runtime import library
 from quant._ggml import library_path
 
 F32Array = NDArray[np.float32]
-
-
-@functools.cache
-def _quiet() -> object:
-    """Keep llama.cpp's log off the terminal; returns the callback, which must stay alive."""
-    callback = llama_cpp.llama_log_callback(lambda level, text, data: None)
-    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
-    return callback
 
 
 def llama_quantize(
@@ -30,7 +23,7 @@ def llama_quantize(
 
     imatrix  tensor name to importance: (n_per_row,), or (n_expert, n_per_row) for a stack
     """
-    _quiet()
+    library.load()  # its log goes to the ring buffer, off the terminal
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = ftype
     params.nthread = threads
@@ -99,7 +92,7 @@ def llama_types(
     desc     architecture, n_embd, n_ff, n_layer, n_head, n_head_kv, n_expert
     tensors  name and shape (numpy order), in the order they are written; those never quantized are left out
     """
-    _quiet()
+    library.load()  # its log goes to the ring buffer, off the terminal
     llama, ggml = _symbols()
     row = _ModelDesc(**{key: value.encode() if isinstance(value, str) else value for key, value in desc.items()})
     model = llama._Z31llama_quant_model_from_metadataPK22llama_quant_model_desc(ctypes.byref(row))
