@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 import gguf
+import numpy as np
 
 from ggufkit.formats.files import shown
 from ggufkit.formats.model import KV, Model
@@ -178,6 +179,8 @@ def _stored(kv: KV) -> Any:
         return f"{len(kv.value)} items, SHA-256 {digest}"
     if isinstance(kv.value, str) and len(kv.value) > _MAX_TEXT:
         return f"{len(kv.value)} characters, SHA-256 {hashlib.sha256(kv.value.encode()).hexdigest()}"
+    if kv.type is gguf.GGUFValueType.FLOAT32:
+        return float(str(np.float32(kv.value)))  # as short as it can be said: 1e-05, not 9.99999974e-06
     return kv.value
 
 

@@ -1,0 +1,127 @@
+"""`diff`: what makes a candidate differ from its original, without running either: metadata, tensors, weights.
+
+Knows the order of the steps. Findings are named by `structure` and `suspects`; errors are measured by `weights`.
+Does not print; judging is for people and for `ggufkit.workflows.gate`.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufkit.errors import RecipeError, UsageError
+from ggufkit.formats.model import Model
+from ggufkit.recipes.build import make_plan
+from ggufkit.runtime import machine
+from ggufkit.workflows.facts import ModelFacts, model_facts
+from ggufkit.workflows.source import open_source
+from ggufkit.workflows.structure import Finding, Severity, compare_structure, structure_of
+from ggufkit.workflows.suspects import expected_error, explain, requantized_from
+from ggufkit.workflows.weights import Measured, TensorError, measure
+from quant import quant_type
+
+Update = Callable[[float, float, str], None]
+_N_LARGEST = 5  # tensors that are looked at for signs of an earlier quantization
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiffSettings:
+    """base: a GGUF or a Hugging Face folder. candidate: a GGUF. weights: whether to read them, not headers alone."""
+
+    base: Path
+    candidate: Path
+    weights: bool = True
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DiffReport:
+    """What differs, the worst first, and the error of every tensor in the candidate's order."""
+
+    base: str
+    candidate: ModelFacts
+    findings: tuple[Finding, ...]
+    tensors: tuple[TensorError, ...]
+    seconds: float
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """Findings that make the file another model."""
+        return tuple(one for one in self.findings if one.severity is Severity.ERROR)
+
+
+def diff(settings: DiffSettings, on_progress: Update = lambda *_: None) -> DiffReport:
+    """Compare the files. Raises GgufError, CheckpointError, InputError for files that cannot be read."""
+    started = time.perf_counter()
+    base = open_source(settings.base, allow_requantize=True)
+    candidate = open_source(settings.candidate, allow_requantize=True)
+    facts = model_facts(settings.candidate)
+    try:
+        findings = list(compare_structure(structure_of(base), structure_of(candidate)))
+        findings += type_findings(candidate, facts.type)
+        tensors: list[TensorError] = []
+        if settings.weights:
+            tensors, found = _weights(base, candidate, settings.threads, on_progress)
+            findings += found
+    finally:
+        for file in (*base.files, *candidate.files):
+            file.close()
+    findings.sort(key=lambda one: one.severity is not Severity.ERROR)
+    return DiffReport(settings.base.name, facts, tuple(findings), tuple(tensors), time.perf_counter() - started)
+
+
+def type_findings(candidate: Model, file_type: str) -> list[Finding]:
+    """Tensors of a type with fewer bits than the mixture that the file claims to be would give them."""
+    planned = _planned_types(candidate, file_type)
+    return [
+        Finding("type", t.name, f"{t.name} is {t.dtype}; a {file_type} file has {planned[t.name]} there")
+        for t in candidate.tensors
+        if t.name in planned and quant_type(t.dtype).bpw < quant_type(planned[t.name]).bpw
+    ]
+
+
+def _planned_types(candidate: Model, file_type: str) -> dict[str, str]:
+    """The smaller type of each tensor, of those with and without importance; empty for a mixture nobody knows."""
+    planned: dict[str, str] = {}
+    for importance in (None, {t.name for t in candidate.tensors}):
+        try:
+            plan = make_plan(candidate, file_type, importance=importance)
+        except (UsageError, RecipeError):
+            continue
+        for one in plan.tensors:
+            old = planned.get(one.name)
+            if old is None or one.qtype.bpw < quant_type(old).bpw:
+                planned[one.name] = one.qtype.name
+    return planned
+
+
+def _weights(
+    base: Model, candidate: Model, threads: int | None, on_progress: Update
+) -> tuple[list[TensorError], list[Finding]]:
+    total = float(sum(t.n_weights for t in candidate.tensors))
+    done, rows, findings, lossy = 0.0, list[TensorError](), list[Finding](), list[Measured]()
+    for measured in measure(base, candidate, threads or machine.choose_threads().n):
+        expected, sampled = expected_error(measured.base, measured)
+        rows.append(measured.row(expected))
+        found = list(explain(measured, base, expected * measured.whole.error / sampled if sampled else expected))
+        findings += found
+        if measured.candidate.dtype not in ("F32", "F16", "BF16") and all(one.kind == "loss" for one in found):
+            lossy.append(measured)
+        done += measured.candidate.n_weights
+        on_progress(done, total, measured.candidate.name)
+    earlier = _earlier_quantization(lossy)
+    if earlier:  # it explains every loss
+        findings = [one for one in findings if one.kind != "loss"]
+    return rows, findings + earlier
+
+
+def _earlier_quantization(tensors: Sequence[Measured]) -> list[Finding]:
+    largest = sorted(tensors, key=lambda one: -one.candidate.n_weights)[:_N_LARGEST]
+    via = requantized_from([(one.base, one.candidate) for one in largest])
+    if via is None:
+        return []
+    types = ", ".join(sorted({one.candidate.dtype for one in largest}))
+    return [
+        Finding("requantized", "weights", f"the weights were {via} before they became {types}: the loss of both is in "
+                "them. Quantize from the original.")
+    ]  # fmt: skip
