@@ -58,8 +58,7 @@ class Curvature:
     def column_cost(self) -> F32Array:
         """(n_per_row,) 1 / U[j, j]²: the cost of a unit error in a column after the columns behind it made it good."""
         diagonal = np.diagonal(self.factor, axis1=1, axis2=2).reshape(-1)
-        cost: F32Array = 1.0 / np.square(diagonal)
-        return cost
+        return (1.0 / np.square(diagonal)).astype(np.float32)
 
 
 def curvature(moments: NDArray[np.floating], *, damping: float = DAMPING) -> Curvature:
@@ -74,16 +73,15 @@ def curvature(moments: NDArray[np.floating], *, damping: float = DAMPING) -> Cur
     return Curvature(damped.astype(np.float32), factors.astype(np.float32))
 
 
-def output_error(w: F32Array, blocks: U8Array, qtype: QuantType, moments: NDArray[np.floating]) -> float:
-    """Σ_rows (ŵ - w) H (ŵ - w)ᵀ of encoded rows; `moments` (n_block, width, width)."""
+def row_errors(w: F32Array, blocks: U8Array, qtype: QuantType, moments: F32Array) -> F64Array:
+    """(ŵ - w) H (ŵ - w)ᵀ of each encoded row, (n_rows,); `moments` (n_block, width, width) float32."""
     error = dequantize(blocks, qtype) - w
     width = moments.shape[1]
-    return float(
-        sum(
-            np.einsum("ij,ij->", part @ h, part, dtype=np.float64)
-            for h, part in ((h, error[:, b * width : (b + 1) * width]) for b, h in enumerate(moments))
-        )
-    )
+    total = np.zeros(len(w))
+    for block, h in enumerate(moments):
+        part = np.ascontiguousarray(error[:, block * width : (block + 1) * width])
+        total += _dots(part, _product(part, h))
+    return total
 
 
 def encode(
@@ -134,28 +132,31 @@ def _feedback(w: F32Array, grid: Grid, factor: F32Array, cost: F32Array | None) 
         level, error = np.empty(now.shape, dtype=np.uint8), np.empty_like(now)
         round_columns(now, scale, offset, grid.values, np.ascontiguousarray(factor[at, at]), level, error)
         out[:, index] = grid.pack(blocks, level)
-        left[:, at.stop :] -= error @ factor[at, at.stop :]
+        rest = left[:, at.stop :]
+        rest -= _product(error, factor[at, at.stop :])
     return out
 
 
 def _refine(w: F32Array, encoded: U8Array, grid: Grid, moments: F32Array, n_refine: int) -> U8Array:
-    """Rounds of solving d and dmin and moving levels, each row kept as long as its error falls."""
+    """Rounds of solving d and dmin and moving levels; a row takes part until none of its levels moves."""
     from quant.kernels.feedback import move_levels
 
-    n_rows, n_block = encoded.shape[:2]
-    size = grid.qtype.block_size
+    n_block, size = encoded.shape[1], grid.qtype.block_size
+    out = encoded.copy()
+    active = np.arange(len(w))
     for _ in range(n_refine):
-        encoded = _solve_halves(w, encoded, grid, moments)
-        flat = encoded.reshape(n_rows * n_block, -1)
-        scale, offset = (part.reshape(n_rows, -1) for part in grid.scales(flat))
-        level = grid.unpack(flat).reshape(n_rows, n_block * size)
-        error = scale * grid.values[level] + offset - w
-        gradient = error @ moments
-        moved = move_levels(level, scale, offset, grid.values, w, gradient, moments)
-        encoded = grid.pack(flat, level.reshape(n_rows * n_block, size)).reshape(encoded.shape)
-        if not moved:
+        if not len(active):
             break
-    return encoded
+        now = _solve_halves(w[active], out[active], grid, moments)
+        flat = now.reshape(len(active) * n_block, -1)
+        scale, offset = (part.reshape(len(active), -1) for part in grid.scales(flat))
+        level = grid.unpack(flat).reshape(len(active), n_block * size)
+        gradient = _product(scale * grid.values[level] + offset - w[active], moments)
+        moved = np.zeros(len(active), dtype=np.int64)
+        move_levels(level, scale, offset, grid.values, gradient, moments, moved)
+        out[active] = grid.pack(flat, level.reshape(len(active) * n_block, size)).reshape(now.shape)
+        active = active[moved > 0]
+    return out
 
 
 def _solve_halves(w: F32Array, encoded: U8Array, grid: Grid, moments: F32Array) -> U8Array:
@@ -164,44 +165,56 @@ def _solve_halves(w: F32Array, encoded: U8Array, grid: Grid, moments: F32Array) 
     size = grid.qtype.block_size
     out = encoded.copy()
     value = dequantize(out.reshape(n_rows, -1), grid.qtype)
-    gradient = (value - w) @ moments
+    gradient = _product(value - w, moments)
+    ones, zeros = np.ones(n_rows, dtype=np.float32), np.zeros(n_rows, dtype=np.float32)
     for index in range(n_block):
         at = slice(index * size, (index + 1) * size)
-        blocks = out[:, index]
-        ones, zeros = np.ones(n_rows, dtype=np.float32), np.zeros(n_rows, dtype=np.float32)
+        blocks = np.ascontiguousarray(out[:, index])
         u = dequantize(grid.with_halves(blocks, ones, zeros), grid.qtype)  # value = d u + dmin v
         v = dequantize(grid.with_halves(blocks, zeros, ones), grid.qtype)
-        hu, hv = u @ moments[at, at], v @ moments[at, at]
-        step = _two_by_two(u, v, hu, hv, gradient[:, at], has_min=grid.dmin_at is not None)
+        step = _two_by_two(u, v, gradient[:, at], moments[at, at], has_min=grid.dmin_at is not None)
         d, dmin = grid.halves(blocks)
         tried = grid.with_halves(blocks, d + step[0], dmin + step[1])
-        new = dequantize(tried, grid.qtype)
-        change = new - value[:, at]
-        gain = 2 * np.einsum("ij,ij->i", change, gradient[:, at]) + np.einsum(
-            "ij,ij->i", change, change @ moments[at, at]
-        )
+        change = dequantize(tried, grid.qtype) - value[:, at]
+        gain = 2 * _dots(change, gradient[:, at]) + _dots(change, _product(change, moments[at, at]))
         better = gain < 0
         out[better, index] = tried[better]
         change[~better] = 0
         value[:, at] += change
-        gradient += change @ moments[at]
+        gradient += _product(change, moments[at])
     return out
 
 
 def _two_by_two(
-    u: F32Array, v: F32Array, hu: F32Array, hv: F32Array, gradient: F32Array, *, has_min: bool
+    u: F32Array, v: F32Array, gradient: F32Array, moments: F32Array, *, has_min: bool
 ) -> tuple[F32Array, F32Array]:
     """Steps of d and dmin (n_rows,) that solve each row's normal equations."""
-    uu = np.einsum("ij,ij->i", u, hu, dtype=np.float64)
-    ug = np.einsum("ij,ij->i", u, gradient, dtype=np.float64)
+    hu = _product(u, moments)
+    uu, ug = _dots(u, hu), _dots(u, gradient)
     if not has_min:
         return (-ug / np.maximum(uu, 1e-30)).astype(np.float32), np.zeros(len(u), dtype=np.float32)
-    vv = np.einsum("ij,ij->i", v, hv, dtype=np.float64)
-    uv = np.einsum("ij,ij->i", u, hv, dtype=np.float64)
-    vg = np.einsum("ij,ij->i", v, gradient, dtype=np.float64)
+    vv, uv, vg = _dots(v, _product(v, moments)), _dots(v, hu), _dots(v, gradient)
     det = uu * vv - uv * uv
     safe = det > 1e-9 * uu * vv
     det = np.where(safe, det, 1.0)
     step_d = np.where(safe, (-ug * vv + vg * uv) / det, 0.0)
     step_m = np.where(safe, (-vg * uu + ug * uv) / det, 0.0)
     return step_d.astype(np.float32), step_m.astype(np.float32)
+
+
+def _product(a: F32Array, b: F32Array) -> F32Array:
+    """a @ b; each row's sums do not depend on the other rows."""
+    from quant.kernels.feedback import add_product
+
+    out = np.zeros((len(a), b.shape[1]), dtype=np.float32)
+    add_product(np.ascontiguousarray(a, dtype=np.float32), np.ascontiguousarray(b), out)
+    return out
+
+
+def _dots(a: F32Array, b: F32Array) -> F64Array:
+    """Σ_j a[r, j] b[r, j] of each row (n_rows,)."""
+    from quant.kernels.feedback import row_dots
+
+    out = np.empty(len(a))
+    row_dots(np.ascontiguousarray(a), np.ascontiguousarray(b), out)
+    return out

@@ -29,12 +29,12 @@ _F32, _I32 = 0, 26  # ggml.h enum ggml_type
 _MAX_DIMS, _MAX_OP_PARAMS, _MAX_SRC, _MAX_NAME = 4, 64, 10, 64  # ggml.h
 
 
-class _Tensor(ctypes.Structure):
-    pass
+class Tensor(ctypes.Structure):
+    """ggml.h struct ggml_tensor."""
 
 
-_POINTER = ctypes.POINTER(_Tensor)
-_Tensor._fields_ = [  # ggml.h struct ggml_tensor
+POINTER = ctypes.POINTER(Tensor)
+Tensor._fields_ = [  # ggml.h struct ggml_tensor
     ("type", ctypes.c_int),
     ("buffer", ctypes.c_void_p),
     ("ne", ctypes.c_int64 * _MAX_DIMS),
@@ -42,8 +42,8 @@ _Tensor._fields_ = [  # ggml.h struct ggml_tensor
     ("op", ctypes.c_int),
     ("op_params", ctypes.c_int32 * (_MAX_OP_PARAMS // 4)),
     ("flags", ctypes.c_int32),
-    ("src", _POINTER * _MAX_SRC),
-    ("view_src", _POINTER),
+    ("src", POINTER * _MAX_SRC),
+    ("view_src", POINTER),
     ("view_offs", ctypes.c_size_t),
     ("data", ctypes.c_void_p),
     ("name", ctypes.c_char * _MAX_NAME),
@@ -81,7 +81,7 @@ class ActivationTap:
     """
 
     def __init__(self, lib: ModuleType, observe: Observer, wants: Callable[[str], bool]) -> None:
-        self._ggml = _ggml()
+        self._ggml = ggml()
         self._observe, self._wants = observe, wants
         self._error: BaseException | None = None
         self.callback = lib.ggml_backend_sched_eval_callback(self._on_node)  # kept alive as long as the context
@@ -94,7 +94,7 @@ class ActivationTap:
 
     def _on_node(self, address: int, ask: bool, _user: Any) -> bool:
         try:
-            node = ctypes.cast(address, _POINTER).contents
+            node = ctypes.cast(address, POINTER).contents
             if ask:
                 return self._asked(node)
             self._observe(self._read(node))
@@ -103,13 +103,13 @@ class ActivationTap:
             return False
         return True
 
-    def _asked(self, node: _Tensor) -> bool:
+    def _asked(self, node: Tensor) -> bool:
         if self._error is not None or node.op not in self._ggml.matmul_ops:
             return False
         weight, x = node.src[0].contents, node.src[1].contents
         return x.type == _F32 and self._wants(weight_name(weight.name))
 
-    def _read(self, node: _Tensor) -> Activations:
+    def _read(self, node: Tensor) -> Activations:
         weight, x = node.src[0].contents, node.src[1].contents
         source = ctypes.addressof(x)
         values = self._ggml.array(x, np.float32)  # ne reversed: (1 or batch, n_tokens, n_slot, n_per_row)
@@ -129,13 +129,16 @@ def weight_name(raw: bytes) -> str:
     return parts[1] if len(parts) > 2 else name
 
 
-class _Ggml:
+class Ggml:
     """The few functions of libggml-base that reading a tensor needs."""
 
     def __init__(self, lib: ctypes.CDLL) -> None:
         self._lib = lib
-        self.mul_mat, self.mul_mat_id = (self._op_number(name) for name in (b"MUL_MAT", b"MUL_MAT_ID"))
+        self.mul_mat = self._op_number(b"MUL_MAT")
+        self.mul_mat_id = self._op_number(b"MUL_MAT_ID")
+        self.get_rows = self._op_number(b"GET_ROWS")
         self.matmul_ops = frozenset((self.mul_mat, self.mul_mat_id))
+        self.patchable_ops = self.matmul_ops | {self.get_rows}
 
     def _op_number(self, name: bytes) -> int:
         for number in range(64):
@@ -143,7 +146,7 @@ class _Ggml:
                 return number
         raise EngineError(f"the installed llama.cpp has no operation {name.decode()}. {INSTALL}")
 
-    def array(self, tensor: _Tensor, dtype: type[np.float32] | type[np.int32]) -> NDArray[Any]:
+    def array(self, tensor: Tensor, dtype: type[np.float32] | type[np.int32]) -> NDArray[Any]:
         """The tensor's values in numpy order, strides kept; a copy where they lie on a device."""
         wanted = _F32 if dtype is np.float32 else _I32
         if tensor.type != wanted:
@@ -154,8 +157,12 @@ class _Ggml:
         nbytes = sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) + strides[-1]
         return np.ndarray(shape, dtype, self._bytes(tensor, nbytes), strides=strides)
 
-    def _bytes(self, tensor: _Tensor, nbytes: int) -> Any:
-        if tensor.buffer and not self._lib.ggml_backend_buffer_is_host(tensor.buffer):
+    def is_host(self, tensor: Tensor) -> bool:
+        """Whether the values lie in this process's memory, not on a device."""
+        return not tensor.buffer or bool(self._lib.ggml_backend_buffer_is_host(tensor.buffer))
+
+    def _bytes(self, tensor: Tensor, nbytes: int) -> Any:
+        if not self.is_host(tensor):
             out = ctypes.create_string_buffer(nbytes)
             self._lib.ggml_backend_tensor_get(ctypes.byref(tensor), out, 0, nbytes)
             return out
@@ -163,7 +170,7 @@ class _Ggml:
 
 
 @functools.cache
-def _ggml() -> _Ggml:
+def ggml() -> Ggml:
     """libggml-base with its prototypes. Raises EngineError where its tensor struct is not the one above."""
     paths = sorted(library_folder().glob("*ggml-base.*"))
     if not paths:
@@ -177,7 +184,7 @@ def _ggml() -> _Ggml:
     lib.ggml_backend_tensor_get.restype = None
     lib.ggml_backend_tensor_get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
     # overhead = the object header (32 bytes) and the tensor: a struct that grew would be misread
-    wanted, got = 32 + ctypes.sizeof(_Tensor), lib.ggml_tensor_overhead()
+    wanted, got = 32 + ctypes.sizeof(Tensor), lib.ggml_tensor_overhead()
     if got != wanted:
         raise EngineError(f"ggml_tensor of the installed llama.cpp takes {got} bytes, wanted {wanted}. {INSTALL}")
-    return _Ggml(lib)
+    return Ggml(lib)

@@ -31,6 +31,37 @@ def nearest_level(x, scale, offset, values):
 
 
 @kernel
+def add_product(a, b, out):
+    """out (n_rows, n) += a (n_rows, m) @ b (m, n), each row summed in the same order whatever rows stand beside it.
+
+    BLAS would be faster on large matrices, but its sums depend on the shape of the whole, and bytes must not.
+    """
+    n_rows, m = a.shape
+    n = b.shape[1]
+    for first in range(0, n_rows, 8):
+        last = min(first + 8, n_rows)
+        for left in range(0, n, 512):
+            right = min(left + 512, n)
+            for k in range(m):
+                line = b[k, left:right]
+                for r in range(first, last):
+                    factor = a[r, k]
+                    target = out[r, left:right]
+                    for j in range(right - left):
+                        target[j] += factor * line[j]
+
+
+@kernel
+def row_dots(a, b, out):
+    """out (n_rows,) = Σ_j a[r, j] b[r, j], in float64."""
+    for r in range(a.shape[0]):
+        total = 0.0
+        for j in range(a.shape[1]):
+            total += float(a[r, j]) * float(b[r, j])
+        out[r] = total
+
+
+@kernel
 def round_columns(w, scale, offset, values, factor, level, error):
     """Round columns in order. w (n_rows, n) is used up; level (n_rows, n) and error (n_rows, n), each column's error
     divided by its factor[j, j], are filled; factor (n, n) is upper triangular."""
@@ -48,14 +79,14 @@ def round_columns(w, scale, offset, values, factor, level, error):
 
 
 @kernel
-def move_levels(level, scale, offset, values, w, gradient, moments):
+def move_levels(level, scale, offset, values, gradient, moments, moved):
     """One pass of moving each level to where the row's quadratic error is least with the others held.
 
-    level (n_rows, n) changes; gradient (n_rows, n) is (ŵ - w) H and follows. Returns how many levels moved.
+    level (n_rows, n) changes; gradient (n_rows, n) is (ŵ - w) H and follows; moved (n_rows,) counts.
     """
     n_rows, n = level.shape
-    moved = 0
     for r in range(n_rows):
+        moved[r] = 0
         g = gradient[r]
         for j in range(n):
             s = scale[r, j]
@@ -67,8 +98,7 @@ def move_levels(level, scale, offset, values, w, gradient, moments):
             if step * (2 * g[j] + step * moments[j, j]) >= 0:
                 continue
             level[r, j] = l
-            moved += 1
+            moved[r] += 1
             h = moments[j]
             for k in range(n):
                 g[k] += step * h[k]
-    return moved

@@ -1,0 +1,107 @@
+"""Error feedback: never worse where it should not be, exact where exactness is known, rows on their own."""
+
+import numpy as np
+import pytest
+
+import quant
+from quant.errors import ShapeError
+from quant.feedback import Curvature, curvature, encode, row_errors
+
+TYPES = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS"]
+
+
+def correlated(seed: int, n_per_row: int, n_tokens: int = 4096) -> np.ndarray:
+    """Mean second moments (1, n, n) of inputs that share a few directions."""
+    rng = np.random.default_rng(seed)
+    mix = rng.normal(size=(24, n_per_row)) * rng.gamma(1.0, size=n_per_row)
+    x = rng.normal(size=(n_tokens, 24)) @ mix + 0.5 * rng.normal(size=(n_tokens, n_per_row))
+    return ((x.T @ x) / n_tokens).astype(np.float32)[None]
+
+
+def matrix(seed: int, n_rows: int, n_per_row: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(n_rows, n_per_row)).astype(np.float32)
+
+
+def total(w: np.ndarray, blocks: np.ndarray, name: str, moments: np.ndarray) -> float:
+    return float(row_errors(w, blocks, quant.quant_type(name), moments).sum())
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_output_error_falls_at_every_stage_and_on_other_tokens(name: str) -> None:
+    w, qtype, all_tokens = matrix(1, 12, 512), quant.quant_type(name), correlated(2, 512, 8192)
+    curve = curvature(correlated(2, 512))
+    importance = np.ascontiguousarray(np.diagonal(curve.moments[0]))
+    plain = total(w, quant.quantize(w, qtype, importance=importance), name, all_tokens)
+    feedback = total(w, encode(w, qtype, curve), name, all_tokens)
+    refined = total(w, encode(w, qtype, curve, n_refine=6), name, all_tokens)
+    assert refined < 0.95 * feedback
+    assert feedback < 0.7 * plain
+
+
+def test_row_errors_are_the_outputs_differences() -> None:
+    w, qtype = matrix(3, 5, 256), quant.quant_type("Q3_K")
+    x = np.random.default_rng(4).normal(size=(300, 256)).astype(np.float32)
+    blocks = quant.quantize(w, qtype)
+    direct = np.square(x @ (quant.dequantize(blocks, qtype) - w).T).sum(axis=0) / 300
+    got = row_errors(w, blocks, qtype, (x.T @ x / 300)[None])
+    np.testing.assert_allclose(got, direct, rtol=1e-4)
+
+
+def test_independent_inputs_leave_nothing_to_make_good() -> None:
+    w, qtype = matrix(5, 6, 256), quant.quant_type("Q4_0")
+    curve = curvature(np.eye(256, dtype=np.float32)[None], damping=0.0)
+    weights = np.ones(256, dtype=np.float32)
+    assert np.array_equal(encode(w, qtype, curve), _rounded(w, qtype, weights))
+
+
+def _rounded(w: np.ndarray, qtype: quant.QuantType, weights: np.ndarray) -> np.ndarray:
+    """The encoder's scales with every level the nearest."""
+    from quant.grid import grid_of
+
+    grid = grid_of(qtype)
+    blocks = quant.quantize(w, qtype, importance=weights).reshape(-1, qtype.type_size)
+    scale, offset = grid.scales(blocks)
+    steps = np.abs(scale[:, :, None] * grid.values + offset[:, :, None] - w.reshape(scale.shape)[:, :, None])
+    return grid.pack(blocks, steps.argmin(-1).astype(np.uint8)).reshape(len(w), -1)
+
+
+@pytest.mark.parametrize("n_refine", [0, 3])
+def test_rows_encode_independently(n_refine: int) -> None:
+    w, qtype, curve = matrix(6, 21, 512), quant.quant_type("Q4_K"), curvature(correlated(7, 512))
+    whole = encode(w, qtype, curve, n_refine=n_refine)
+    for start, stop in ((0, 1), (1, 9), (9, 21)):
+        assert np.array_equal(encode(w[start:stop], qtype, curve, n_refine=n_refine), whole[start:stop])
+
+
+def test_blocks_of_columns_stand_alone() -> None:
+    w, qtype = matrix(8, 4, 512), quant.quant_type("Q5_K")
+    moments = np.concatenate([correlated(9, 256), correlated(10, 256)])
+    curve = curvature(moments)
+    parts = [
+        encode(
+            np.ascontiguousarray(w[:, at : at + 256]),
+            qtype,
+            Curvature(curve.moments[b : b + 1], curve.factor[b : b + 1]),
+        )
+        for b, at in enumerate((0, 256))
+    ]
+    assert np.array_equal(encode(w, qtype, curve), np.concatenate(parts, axis=1))
+
+
+def test_columns_that_were_never_used_do_no_harm() -> None:
+    moments = correlated(11, 256)
+    moments[:, :40] = moments[:, :, :40] = 0
+    w, qtype = matrix(12, 4, 256), quant.quant_type("Q4_K")
+    decoded = quant.dequantize(encode(w, qtype, curvature(moments), n_refine=4), qtype)
+    assert np.isfinite(decoded).all()
+    assert np.abs(decoded[:, :40] - w[:, :40]).mean() < 0.5
+
+
+def test_nothing_but_zeros_stays_zero() -> None:
+    w, qtype = np.zeros((3, 256), dtype=np.float32), quant.quant_type("Q3_K")
+    assert not quant.dequantize(encode(w, qtype, curvature(correlated(13, 256)), n_refine=2), qtype).any()
+
+
+def test_a_curvature_of_another_width_is_refused() -> None:
+    with pytest.raises(ShapeError, match=r"the matrix has shape \(3, 512\), its curvature 256 columns"):
+        encode(matrix(14, 3, 512), quant.quant_type("Q4_K"), curvature(correlated(15, 256)))
