@@ -49,6 +49,11 @@ def empty_fit(lanes: int) -> AffineFit:
     return AffineFit(*(np.empty(lanes, dtype=np.float32) for _ in AffineFit._fields))
 
 
+def search_ends(nmax: np.float32, below: list[float], above: list[float]) -> F32Array:
+    """Levels to try for the smallest and the largest weight, every pair of -below and nmax + above, (n_ends, 2)."""
+    return np.array([(-first, nmax + last) for first in below for last in above], dtype=np.float32)
+
+
 @inner
 def _level(x, inverse, offset, nmax):
     return min(max(np.rint(x * inverse + offset), _ZERO), nmax)
@@ -124,18 +129,29 @@ def _start(x, w, largest_base, fit):
 
 
 @inner
+def best_fit(sw, sx, sl, sl2, sxl, largest_low):
+    """Scale and low that suit given levels best, low at most largest_low. No levels above 0: scale is not finite."""
+    determinant = sw * sl2 - sl * sl
+    low = (sl2 * sx - sl * sxl) / determinant
+    low = min(low if determinant > _SINGULAR * sw * sl2 else _ZERO, largest_low)
+    return (sxl - low * sl) / sl2, low
+
+
+@inner
+def gain_of(scale, low, sw, sx, sl, sl2, sxl):
+    """What (scale, low) takes off Σwx² for given levels."""
+    return scale * (_TWO * sxl - scale * sl2 - _TWO * low * sl) + low * (_TWO * sx - low * sw)
+
+
+@inner
 def _accept(fit):
     """Best (scale, low) for the levels just summed; kept where it gains more than the best so far."""
     best_scale, best_low, best_gain, largest_low = fit.scale, fit.low, fit.gain, fit.largest_low
     sum_w, sum_x, sum_l, sum_l2, sum_xl = fit.sum_w, fit.sum_x, fit.sum_l, fit.sum_l2, fit.sum_xl
     for i in range(best_scale.shape[0]):
         old_scale, old_low, old_gain = best_scale[i], best_low[i], best_gain[i]
-        sw, sx, sl, sl2, sxl = sum_w[i], sum_x[i], sum_l[i], sum_l2[i], sum_xl[i]
-        determinant = sw * sl2 - sl * sl
-        low = (sl2 * sx - sl * sxl) / determinant
-        low = min(low if determinant > _SINGULAR * sw * sl2 else _ZERO, largest_low[i])
-        scale = (sxl - low * sl) / sl2
-        gain = scale * (_TWO * sxl - scale * sl2 - _TWO * low * sl) + low * (_TWO * sx - low * sw)
+        scale, low = best_fit(sum_w[i], sum_x[i], sum_l[i], sum_l2[i], sum_xl[i], largest_low[i])
+        gain = gain_of(scale, low, sum_w[i], sum_x[i], sum_l[i], sum_l2[i], sum_xl[i])
         better = (scale > _ZERO) & (gain > old_gain)
         best_scale[i] = scale if better else old_scale
         best_low[i] = low if better else old_low
@@ -152,19 +168,20 @@ def invert(scale, low, inverse, offset):
 
 
 @inner
-def search(x, w, nmax, steps, n_refine, largest_base, fit):
+def search(x, w, nmax, ends, n_refine, largest_base, fit):
     """Scale and low of every lane; x is moved to each lane's base.
 
-    Tries the inverse scales (nmax + step) / width, each fitted in closed form, then rounds the best fit again n_refine
+    ends (n_ends, 2): levels to try for the smallest and for the largest weight, real numbers around 0 and nmax (outside
+    of 0..nmax the weight is clipped). Each try is fitted in closed form; the best fit is then rounded again n_refine
     times. largest_base is 0 where minima are stored unsigned, else +inf.
     """
     _start(x, w, largest_base, fit)
     width, inverse, offset = fit.width, fit.inverse, fit.offset
-    offset[:] = _ZERO
-    for k in range(steps.shape[0]):
-        stretched = nmax + steps[k]
+    for k in range(ends.shape[0]):
+        first, span = ends[k, 0], ends[k, 1] - ends[k, 0]
         for i in range(inverse.shape[0]):
-            inverse[i] = stretched / width[i] if width[i] > _ZERO else _ZERO
+            inverse[i] = span / width[i] if width[i] > _ZERO else _ZERO
+            offset[i] = first
         level_sums(x, w, inverse, offset, nmax, fit.sum_l, fit.sum_l2, fit.sum_xl)
         _accept(fit)
     for _ in range(n_refine):

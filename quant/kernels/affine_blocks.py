@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.kernels.affine import empty_fit, find_levels, invert, level_sums, search, weighted_error
+from quant.kernels.affine import best_fit, empty_fit, find_levels, gain_of, invert, level_sums, search, weighted_error
 from quant.kernels.compiler import inner, kernel
 from quant.kernels.halves import round_to_half
 from quant.kernels.tile import BLOCK, SLAB, TILE, block_importance, load, load_importance
@@ -40,19 +40,21 @@ class AffinePlan(NamedTuple):
 
     nmax                highest level
     top                 highest code of scales and minima
-    steps               inverse scales to try a sub-block: (nmax + step) / range
+    ends                levels to try for the smallest and the largest weight of a sub-block, (n_ends, 2)
     n_refine            times the best of them is rounded and fitted again
     spread, n_tries     divisors of the largest scale to try a block: top ± spread
-    n_rounds            times d and dmin are fitted again, neighbouring codes tried after each
+    n_rounds            times codes, d and dmin are fitted again to the levels that they lead to
+    reach               how far scale codes are moved in each round, up and down
     """
 
     nmax: np.float32
     top: np.float32
-    steps: F32Array
+    ends: F32Array
     n_refine: int
     spread: np.float32
     n_tries: int
     n_rounds: int
+    reach: int
 
 
 class AffineBlocks(NamedTuple):
@@ -87,9 +89,14 @@ def empty_blocks(lanes: int, n_blocks: int) -> AffineBlocks:
 
 
 @inner
-def _codes(value, lane_d, top, code):
+def _code(value, unit, top):
+    return min(max(np.rint(value / max(unit, TINY)), _ZERO), top)
+
+
+@inner
+def _codes(value, lane_unit, top, code):
     for i in range(value.shape[0]):
-        code[i] = min(max(np.rint(value[i] / max(lane_d[i], TINY)), _ZERO), top)
+        code[i] = _code(value[i], lane_unit[i], top)
 
 
 @inner
@@ -121,48 +128,45 @@ def _first_guess(x, w, nmax, top, spread, n_tries, fit, blocks):
 
 
 @inner
-def _try_move(x, w, nmax, top, move, move_min, base, inverse, blocks):
-    """Move both codes of every lane by one step; lanes with a smaller error remember it."""
-    code, min_code, scale, low = blocks.try_scale_code, blocks.try_min_code, blocks.scale, blocks.low
-    lane_d, lane_dmin = blocks.lane_d, blocks.lane_dmin
-    for i in range(scale.shape[0]):
-        scale[i] = lane_d[i] * min(max(code[i] + move, _ZERO), top)
-        low[i] = -lane_dmin[i] * min(max(min_code[i] + move_min, _ZERO), top) - base[i]
-    error, best, best_code, best_min_code = (
-        blocks.lane_error,
+def _try_codes(x, w, plan, fit, blocks):
+    """Scale codes of every lane moved to the best within reach, the minimum following each.
+
+    Expects the sums of the candidate's levels in `fit`. They tell which minimum suits a neighbouring scale; levels are
+    then found anew and the minimum once more.
+    """
+    code, min_code, lane_d, lane_dmin = blocks.try_scale_code, blocks.try_min_code, blocks.lane_d, blocks.lane_dmin
+    best_code, best_min_code, best, mean_l = (
+        blocks.next_scale_code,
+        blocks.next_min_code,
         blocks.lane_best,
-        blocks.next_scale_code,
-        blocks.next_min_code,
+        blocks.lane_error,
     )
-    weighted_error(x, w, scale, low, nmax, inverse, error)
-    for i in range(scale.shape[0]):
-        new_code, new_min_code = min(max(code[i] + move, _ZERO), top), min(max(min_code[i] + move_min, _ZERO), top)
-        old_code, old_min_code, new, old = best_code[i], best_min_code[i], error[i], best[i]
-        better = new < old
-        best_code[i] = new_code if better else old_code
-        best_min_code[i] = new_min_code if better else old_min_code
-        best[i] = new if better else old
-
-
-@inner
-def _try_neighbours(x, w, nmax, top, reach, fit, blocks):
-    """Codes of every lane moved to the best of their neighbours; the block kept when its error is the smallest yet."""
-    spread_over_lanes(blocks.try_d, blocks.lane_d)
-    spread_over_lanes(blocks.try_dmin, blocks.lane_dmin)
-    blocks.lane_best[:] = _INFINITY
-    for move in range(-reach, reach + 1):
-        for move_min in range(-reach, reach + 1):
-            _try_move(x, w, nmax, top, np.float32(move), np.float32(move_min), fit.base, fit.inverse, blocks)
-    code, min_code, best_code, best_min_code = (
-        blocks.try_scale_code,
-        blocks.try_min_code,
-        blocks.next_scale_code,
-        blocks.next_min_code,
-    )
+    sum_w, sum_x, sum_l, sum_l2, sum_xl = fit.sum_w, fit.sum_x, fit.sum_l, fit.sum_l2, fit.sum_xl
+    scale, low, base, top = blocks.scale, blocks.low, fit.base, plan.top
+    for i in range(code.shape[0]):
+        mean_l[i] = sum_l[i] / sum_w[i]
+        best[i] = -_INFINITY
+    for move in range(-plan.reach, plan.reach + 1):
+        for i in range(code.shape[0]):
+            new_code = min(max(code[i] + np.float32(move), _ZERO), top)
+            scale[i] = lane_d[i] * new_code
+            minimum = scale[i] * mean_l[i] - sum_x[i] / sum_w[i] - base[i]
+            low[i] = -lane_dmin[i] * _code(minimum, lane_dmin[i], top) - base[i]
+        invert(scale, low, fit.inverse, fit.offset)
+        level_sums(x, w, fit.inverse, fit.offset, plan.nmax, sum_l, sum_l2, sum_xl)
+        for i in range(code.shape[0]):
+            new_code = min(max(code[i] + np.float32(move), _ZERO), top)
+            minimum = (scale[i] * sum_l[i] - sum_x[i]) / sum_w[i] - base[i]
+            new_min_code = _code(minimum, lane_dmin[i], top)
+            new_low = -lane_dmin[i] * new_min_code - base[i]
+            gain = gain_of(scale[i], new_low, sum_w[i], sum_x[i], sum_l[i], sum_l2[i], sum_xl[i])
+            old_code, old_min_code, old = best_code[i], best_min_code[i], best[i]
+            best_code[i] = new_code if gain > old else old_code
+            best_min_code[i] = new_min_code if gain > old else old_min_code
+            best[i] = gain if gain > old else old
     for i in range(code.shape[0]):
         code[i] = best_code[i]
         min_code[i] = best_min_code[i]
-    _keep_better(blocks)
 
 
 @inner
@@ -201,14 +205,43 @@ def _stored_fit(d, dmin, code, min_code, base, blocks):
 
 
 @inner
-def _refit(x, w, nmax, fit, blocks):
-    """d and dmin that suit the candidate's codes and levels best: two normal equations a block, rounded to halves."""
+def _follow_levels(top, fit, blocks):
+    """Codes that suit the candidate's halves and the levels just summed best; no look at the weights."""
+    code, min_code, lane_d, lane_dmin = blocks.try_scale_code, blocks.try_min_code, blocks.lane_d, blocks.lane_dmin
+    sum_w, sum_x, sum_l, sum_l2, sum_xl = fit.sum_w, fit.sum_x, fit.sum_l, fit.sum_l2, fit.sum_xl
+    base, largest_low = fit.base, fit.largest_low
+    for i in range(code.shape[0]):
+        sw, sx, sl, sl2, sxl, d, dmin = sum_w[i], sum_x[i], sum_l[i], sum_l2[i], sum_xl[i], lane_d[i], lane_dmin[i]
+        scale, _ = best_fit(sw, sx, sl, sl2, sxl, largest_low[i])
+        below = np.floor(scale / max(d, TINY))
+        best_code, best_min_code, best = code[i], min_code[i], -_INFINITY
+        for k in range(2):
+            new_code = min(max(below + np.float32(k), _ZERO), top)
+            minimum = (d * new_code * sl - sx) / sw - base[i]
+            new_min_code = min(max(np.rint(minimum / max(dmin, TINY)), _ZERO), top)
+            gain = gain_of(d * new_code, -dmin * new_min_code - base[i], sw, sx, sl, sl2, sxl)
+            better = gain > best
+            best_code = new_code if better else best_code
+            best_min_code = new_min_code if better else best_min_code
+            best = gain if better else best
+        code[i] = best_code
+        min_code[i] = best_min_code
+
+
+@inner
+def _sum_levels(x, w, nmax, fit, blocks):
+    """Sums of the candidate's levels into `fit`, its decoded scales and lows into `blocks`."""
+    _stored_fit(blocks.try_d, blocks.try_dmin, blocks.try_scale_code, blocks.try_min_code, fit.base, blocks)
+    invert(blocks.scale, blocks.low, fit.inverse, fit.offset)
+    level_sums(x, w, fit.inverse, fit.offset, nmax, fit.sum_l, fit.sum_l2, fit.sum_xl)
+
+
+@inner
+def _refit(fit, blocks):
+    """d and dmin that suit the codes and levels just summed best: two normal equations a block, rounded to halves."""
     code, min_code, base = blocks.try_scale_code, blocks.try_min_code, fit.base
     sum_w, sum_x, sum_l, sum_l2, sum_xl = fit.sum_w, fit.sum_x, fit.sum_l, fit.sum_l2, fit.sum_xl
     try_d, try_dmin = blocks.try_d, blocks.try_dmin
-    _stored_fit(try_d, try_dmin, code, min_code, base, blocks)
-    invert(blocks.scale, blocks.low, fit.inverse, fit.offset)
-    level_sums(x, w, fit.inverse, fit.offset, nmax, sum_l, sum_l2, sum_xl)
     n_blocks = try_d.shape[0]
     for b in range(n_blocks):
         aa, ab, bb, ax, bx = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
@@ -228,6 +261,14 @@ def _refit(x, w, nmax, fit, blocks):
             try_dmin[b] = round_to_half(max((bx - ab * try_d[b]) / bb, _ZERO))
 
 
+@inner
+def _compare(x, w, nmax, fit, blocks):
+    """The candidate as it stands against the best of each block."""
+    _stored_fit(blocks.try_d, blocks.try_dmin, blocks.try_scale_code, blocks.try_min_code, fit.base, blocks)
+    weighted_error(x, w, blocks.scale, blocks.low, nmax, fit.inverse, blocks.lane_best)
+    _keep_better(blocks)
+
+
 @kernel
 def _search_slab(values, importance, start, x, w, plan, fit, blocks, halves, codes, levels):
     """Halves, codes and levels of all blocks of a slab; the shapes are those of Pack."""
@@ -239,13 +280,18 @@ def _search_slab(values, importance, start, x, w, plan, fit, blocks, halves, cod
         if phase != loaded:
             load_importance(importance, phase, n_sub, w)
             loaded = phase
-        search(x, w, plan.nmax, plan.steps, plan.n_refine, _ZERO, fit)
+        search(x, w, plan.nmax, plan.ends, plan.n_refine, _ZERO, fit)
         _first_guess(x, w, plan.nmax, plan.top, plan.spread, plan.n_tries, fit, blocks)
         blocks.error[:] = _INFINITY
-        _try_neighbours(x, w, plan.nmax, plan.top, 1, fit, blocks)
+        _compare(x, w, plan.nmax, fit, blocks)
         for _ in range(plan.n_rounds):
-            _refit(x, w, plan.nmax, fit, blocks)
-            _try_neighbours(x, w, plan.nmax, plan.top, 1, fit, blocks)
+            _sum_levels(x, w, plan.nmax, fit, blocks)
+            if plan.reach > 0:
+                _try_codes(x, w, plan, fit, blocks)
+                _sum_levels(x, w, plan.nmax, fit, blocks)
+            _follow_levels(plan.top, fit, blocks)
+            _refit(fit, blocks)
+            _compare(x, w, plan.nmax, fit, blocks)
         _stored_fit(blocks.d, blocks.dmin, blocks.scale_code, blocks.min_code, fit.base, blocks)
         find_levels(x, blocks.scale, blocks.low, plan.nmax, fit.inverse, fit.offset, levels[t])
         for b in range(n_blocks):

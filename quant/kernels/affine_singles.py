@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.kernels.affine import empty_fit, find_levels, search, weighted_error
+from quant.kernels.affine import empty_fit, find_levels, invert, level_sums, search, weighted_error
 from quant.kernels.compiler import inner, kernel
-from quant.kernels.halves import round_to_half
+from quant.kernels.halves import round_to_half, store_half
 from quant.kernels.tile import SLAB, TILE, block_importance, load, load_importance
 
 F32Array = NDArray[np.float32]
@@ -24,6 +24,8 @@ Pack = Callable[[F32Array, U8Array, U8Array], None]
 
 N = 32
 _ZERO = np.float32(0)
+_ONE = np.float32(1)
+_NEXT_HALF = np.float32(0.75 / 1024)  # a half has 11 bits: this share more of it rounds to the next one or two
 _INFINITY = np.float32(np.inf)
 
 
@@ -31,36 +33,46 @@ class SinglePlan(NamedTuple):
     """How wide to search.
 
     nmax      highest level
-    steps     inverse scales to try: (nmax + step) / range
+    ends      levels to try for the smallest and the largest weight, (n_ends, 2)
     n_refine  times the best of them is rounded and fitted again
     """
 
     nmax: np.float32
-    steps: F32Array
+    ends: F32Array
     n_refine: int
 
 
 @inner
 def _round_scales(x, w, nmax, fit, error, best, d, m):
-    """Fitted scale and minimum as halves, or the plain ones (range / nmax, smallest), whichever miss less."""
-    scale, low, base, width = fit.scale, fit.low, fit.base, fit.width
+    """Scale and minimum as halves: the fitted ones, the next halves on either side, or the plain ones.
+
+    The minimum follows each rounded scale. Sets d and m, and fit.low to what m means after the move to the base.
+    """
+    scale, low, base, width, inverse = fit.scale, fit.low, fit.base, fit.width, fit.inverse
+    sum_w, sum_x, sum_l = fit.sum_w, fit.sum_x, fit.sum_l
+    invert(scale, low, inverse, fit.offset)
+    level_sums(x, w, inverse, fit.offset, nmax, sum_l, fit.sum_l2, fit.sum_xl)
+    best[:] = _INFINITY
+    try_d, try_m = fit.sum_l2, fit.sum_xl
+    for k in range(4):
+        for i in range(scale.shape[0]):
+            half = round_to_half(scale[i] * (_ONE + np.float32(k - 1) * _NEXT_HALF))
+            minimum = round_to_half((sum_x[i] - half * sum_l[i]) / sum_w[i] + base[i])
+            # equal weights need no scale: it makes up for what the minimum lost when it was rounded
+            left = round_to_half(low[i] + base[i] - minimum)
+            fitted = half if scale[i] > _ZERO else left
+            plain, smallest = round_to_half(width[i] / nmax), round_to_half(base[i])
+            try_d[i] = fitted if k < 3 else plain
+            try_m[i] = minimum if k < 3 else smallest
+            fit.largest_low[i] = try_m[i] - base[i]
+        weighted_error(x, w, try_d, fit.largest_low, nmax, inverse, error)
+        for i in range(scale.shape[0]):
+            new, old, new_d, old_d, new_m, old_m = error[i], best[i], try_d[i], d[i], try_m[i], m[i]
+            best[i] = new if new < old else old
+            d[i] = new_d if new < old else old_d
+            m[i] = new_m if new < old else old_m
     for i in range(scale.shape[0]):
-        minimum = round_to_half(low[i] + base[i])
-        # equal weights need no scale: it makes up for what the minimum lost when it was rounded
-        fitted = scale[i]
-        left = low[i] + base[i] - minimum
-        d[i] = round_to_half(fitted if fitted > _ZERO else left)
-        m[i] = minimum
-        low[i] = minimum - base[i]
-    weighted_error(x, w, d, low, nmax, fit.inverse, best)
-    for i in range(scale.shape[0]):
-        scale[i] = round_to_half(width[i] / nmax)
-        low[i] = round_to_half(base[i]) - base[i]
-    weighted_error(x, w, scale, low, nmax, fit.inverse, error)
-    for i in range(scale.shape[0]):
-        new, old, new_d, old_d, new_m, old_m = error[i], best[i], scale[i], d[i], low[i] + base[i], m[i]
-        d[i] = new_d if new < old else old_d
-        m[i] = new_m if new < old else old_m
+        low[i] = m[i] - base[i]
 
 
 @kernel
@@ -74,16 +86,44 @@ def _search_slab(values, importance, start, x, w, plan, fit, error, best, halves
         if phase != loaded:
             load_importance(importance, phase, 1, w)
             loaded = phase
-        search(x, w, plan.nmax, plan.steps, plan.n_refine, _INFINITY, fit)
-        d, m, low, base = halves[t, 0], halves[t, 1], fit.low, fit.base
-        _round_scales(x, w, plan.nmax, fit, error, best, d, m)
-        for i in range(n_blocks):
-            low[i] = m[i] - base[i]
-        find_levels(x, d, low, plan.nmax, fit.inverse, fit.offset, levels[t])
+        search(x, w, plan.nmax, plan.ends, plan.n_refine, _INFINITY, fit)
+        _round_scales(x, w, plan.nmax, fit, error, best, halves[t, 0], halves[t, 1])
+        find_levels(x, halves[t, 0], fit.low, plan.nmax, fit.inverse, fit.offset, levels[t])
+
+
+@kernel
+def _encode_plain(values, nmax, high_at, levels_at, out):
+    """Without importance nothing is searched: d = range / nmax, m = smallest, levels for what is stored of them."""
+    level = np.empty(N, dtype=np.uint8)
+    for block in range(values.shape[0]):
+        x, bytes_ = values[block, 0], out[block]
+        smallest, largest = x[0], x[0]
+        for i in range(N):
+            smallest = min(smallest, x[i])
+            largest = max(largest, x[i])
+        d, m = round_to_half((largest - smallest) / nmax), round_to_half(smallest)
+        inverse = _ONE / d if d > _ZERO else _ZERO
+        for i in range(N):
+            level[i] = np.uint8(np.int32(min(max(np.rint((x[i] - m) * inverse), _ZERO), nmax)))
+        store_half(d, bytes_, 0)
+        store_half(m, bytes_, 2)
+        qs = bytes_[levels_at : levels_at + 16]
+        for i in range(16):
+            qs[i] = (level[i] & 15) | ((level[i + 16] & 15) << 4)
+        if high_at > 0:
+            for k in range(4):
+                byte = np.uint8(0)
+                for i in range(8):
+                    byte |= (level[8 * k + i] >> 4) << i
+                bytes_[high_at + k] = byte
 
 
 def encode(w: F32Array, importance: F32Array | None, out: U8Array, plan: SinglePlan, pack: Pack) -> None:
     """Encode rows; `pack` writes the bytes."""
+    if importance is None:
+        levels_at = out.shape[1] // (w.shape[1] // N) - 16
+        _encode_plain(w.reshape(-1, 1, N), plan.nmax, levels_at - 4, levels_at, out.reshape(-1, levels_at + 16))
+        return
     n_blocks = TILE // N
     values = w.reshape(-1, 1, N)
     stored = out.reshape(len(values), -1)

@@ -18,11 +18,14 @@ from quant.kernels.compiler import inner, kernel
 from quant.kernels.halves import store_halves
 from quant.kernels.nonlinear import HIGHEST, LOWEST
 from quant.kernels.packing import pack_block32
-from quant.kernels.symmetric import Levels
-from quant.kernels.tile import search_ends
+from quant.kernels.symmetric import Levels, search_ends
 
+LEVELS = Levels(LOWEST, HIGHEST, nonlinear=True)
 PLAN = symmetric_singles.SinglePlan(
-    levels=Levels(LOWEST, HIGHEST, nonlinear=True), ends=search_ends(LOWEST, 7, 15), n_refine=2, n_plain=2
+    levels=LEVELS,
+    ends=search_ends(LEVELS, [-1, 1, 0.9, 0.95, 1.05, 1.1, 1.2, 1.35, 1.5], [1, 0.93, 1.07, 1.15, 1.25, 1.4]),
+    n_refine=2,
+    n_plain=2,
 )
 
 

@@ -20,18 +20,18 @@ from quant.kernels import symmetric_blocks
 from quant.kernels.compiler import inner, kernel
 from quant.kernels.halves import store_halves
 from quant.kernels.nonlinear import HIGHEST, LOWEST
-from quant.kernels.packing import pack_nibbles
-from quant.kernels.symmetric import Levels
-from quant.kernels.tile import search_ends
+from quant.kernels.packing import pack_block32
+from quant.kernels.symmetric import Levels, search_ends
 
 N = 32
+LEVELS = Levels(LOWEST, HIGHEST, nonlinear=True)
 PLAN = symmetric_blocks.SymmetricPlan(
-    levels=Levels(LOWEST, HIGHEST, nonlinear=True),
+    levels=LEVELS,
     lowest_code=np.float32(-32),
     highest_code=np.float32(31),
-    ends=search_ends(LOWEST, 7, 15),
+    ends=search_ends(LEVELS, [-1, 1, 0.9, 1.1, 1.25, 1.5], [1, 0.93, 1.07, 1.2, 1.4]),
     n_refine=1,
-    spread=np.float32(1),
+    spread=np.float32(4),
     n_tries=9,
     n_rounds=1,
 )
@@ -52,15 +52,20 @@ def _pack(halves, codes, levels, out):
 @inner
 def _pack_tile(d, codes, level, out):
     store_halves(d, 0, out)
+    _pack_codes(codes, 2, out)
     for k in range(8):
-        for i in range(16):
-            pack_nibbles(level[i, k], level[16 + i, k], 8 + 16 * k + i, out)
+        pack_block32(level[:, k], 8 + 16 * k, out)
+
+
+@inner
+def _pack_codes(codes, at, out):
+    """Eight codes -32..31, stored from 0 up, as drawn above."""
     for b in range(out.shape[0]):
         high = np.uint16(0)
         for k in range(8):
             high |= np.uint16((codes[k, b] + 32) >> 4) << (2 * k)
-        out[b, 2] = high & 0xFF
-        out[b, 3] = high >> 8
+        out[b, at] = high & 0xFF
+        out[b, at + 1] = high >> 8
         for k in range(4):
             even, odd = np.uint8(codes[2 * k, b] + 32), np.uint8(codes[2 * k + 1, b] + 32)
-            out[b, 4 + k] = (even & 15) | ((odd & 15) << 4)
+            out[b, at + 2 + k] = (even & 15) | ((odd & 15) << 4)

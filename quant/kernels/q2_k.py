@@ -17,21 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.kernels import affine_blocks
+from quant.kernels.affine import search_ends
 from quant.kernels.compiler import inner, kernel
 from quant.kernels.halves import store_halves
 from quant.kernels.packing import pack_nibbles, pack_pairs_of_bits
-from quant.kernels.tile import search_steps
 
 N = 16
 NMAX = np.float32(3)
 PLAN = affine_blocks.AffinePlan(
     nmax=NMAX,
     top=np.float32(15),
-    steps=search_steps(0.9, 13),
-    n_refine=2,
-    spread=np.float32(1),
+    ends=search_ends(NMAX, [0, 0.5], [0, 0.3, 0.6]),
+    n_refine=1,
+    spread=np.float32(0.5),
     n_tries=9,
     n_rounds=1,
+    reach=4,
 )
 
 
@@ -49,12 +50,10 @@ def _pack(halves, codes, levels, out):
 
 @inner
 def _pack_tile(halves, codes, level, out):
-    for k in range(16):
-        pack_nibbles(codes[0, k], codes[1, k], k, out)
-    for h in range(2):
-        for i in range(32):
-            # 32 weights are two sub-blocks of 16: weight i lies in row i % 16 of the first or the second
-            row, k = level[i % N], 8 * h + i // N
-            pack_pairs_of_bits(row[k], row[k + 2], row[k + 4], row[k + 6], 16 + 32 * h + i, out)
+    pack_nibbles(codes[0], codes[1], 0, out)
+    for k in range(2):  # 32 neighbours are two sub-blocks of 16
+        for h in range(2):
+            part = level[:, 8 * h + k : 8 * h + 8 : 2]
+            pack_pairs_of_bits(part[:, 0], part[:, 1], part[:, 2], part[:, 3], 0, 16 + 32 * h + N * k, out)
     store_halves(halves[0], 80, out)
     store_halves(halves[1], 82, out)

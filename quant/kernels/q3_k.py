@@ -21,16 +21,15 @@ from quant.kernels import symmetric_blocks
 from quant.kernels.compiler import inner, kernel
 from quant.kernels.halves import store_halves
 from quant.kernels.packing import pack_bits, pack_pairs_of_bits
-from quant.kernels.symmetric import Levels
-from quant.kernels.tile import search_ends
+from quant.kernels.symmetric import Levels, search_ends
 
 N = 16
-LOWEST, HIGHEST = np.float32(-4), np.float32(3)
+LEVELS = Levels(np.float32(-4), np.float32(3), nonlinear=False)
 PLAN = symmetric_blocks.SymmetricPlan(
-    levels=Levels(LOWEST, HIGHEST, nonlinear=False),
+    levels=LEVELS,
     lowest_code=np.float32(-32),
     highest_code=np.float32(31),
-    ends=search_ends(LOWEST, 0.9, 7),
+    ends=search_ends(LEVELS, [1, 0.9, 1.12, 1.25, 1.4], [0.9, 1, 1.15, 1.35]),
     n_refine=1,
     spread=np.float32(2),
     n_tries=5,
@@ -52,13 +51,11 @@ def _pack(halves, codes, levels, out):
 
 @inner
 def _pack_tile(d, codes, level, out):
-    for i in range(32):
-        # 32 weights are two sub-blocks of 16: weight i lies in row i % 16 of the first or the second
-        row, k = level[i % N], i // N
-        pack_bits(row[k::2], 2, i, out)
+    for k in range(2):  # 32 neighbours are two sub-blocks of 16
+        pack_bits(level[:, k::2], 2, N * k, out)
         for h in range(2):
-            part = row[8 * h + k :]
-            pack_pairs_of_bits(part[0], part[2], part[4], part[6], 32 + 32 * h + i, out)
+            part = level[:, 8 * h + k : 8 * h + 8 : 2]
+            pack_pairs_of_bits(part[:, 0], part[:, 1], part[:, 2], part[:, 3], 0, 32 + 32 * h + N * k, out)
     _pack_codes(codes, 96, out)
     store_halves(d, 108, out)
 

@@ -17,12 +17,14 @@ from quant.kernels import symmetric_singles
 from quant.kernels.compiler import inner, kernel
 from quant.kernels.halves import store_halves
 from quant.kernels.packing import pack_block32
-from quant.kernels.symmetric import Levels
-from quant.kernels.tile import search_ends
+from quant.kernels.symmetric import Levels, search_ends
 
-LOWEST, HIGHEST = np.float32(-8), np.float32(7)
+LEVELS = Levels(np.float32(-8), np.float32(7), nonlinear=False)
 PLAN = symmetric_singles.SinglePlan(
-    levels=Levels(LOWEST, HIGHEST, nonlinear=False), ends=search_ends(LOWEST, 0.9, 13), n_refine=2, n_plain=3
+    levels=LEVELS,
+    ends=search_ends(LEVELS, [1, 0.95, 1.06, 1.13, 1.25, 1.4, 1.6], [1, 1.07, 1.15]),
+    n_refine=2,
+    n_plain=3,
 )
 
 

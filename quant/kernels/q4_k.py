@@ -22,21 +22,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.kernels import affine_blocks
+from quant.kernels.affine import search_ends
 from quant.kernels.compiler import inner, kernel
 from quant.kernels.halves import store_halves
 from quant.kernels.packing import pack_nibbles
-from quant.kernels.tile import search_steps
 
 N = 32
 NMAX = np.float32(15)
 PLAN = affine_blocks.AffinePlan(
     nmax=NMAX,
     top=np.float32(63),
-    steps=search_steps(0.9, 13),
-    n_refine=2,
+    ends=search_ends(NMAX, [0, 0.4], [-0.6, -0.2, 0.2, 0.6]),
+    n_refine=1,
     spread=np.float32(1),
     n_tries=9,
     n_rounds=1,
+    reach=3,
 )
 
 
@@ -58,8 +59,7 @@ def _pack_tile(halves, codes, level, out):
     store_halves(halves[1], 2, out)
     pack_codes(codes[0], codes[1], 4, out)
     for g in range(4):
-        for i in range(N):
-            pack_nibbles(level[i, 2 * g], level[i, 2 * g + 1], 16 + 32 * g + i, out)
+        pack_nibbles(level[:, 2 * g], level[:, 2 * g + 1], 16 + 32 * g, out)
 
 
 @inner
@@ -67,12 +67,8 @@ def pack_codes(scale_code, min_code, at, out):
     """Eight scale codes and eight minimum codes of 6 bits to twelve bytes, as drawn above; Q5_K stores them alike."""
     for b in range(out.shape[0]):
         for k in range(4):
-            scale, minimum, scale4, minimum4 = (
-                scale_code[k, b],
-                min_code[k, b],
-                scale_code[k + 4, b],
-                min_code[k + 4, b],
-            )
+            scale, minimum = scale_code[k, b], min_code[k, b]
+            scale4, minimum4 = scale_code[k + 4, b], min_code[k + 4, b]
             out[b, at + k] = scale | ((scale4 >> 4) << 6)
             out[b, at + 4 + k] = minimum | ((minimum4 >> 4) << 6)
             out[b, at + 8 + k] = (scale4 & 15) | ((minimum4 & 15) << 4)

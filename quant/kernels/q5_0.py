@@ -18,12 +18,14 @@ from quant.kernels import symmetric_singles
 from quant.kernels.compiler import inner, kernel
 from quant.kernels.halves import store_halves
 from quant.kernels.packing import pack_block32, pack_fifth_bits
-from quant.kernels.symmetric import Levels
-from quant.kernels.tile import search_ends
+from quant.kernels.symmetric import Levels, search_ends
 
-LOWEST, HIGHEST = np.float32(-16), np.float32(15)
+LEVELS = Levels(np.float32(-16), np.float32(15), nonlinear=False)
 PLAN = symmetric_singles.SinglePlan(
-    levels=Levels(LOWEST, HIGHEST, nonlinear=False), ends=search_ends(LOWEST, 0.9, 13), n_refine=2, n_plain=3
+    levels=LEVELS,
+    ends=search_ends(LEVELS, [1, 0.97, 0.985, 1.015, 1.03, 1.06, 1.12, 1.25, 1.5], [1, 1.03]),
+    n_refine=2,
+    n_plain=3,
 )
 
 

@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.kernels import affine_singles
+from quant.kernels.affine import search_ends
 from quant.kernels.compiler import inner, kernel
 from quant.kernels.halves import store_halves
 from quant.kernels.packing import pack_block32, pack_fifth_bits
-from quant.kernels.tile import search_steps
 
 NMAX = np.float32(31)
-PLAN = affine_singles.SinglePlan(nmax=NMAX, steps=search_steps(0.9, 13), n_refine=2)
+REACH = [-0.6, -0.3, 0, 0.3, 0.6, 0.9, 1.2]
+PLAN = affine_singles.SinglePlan(nmax=NMAX, ends=search_ends(NMAX, REACH, REACH), n_refine=2)
 
 
 def encode(w: NDArray[np.float32], importance: NDArray[np.float32] | None, out: NDArray[np.uint8]) -> None:

@@ -18,22 +18,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.kernels import affine_blocks
+from quant.kernels.affine import search_ends
 from quant.kernels.compiler import inner, kernel
 from quant.kernels.halves import store_halves
 from quant.kernels.packing import pack_bits, pack_nibbles
 from quant.kernels.q4_k import pack_codes
-from quant.kernels.tile import search_steps
 
 N = 32
 NMAX = np.float32(31)
 PLAN = affine_blocks.AffinePlan(
     nmax=NMAX,
     top=np.float32(63),
-    steps=search_steps(0.9, 13),
-    n_refine=2,
+    ends=search_ends(NMAX, [0, 0.4], [-0.6, -0.2, 0.2, 0.6]),
+    n_refine=1,
     spread=np.float32(1),
     n_tries=9,
     n_rounds=1,
+    reach=3,
 )
 
 
@@ -54,7 +55,6 @@ def _pack_tile(halves, codes, level, out):
     store_halves(halves[0], 0, out)
     store_halves(halves[1], 2, out)
     pack_codes(codes[0], codes[1], 4, out)
-    for i in range(N):
-        pack_bits(level[i], 4, 16 + i, out)
-        for g in range(4):
-            pack_nibbles(level[i, 2 * g], level[i, 2 * g + 1], 48 + 32 * g + i, out)
+    pack_bits(level, 4, 16, out)
+    for g in range(4):
+        pack_nibbles(level[:, 2 * g], level[:, 2 * g + 1], 48 + 32 * g, out)

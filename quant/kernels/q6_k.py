@@ -20,17 +20,16 @@ from numpy.typing import NDArray
 from quant.kernels import symmetric_blocks
 from quant.kernels.compiler import inner, kernel
 from quant.kernels.halves import store_halves
-from quant.kernels.packing import pack_nibbles
-from quant.kernels.symmetric import Levels
-from quant.kernels.tile import search_ends
+from quant.kernels.packing import pack_nibbles, pack_pairs_of_bits
+from quant.kernels.symmetric import Levels, search_ends
 
 N = 16
-LOWEST, HIGHEST = np.float32(-32), np.float32(31)
+LEVELS = Levels(np.float32(-32), np.float32(31), nonlinear=False)
 PLAN = symmetric_blocks.SymmetricPlan(
-    levels=Levels(LOWEST, HIGHEST, nonlinear=False),
+    levels=LEVELS,
     lowest_code=np.float32(-128),
     highest_code=np.float32(127),
-    ends=search_ends(LOWEST, 0.9, 7),
+    ends=search_ends(LEVELS, [1, 0.98, 1.02, 1.05, 1.1, 1.3], [1, 1.04]),
     n_refine=1,
     spread=np.float32(2),
     n_tries=5,
@@ -52,21 +51,14 @@ def _pack(halves, codes, levels, out):
 
 @inner
 def _pack_tile(d, codes, level, out):
-    for h in range(2):
-        for i in range(32):
-            # 32 weights are two sub-blocks of 16: weight i lies in row i % 16 of the first or the second
-            row, k = level[i % N], 8 * h + i // N
-            q0, q1, q2, q3 = row[k], row[k + 2], row[k + 4], row[k + 6]
-            pack_nibbles(q0, q2, 64 * h + i, out)
-            pack_nibbles(q1, q3, 64 * h + 32 + i, out)
-            _pack_high(q0, q1, q2, q3, 128 + 32 * h + i, out)
+    for k in range(2):  # 32 neighbours are two sub-blocks of 16
+        for h in range(2):
+            part = level[:, 8 * h + k : 8 * h + 8 : 2]
+            q0, q1, q2, q3 = part[:, 0], part[:, 1], part[:, 2], part[:, 3]
+            pack_nibbles(q0, q2, 64 * h + N * k, out)
+            pack_nibbles(q1, q3, 64 * h + 32 + N * k, out)
+            pack_pairs_of_bits(q0, q1, q2, q3, 4, 128 + 32 * h + N * k, out)
     for b in range(out.shape[0]):
         for k in range(16):
             out[b, 192 + k] = codes[k, b]
     store_halves(d, 208, out)
-
-
-@inner
-def _pack_high(q0, q1, q2, q3, at, out):
-    for b in range(out.shape[0]):
-        out[b, at] = (q0[b] >> 4) | ((q1[b] >> 4) << 2) | ((q2[b] >> 4) << 4) | ((q3[b] >> 4) << 6)

@@ -46,6 +46,12 @@ def empty_fit(lanes: int) -> SymmetricFit:
     return SymmetricFit(*(np.empty(lanes, dtype=np.float32) for _ in SymmetricFit._fields))
 
 
+def search_ends(levels: Levels, shares: list[float], other_shares: list[float]) -> F32Array:
+    """Levels to try for the extreme weight: shares of the lowest level, then of the highest (the sign turns)."""
+    ends = [levels.lowest * share for share in shares] + [levels.highest * share for share in other_shares]
+    return np.array(ends, dtype=np.float32)
+
+
 @inner
 def level_sums(x, w, inverse, levels, sum_l2, sum_xl):
     """Σwl² and Σwlx of every lane, l the level nearest to x · inverse."""
@@ -135,8 +141,8 @@ def invert(scale, inverse):
 def search(x, w, levels, ends, n_refine, fit):
     """Scale of every lane.
 
-    Tries the inverse scales end / extreme, which put the extreme weight at level `end`, beyond the last level or short of
-    it; each is fitted in closed form. Then rounds the best fit again n_refine times.
+    Tries the inverse scales end / extreme, which put the extreme weight at level `end`, beyond the last level or short
+    of it; each is fitted in closed form. Then rounds the best fit again n_refine times.
     """
     extreme, inverse = fit.extreme, fit.inverse
     _find_extremes(x, extreme)
@@ -156,7 +162,7 @@ def search(x, w, levels, ends, n_refine, fit):
 
 @inner
 def find_levels(x, scale, levels, inverse, level):
-    """level (n, lanes) uint8: the nearest levels of `scale`, counted from the lowest (or entries of the uneven table)."""
+    """level (n, lanes) uint8: the nearest levels of `scale`, counted from the lowest, or table entries."""
     invert(scale, inverse)
     if levels.nonlinear:
         nonlinear.find_codes(x, inverse, level)

@@ -48,15 +48,6 @@ def block_importance(importance: F32Array | None, n_per_row: int, block_size: in
     return relative
 
 
-def search_steps(reach: float, n_steps: int) -> F32Array:
-    """n_steps (odd) evenly spaced values in -reach..reach, 0 first: the plain scale wins a tie."""
-    return np.array(sorted(np.linspace(-reach, reach, n_steps), key=abs), dtype=np.float32)
-
-
-def search_ends(lowest: np.float32, reach: float, n_ends: int) -> F32Array:
-    return lowest - search_steps(reach, n_ends)
-
-
 @inner
 def load(values, first, x):
     """Fill x (n, lanes) from values[first:], (n_blocks, n_sub, n); lanes past the last block become 0."""
@@ -77,7 +68,7 @@ def load(values, first, x):
 
 @inner
 def load_importance(importance, phase, n_sub, w):
-    """Fill w (n, lanes): the tile's first block is block `phase` of its row; importance (blocks_per_row, block_size)."""
+    """Fill w (n, lanes): the tile starts with block `phase` of a row; importance (blocks_per_row, block_size)."""
     n, lanes = w.shape
     n_lane_blocks = lanes // n_sub
     for b in range(n_lane_blocks):

@@ -37,22 +37,20 @@ def empty_unit_search(n_blocks: int) -> UnitSearch:
 @inner
 def spread_over_lanes(per_block, per_lane):
     """per_lane[lane] = value of the lane's block."""
-    n_blocks = per_block.shape[0]
-    for start in range(0, per_lane.shape[0], n_blocks):
-        part = per_lane[start : start + n_blocks]
-        for b in range(n_blocks):
-            part[b] = per_block[b]
+    lanes = per_lane.reshape(-1, per_block.shape[0])  # (n_sub, n_blocks)
+    for sub in range(lanes.shape[0]):
+        for b in range(per_block.shape[0]):
+            lanes[sub, b] = per_block[b]
 
 
 @inner
 def find_extreme(value, extreme):
     """The value of largest magnitude among each block's lanes, with its sign."""
-    n_blocks = extreme.shape[0]
+    lanes = value.reshape(-1, extreme.shape[0])  # (n_sub, n_blocks)
     extreme[:] = _ZERO
-    for start in range(0, value.shape[0], n_blocks):
-        part = value[start : start + n_blocks]
-        for b in range(n_blocks):
-            new, old = part[b], extreme[b]
+    for sub in range(lanes.shape[0]):
+        for b in range(extreme.shape[0]):
+            new, old = lanes[sub, b], extreme[b]
             extreme[b] = new if abs(new) > abs(old) else old
 
 
@@ -65,6 +63,7 @@ def best_unit(value, if_above, if_below, lowest, highest, end, spread, n_tries, 
     """
     extreme, candidate, inverse, error, best = search
     n_blocks = unit.shape[0]
+    v, above, below = value.reshape(-1, n_blocks), if_above.reshape(-1, n_blocks), if_below.reshape(-1, n_blocks)
     find_extreme(value, extreme)
     best[:] = _INFINITY
     for k in range(n_tries):
@@ -74,12 +73,10 @@ def best_unit(value, if_above, if_below, lowest, highest, end, spread, n_tries, 
             candidate[b] = half
             inverse[b] = _ONE / half if half != _ZERO else _ZERO
         error[:] = _ZERO
-        for start in range(0, value.shape[0], n_blocks):
-            v = value[start : start + n_blocks]
-            above, below = if_above[start : start + n_blocks], if_below[start : start + n_blocks]
+        for sub in range(v.shape[0]):
             for b in range(n_blocks):
-                miss = candidate[b] * min(max(np.rint(v[b] * inverse[b]), lowest), highest) - v[b]
-                a, c = above[b], below[b]
+                miss = candidate[b] * min(max(np.rint(v[sub, b] * inverse[b]), lowest), highest) - v[sub, b]
+                a, c = above[sub, b], below[sub, b]
                 error[b] += (a if miss > _ZERO else c) * miss * miss
         for b in range(n_blocks):
             old_unit, old, new_unit, new = unit[b], best[b], candidate[b], error[b]
