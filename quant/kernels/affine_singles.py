@@ -25,6 +25,7 @@ Pack = Callable[[F32Array, U8Array, U8Array], None]
 N = 32
 _ZERO = np.float32(0)
 _ONE = np.float32(1)
+_BITS = (1 << np.arange(32, dtype=np.uint64)).astype(np.uint32)
 _NEXT_HALF = np.float32(0.75 / 1024)  # a half has 11 bits: this share more of it rounds to the next one or two
 _INFINITY = np.float32(np.inf)
 
@@ -91,39 +92,41 @@ def _search_slab(values, importance, start, x, w, plan, fit, error, best, halves
         find_levels(x, halves[t, 0], fit.low, plan.nmax, fit.inverse, fit.offset, levels[t])
 
 
-@kernel
-def _encode_plain(values, nmax, high_at, levels_at, out):
-    """Without importance nothing is searched: d = range / nmax, m = smallest, levels for what is stored of them."""
-    level = np.empty(N, dtype=np.uint8)
-    for block in range(values.shape[0]):
-        x, bytes_ = values[block, 0], out[block]
-        smallest, largest = x[0], x[0]
-        for i in range(N):
-            smallest = min(smallest, x[i])
-            largest = max(largest, x[i])
-        d, m = round_to_half((largest - smallest) / nmax), round_to_half(smallest)
-        inverse = _ONE / d if d > _ZERO else _ZERO
-        for i in range(N):
-            level[i] = np.uint8(np.int32(min(max(np.rint((x[i] - m) * inverse), _ZERO), nmax)))
-        store_half(d, bytes_, 0)
-        store_half(m, bytes_, 2)
-        qs = bytes_[levels_at : levels_at + 16]
-        for i in range(16):
-            qs[i] = (level[i] & 15) | ((level[i + 16] & 15) << 4)
-        if high_at > 0:
-            for k in range(4):
-                byte = np.uint8(0)
-                for i in range(8):
-                    byte |= (level[8 * k + i] >> 4) << i
-                bytes_[high_at + k] = byte
+def plain_encoder(nmax: np.float32, high_at: int, levels_at: int) -> Callable[[F32Array, U8Array], None]:
+    """Encoder of values (n_blocks, 32) into out (n_blocks, type_size) without importance or search.
+
+    llama.cpp does not search here either and encodes a thousand million weights a second, more than tiles can be filled
+    with: d = range / nmax, m = smallest, but levels are rounded for what is stored of them. Low bits of levels go to
+    byte levels_at, bit 4 to byte high_at unless that is 0; both are constants of the compiled code.
+    """
+
+    @kernel
+    def encode_plain(values, out):
+        for block in range(values.shape[0]):
+            x, stored = values[block], out[block]
+            smallest, largest = x[0], x[0]
+            for i in range(N):
+                smallest = min(smallest, x[i])
+                largest = max(largest, x[i])
+            d, m = round_to_half((largest - smallest) / nmax), round_to_half(smallest)
+            inverse = _ONE / d if d > _ZERO else _ZERO
+            high = np.uint32(0)
+            for i in range(16):
+                l0 = np.int32(min(max(np.rint((x[i] - m) * inverse), _ZERO), nmax))
+                l1 = np.int32(min(max(np.rint((x[i + 16] - m) * inverse), _ZERO), nmax))
+                stored[levels_at + i] = np.uint8((l0 & 15) | ((l1 & 15) << 4))
+                high |= np.uint32(np.uint32(l0 >> 4) * _BITS[i] + np.uint32(l1 >> 4) * _BITS[i + 16])
+            if high_at > 0:
+                for k in range(4):
+                    stored[high_at + k] = np.uint8(high >> np.uint32(8 * k))
+            store_half(d, stored, 0)
+            store_half(m, stored, 2)
+
+    return encode_plain  # type: ignore[no-any-return]
 
 
 def encode(w: F32Array, importance: F32Array | None, out: U8Array, plan: SinglePlan, pack: Pack) -> None:
     """Encode rows; `pack` writes the bytes."""
-    if importance is None:
-        levels_at = out.shape[1] // (w.shape[1] // N) - 16
-        _encode_plain(w.reshape(-1, 1, N), plan.nmax, levels_at - 4, levels_at, out.reshape(-1, levels_at + 16))
-        return
     n_blocks = TILE // N
     values = w.reshape(-1, 1, N)
     stored = out.reshape(len(values), -1)

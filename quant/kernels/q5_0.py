@@ -27,11 +27,13 @@ PLAN = symmetric_singles.SinglePlan(
     n_refine=2,
     n_plain=3,
 )
+# llama.cpp does not search without importance: no slower than that
+FLAT_PLAN = PLAN._replace(ends=search_ends(LEVELS, [1, 1.015], []), n_refine=0, n_plain=0)
 
 
 def encode(w: NDArray[np.float32], importance: NDArray[np.float32] | None, out: NDArray[np.uint8]) -> None:
     """Encode rows; the contract is in quant/kernels/__init__.py."""
-    symmetric_singles.encode(w, importance, out, PLAN, _pack)
+    symmetric_singles.encode(w, importance, out, PLAN if importance is not None else FLAT_PLAN, _pack)
 
 
 @kernel

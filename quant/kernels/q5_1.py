@@ -27,7 +27,13 @@ PLAN = affine_singles.SinglePlan(nmax=NMAX, ends=search_ends(NMAX, REACH, REACH)
 
 def encode(w: NDArray[np.float32], importance: NDArray[np.float32] | None, out: NDArray[np.uint8]) -> None:
     """Encode rows; the contract is in quant/kernels/__init__.py."""
-    affine_singles.encode(w, importance, out, PLAN, _pack)
+    if importance is None:
+        _encode_plain(w.reshape(-1, 32), out.reshape(-1, 24))
+    else:
+        affine_singles.encode(w, importance, out, PLAN, _pack)
+
+
+_encode_plain = affine_singles.plain_encoder(NMAX, high_at=4, levels_at=8)
 
 
 @kernel
