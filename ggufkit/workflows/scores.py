@@ -27,6 +27,10 @@ N_SPOTS = 12
 N_ALTERNATIVES = 5
 
 
+class LogitsError(InputError):
+    """A model gave logits that are not finite."""
+
+
 class Alternative(NamedTuple):
     """A token that a model thought of, and its probability."""
 
@@ -120,7 +124,7 @@ def iter_scores(
 ) -> Iterator[ChunkScores]:
     """Score `chunks` (n_chunk, n_ctx), the i-th of which is number order[i] in the text.
 
-    Raises InputError where logits are not finite, naming model, chunk and position.
+    Raises LogitsError where logits are not finite, naming model, chunk and position.
     """
     parts: list[logits.SketchComparison] = []
     last = -1
@@ -132,7 +136,7 @@ def iter_scores(
         try:
             scored = base.score(block, int(order[last]))
         except NonFiniteError as error:
-            raise InputError(
+            raise LogitsError(
                 f"{candidate.path.name}: chunk {int(order[last])} of the text: {error}. "
                 "The weights are damaged; `ggufkit diff` says where."
             ) from error

@@ -20,6 +20,7 @@ from ggufkit.formats.model import KV, Model
 
 _MAX_TEXT = 1 << 18  # longer strings are kept as a digest
 TEMPLATE = "tokenizer.chat_template"
+TOKENS = "tokenizer.ggml.tokens"
 
 # Entries of the file, not of the model: types, splits, how it was made, who says so.
 _OF_THE_FILE = ("general.file_type", "general.quantization_version", "general.alignment")
@@ -44,6 +45,17 @@ _EFFECTS = (
 )
 
 
+# What can differ: part of the file -> kinds of findings.
+KINDS = {
+    "metadata": ("metadata",),
+    "template": ("template",),
+    "tokenizer": ("tokenizer", "token"),
+    "tensors": ("tensor", "shape", "type"),
+    "finite": ("nan",),
+    "weights": ("experts", "rows", "rope", "swapped", "alien", "scaled", "loss", "requantized"),
+}
+
+
 class Severity(StrEnum):
     """Whether a finding makes the file another model, or is worth knowing only."""
 
@@ -55,7 +67,7 @@ class Severity(StrEnum):
 class Finding:
     """Something that differs.
 
-    kind   a word for machines: metadata, template, token, tensor, shape, nan, experts, rows, rope, type, requantized, …
+    kind   a word for machines, see KINDS
     where  a key, or a tensor and perhaps an expert
     """
 
@@ -145,7 +157,8 @@ def _metadata_finding(base: Structure, key: str, change: str, how: str) -> Findi
     is_descriptive = key.startswith("general.") and key != "general.architecture"
     is_harmless = is_descriptive or (how == "added" and not effect)
     message = f"{key} {change}" + (f": {effect}" if effect else "")
-    kind = "template" if key == TEMPLATE else "token" if key.startswith("tokenizer.ggml.tokens") else "metadata"
+    kind = "template" if key == TEMPLATE else "token" if key == TOKENS else key.partition(".")[0]
+    kind = kind if kind in ("template", "token", "tokenizer") else "metadata"
     return Finding(kind, key, message, Severity.NOTE if is_harmless else Severity.ERROR)
 
 

@@ -7,9 +7,16 @@ Streams both in slabs; memory is a few slabs and the sums of one tensor's rows. 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
+import gguf
+
+from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.model import Model, ModelTensor
+from ggufkit.formats.tensor import TensorRef
+from ggufkit.workflows.structure import Finding
+from quant._ggml import blocks_are_valid
 from quant.difference import RowSums, joined, row_sums
 
 SLAB_WEIGHTS = 1 << 20
@@ -70,6 +77,28 @@ def measure(
             if original is not None and original.shape == tensor.shape:
                 yield _measure(original, tensor, pool)
                 on_tensor(tensor.name, tensor.n_weights)
+
+
+def unreadable_blocks(path: Path) -> tuple[Finding, ...]:
+    """Tensors of the GGUF at `path` with scales or weights that are not finite, by ggml's own check; fast."""
+    file = GgufFile.open(path)
+    try:
+        return tuple(
+            Finding("nan", ref.name, f"{ref.name} has weights that are not finite")
+            for ref in file.tensors
+            if not _blocks_are_valid(ref)
+        )
+    finally:
+        file.close()
+
+
+def _blocks_are_valid(ref: TensorRef) -> bool:
+    step = max(1, SLAB_WEIGHTS // max(1, ref.n_per_row))
+    number = int(gguf.GGMLQuantizationType[ref.dtype])
+    return all(
+        blocks_are_valid(number, ref.raw_rows(start, min(start + step, ref.n_rows)))
+        for start in range(0, ref.n_rows, step)
+    )
 
 
 def _measure(base: ModelTensor, candidate: ModelTensor, pool: ThreadPoolExecutor) -> Measured:

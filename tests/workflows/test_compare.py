@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ggufkit.errors import InputError
-from ggufkit.workflows.compare import CompareSettings, Comparison, compare
+from ggufkit.workflows.compare import CompareSettings, compare
+from ggufkit.workflows.comparison import Comparison
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = json.loads((ROOT / "tests" / "data" / "tiny-mixtral" / "figures.json").read_text())["files"]

@@ -1,0 +1,80 @@
+"""Results of compare, diff and gate as plain JSON values, and back from a file. Every other report is a view of these.
+
+Knows schema names and what JSON cannot say: numbers that are not finite become null. Does not know layouts.
+"""
+
+import dataclasses
+import math
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from ggufkit.errors import InputError
+from ggufkit.formats import strict_json
+from ggufkit.formats.files import checked_size
+from ggufkit.workflows.baseline import BaselineReport
+from ggufkit.workflows.comparison import Comparison
+from ggufkit.workflows.diff import DiffReport
+from ggufkit.workflows.gate import GateResult
+
+Result = dict[str, Any]
+
+SCHEMAS = {
+    Comparison: "ggufkit/compare@1",
+    DiffReport: "ggufkit/diff@1",
+    GateResult: "ggufkit/gate@1",
+    BaselineReport: "ggufkit/baseline@1",
+}
+_MAX_NBYTES = 256 << 20
+# what a view may rely on, by schema: keys, and the types of their values
+_NEEDED: dict[str, dict[str, type]] = {
+    "ggufkit/gate@1": {
+        "verdict": str,
+        "sentence": str,
+        "candidate": dict,
+        "base": dict,
+        "checks": list,
+        "config": dict,
+    },
+    "ggufkit/compare@1": {"base": dict, "candidate": dict, "text": dict, "figures": dict, "chunks": list},
+    "ggufkit/diff@1": {"base": str, "candidate": dict, "findings": list, "tensors": list},
+}
+
+
+def as_dict(result: Comparison | DiffReport | GateResult | BaselineReport) -> Result:
+    """The result for machines; `schema` says which and in which version."""
+    plain: Result = _plain(result)
+    return {"schema": SCHEMAS[type(result)]} | plain
+
+
+def load(path: Path, *schemas: str) -> Result:
+    """A result from a JSON file, of one of `schemas`. Raises InputError for anything else."""
+    if checked_size(path, InputError) > _MAX_NBYTES:
+        raise InputError(f"{path} has more than {_MAX_NBYTES} bytes. Is it a result of ggufkit?")
+    try:
+        result = strict_json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON: {error}. Pass what `ggufkit gate --json` wrote.") from error
+    schema = result.get("schema") if isinstance(result, dict) else None
+    if schema not in schemas:
+        raise InputError(f"{path} has schema {schema!r}, wanted {' or '.join(schemas)}.")
+    for key, kind in _NEEDED.get(schema, {}).items():
+        if not isinstance(result.get(key), kind):
+            raise InputError(f"{path}: {key} is missing or no {kind.__name__}. The file was changed or cut.")
+    return result  # type: ignore[no-any-return]  # a dict, seen above
+
+
+def _plain(value: Any) -> Any:  # noqa: PLR0911  one line a kind of value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return _plain(value._asdict())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

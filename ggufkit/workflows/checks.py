@@ -1,0 +1,181 @@
+"""Limits put to the test while chunks come in: each check passes, fails or stays open, and says so at any look.
+
+A check passes when its bound says that the metric is within the limit, fails when it says that it is beyond; each
+bound holds at every look (see `quant.confseq`). All checks must pass, so a wrong pass of the whole is at most as
+likely as of one: alpha each. One failure fails all, so failing is made as much less likely as there are checks.
+Does not know models or texts.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf, isfinite, nan, sqrt
+from typing import NamedTuple
+
+import numpy as np
+
+from ggufkit.workflows.gate_config import METRICS, GateConfig
+from ggufkit.workflows.scores import ChunkScores
+from quant import confseq
+from quant.confseq import Bounds, Outcome
+from quant.logits import SketchComparison
+
+# Clip chunks at so many times the limit. A chunk's mean rarely is so far from a mean within it; for shares of rare
+# tokens it is more often. The lower, the fewer chunks are needed to pass.
+_CLIP_MEANS = 4.0
+_CLIP_RARE = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of a verdict.
+
+    group           structure, size or quality
+    value           so far; for limits on a share of tokens: the share
+    low, high       where the true value lies; each side wrong at any look, ever, with probability at most its alpha
+    limit           what `value` is held against; NaN where there is none
+    n_chunk         chunks read when it was decided, or in the end
+    n_clipped       chunks so far beyond the limit that only 4 or 8 times the limit was counted
+    """
+
+    name: str
+    title: str
+    group: str
+    outcome: Outcome
+    message: str
+    value: float = nan
+    low: float = -inf
+    high: float = inf
+    limit: float = nan
+    at_least: bool = False
+    n_chunk: int = 0
+    n_clipped: int = 0
+
+
+class Meter(NamedTuple):
+    """How a metric becomes a mean over chunks, held against a limit from above.
+
+    of        value of a chunk, given its tokens and the metric's limit; never negative where clip is set
+    limit_of  the limit of the mean of these values
+    shown     what a person sees of that mean
+    clip      chunks count at most so many times the limit; None for values that may be negative
+    low_of    a value of the chunk that it cannot be below, where `of` is an estimate
+    """
+
+    of: Callable[[SketchComparison, float], float]
+    limit_of: Callable[[float], float] = lambda limit: limit
+    shown: Callable[[float], float] = lambda value: value
+    clip: float | None = _CLIP_MEANS
+    low_of: Callable[[SketchComparison, float], float] | None = None
+    title: str = ""
+
+
+def _share(level: float) -> Meter:
+    """Share of tokens that diverge by more than the limit, against the share that may."""
+    return Meter(
+        of=lambda tokens, limit: float((tokens.kld > limit).mean()),
+        low_of=lambda tokens, limit: float((tokens.kld_low > limit).mean()),
+        limit_of=lambda _: 1 - level,
+        clip=_CLIP_RARE,
+        title="share of tokens with KL divergence over {:g}",
+    )
+
+
+METERS = {
+    "ln_ppl_ratio": Meter(lambda tokens, _: float((tokens.nll_cand - tokens.nll_base).mean()), clip=None),
+    "kld_mean": Meter(lambda tokens, _: max(0.0, float(tokens.kld.mean()))),
+    "kld_p90": _share(0.9),
+    "kld_p95": _share(0.95),
+    "kld_p99": _share(0.99),
+    "kld_p999": _share(0.999),
+    # disagreement is what is small and never negative
+    "same_top": Meter(
+        lambda tokens, _: 1 - float(tokens.same_top.mean()),
+        limit_of=lambda limit: 1 - limit,
+        shown=lambda mean: 1 - mean,
+    ),
+    "dp_rms": Meter(
+        lambda tokens, _: float(np.square(tokens.dp).mean()),
+        limit_of=lambda limit: limit**2,
+        shown=lambda mean: sqrt(max(0.0, mean)),
+        clip=_CLIP_RARE,
+    ),
+}
+
+
+class Trial:
+    """All quality checks of a gate: `add` chunks while it `is_open`, then read `checks`."""
+
+    def __init__(self, config: GateConfig, n_plan: int) -> None:
+        self._limits = {name: limit for name, limit in config.limits.items() if name in METERS}
+        self._alpha_pass, self._alpha_fail = config.alpha, config.alpha / max(1, len(self._limits))
+        self._n_plan = max(2, n_plan)
+        self._values: dict[str, list[float]] = {name: [] for name in self._limits}
+        self._lows: dict[str, list[float]] = {name: [] for name in self._limits if METERS[name].low_of}
+        self._decided: dict[str, Check] = {}
+
+    def add(self, chunk: ChunkScores) -> None:
+        """Take a chunk in and judge what is still open."""
+        for name, limit in self._limits.items():
+            meter = METERS[name]
+            self._values[name].append(meter.of(chunk.tokens, limit))
+            if meter.low_of:
+                self._lows[name].append(meter.low_of(chunk.tokens, limit))
+        for name in self._limits.keys() - self._decided.keys():
+            check = self._judge(name)
+            if check.outcome is not Outcome.INCONCLUSIVE:
+                self._decided[name] = check
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more chunks could change anything: false once one check failed or all have passed."""
+        has_failed = any(check.outcome is Outcome.FAIL for check in self._decided.values())
+        return not has_failed and len(self._decided) < len(self._limits)
+
+    def checks(self) -> tuple[Check, ...]:
+        """Decided ones as they were when they were decided, open ones as they stand."""
+        return tuple(self._decided.get(name) or self._judge(name) for name in self._limits)
+
+    def _judge(self, name: str) -> Check:
+        meter, metric, limit = METERS[name], METRICS[name], self._limits[name]
+        mean_limit = meter.limit_of(limit)
+        bounds = self._bounds(name, mean_limit)
+        outcome = confseq.decide(bounds, mean_limit)
+        value, *ends, shown_limit = (meter.shown(x) for x in (*bounds, mean_limit))
+        low, high = sorted(ends)
+        values = self._values[name]
+        return Check(
+            name=name,
+            title=meter.title.format(limit) or metric.title,
+            group="quality",
+            outcome=outcome,
+            message=_sentence(outcome, value, low, high, shown_limit, at_least=metric.at_least),
+            value=value,
+            low=low,
+            high=high,
+            limit=shown_limit,
+            at_least=metric.at_least,
+            n_chunk=len(values),
+            n_clipped=sum(v > meter.clip * mean_limit for v in values) if meter.clip else 0,
+        )
+
+    def _bounds(self, name: str, limit: float) -> Bounds:
+        meter, values = METERS[name], np.array(self._values[name])
+        alphas = {"alpha_low": self._alpha_fail, "alpha_high": self._alpha_pass}
+        if meter.clip is None:
+            return confseq.unbounded(values, **alphas, n_plan=self._n_plan)
+        bounds = confseq.bounded(values, meter.clip * limit, **alphas)
+        lows = np.array(self._lows.get(name, ()))
+        if not lows.size or (lows == values).all():
+            return bounds
+        low = confseq.bounded(lows, meter.clip * limit, **alphas).low
+        return Bounds(bounds.mean, low, bounds.high)
+
+
+def _sentence(outcome: Outcome, value: float, low: float, high: float, limit: float, *, at_least: bool) -> str:
+    wanted = f"{'at least' if at_least else 'at most'} {limit:.4g}"
+    if outcome is Outcome.INCONCLUSIVE and not isfinite(high - low):
+        return f"{value:.4g} after too few chunks to tell whether {wanted}"
+    if outcome is Outcome.INCONCLUSIVE:
+        return f"{value:.4g}, somewhere from {low:.4g} to {high:.4g}: cannot tell yet whether {wanted}"
+    bound = f"at least {low:.4g}" if (outcome is Outcome.PASS) == at_least else f"at most {high:.4g}"
+    return f"{value:.4g}, and {bound} for sure; wanted {wanted}"

@@ -1,0 +1,271 @@
+"""`gate`: may this file be published? Structure first, then quality chunk by chunk until the answer is sure.
+
+Three outcomes: pass, fail, inconclusive where the text or the budget ends first. The order of chunks is drawn from
+the seed, so that the same call reads the same text and says the same. Does not print and does not know exit codes.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufkit import __version__
+from ggufkit.errors import InputError
+from ggufkit.formats.baseline import Baseline, is_baseline
+from ggufkit.runtime import machine, scoring
+from ggufkit.runtime.engine import Device
+from ggufkit.workflows.checks import METERS, Check, Trial
+from ggufkit.workflows.compare import CompareSettings, Walk
+from ggufkit.workflows.comparison import Comparison
+from ggufkit.workflows.diff import DiffReport, DiffSettings, diff, type_findings
+from ggufkit.workflows.facts import ModelFacts, model_facts
+from ggufkit.workflows.gate_config import METRICS, SIZES, GateConfig
+from ggufkit.workflows.scores import ChunkScores, LogitsError
+from ggufkit.workflows.source import open_source
+from ggufkit.workflows.structure import KINDS, Finding, Severity, Structure, compare_structure, structure_of
+from ggufkit.workflows.weights import unreadable_blocks
+from quant.confseq import Outcome
+
+Update = Callable[[float, float, str], None]
+
+# findings that leave no common ground on which to compare probabilities
+_NO_COMMON_GROUND = ("token", "tensor", "shape", "nan")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateSettings:
+    """What to judge, against what, and how.
+
+    baseline  the original as a GGUF, or a baseline file made from it
+    complete  read all chunks of the budget, for precise figures; the verdict stays the one of the sure answer
+    weights   compare the weights too, where the baseline is a GGUF; else only whether they are finite
+    """
+
+    candidate: Path
+    baseline: Path
+    config: GateConfig
+    text: Path | None = None
+    n_ctx: int = scoring.N_CTX
+    complete: bool = False
+    weights: bool = True
+    threads: int | None = None
+    device: Device = Device.AUTO
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What the result was made with."""
+
+    ggufkit: str
+    engine: str
+    cpu: str
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """Everything a report shows.
+
+    sentence    the verdict for people
+    n_budget    chunks that could have been read
+    comparison  None where quality could not be measured
+    diff        None where the baseline is a file without weights
+    """
+
+    verdict: Outcome
+    sentence: str
+    candidate: ModelFacts
+    base: ModelFacts
+    checks: tuple[Check, ...]
+    config: GateConfig
+    n_budget: int
+    comparison: Comparison | None
+    diff: DiffReport | None
+    environment: Environment
+    seconds: float
+
+
+def gate(settings: GateSettings, on_progress: Update = lambda *_: None) -> GateResult:
+    """Judge it. Raises GgufError, InputError (baseline of another text or setting, text too short), EngineError."""
+    started = time.perf_counter()
+    if settings.baseline.is_dir():
+        raise InputError(
+            f"{settings.baseline} is a folder. Make a GGUF of it first: ggufkit quantize {settings.baseline} "
+            "-o original.gguf --type BF16"
+        )
+    base, candidate = _base_facts(settings.baseline), model_facts(settings.candidate)
+    report, findings = _examine(settings, on_progress)
+    checks = [*_structure_checks(findings, settings), *_size_checks(candidate, settings.config)]
+    trial_checks, comparison, n_budget = _measure_quality(settings, findings, on_progress)
+    checks += trial_checks
+    verdict = _verdict(checks)
+    return GateResult(
+        verdict=verdict,
+        sentence=_sentence(verdict, checks, candidate.file, base.file),
+        candidate=candidate,
+        base=base,
+        checks=tuple(checks),
+        config=settings.config,
+        n_budget=n_budget,
+        comparison=comparison,
+        diff=report,
+        environment=_environment(settings),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _examine(settings: GateSettings, on_progress: Update) -> tuple[DiffReport | None, tuple[Finding, ...]]:
+    """Findings without running the models; the diff where the baseline has weights."""
+    if not is_baseline(settings.baseline):
+        report = diff(
+            DiffSettings(
+                base=settings.baseline, candidate=settings.candidate, weights=settings.weights, threads=settings.threads
+            ),
+            on_progress,
+        )
+        extra = () if settings.weights else unreadable_blocks(settings.candidate)
+        return report, (*report.findings, *extra)
+    model = open_source(settings.candidate, allow_requantize=True)
+    for file in model.files:
+        file.close()
+    base = _stored_structure(settings.baseline)
+    types = type_findings(model, model_facts(settings.candidate).type)
+    return None, (*compare_structure(base, structure_of(model)), *types, *unreadable_blocks(settings.candidate))
+
+
+def _stored_structure(path: Path) -> Structure:
+    try:
+        return Structure.from_dict(Baseline.open(path).header.structure)
+    except ValueError as error:
+        raise InputError(
+            f"{path}: the baseline does not say what the model is made of: {error}. Make it again."
+        ) from error
+
+
+def _base_facts(path: Path) -> ModelFacts:
+    if not is_baseline(path):
+        return model_facts(path)
+    try:
+        return ModelFacts(**Baseline.open(path).header.model)
+    except TypeError as error:
+        raise InputError(f"{path}: the baseline names no model. Make it again.") from error
+
+
+# part of the file -> what holds where the check passes
+_STRUCTURE = {
+    "metadata": "hyper-parameters are the original's",
+    "template": "the chat template is the original's",
+    "tokenizer": "tokens and their handling are the original's",
+    "tensors": "all tensors are there, in the original's shapes, of the types that the file claims",
+    "finite": "all weights are finite",
+    "weights": "every tensor is what its type makes of the original's",
+}
+
+
+def _structure_checks(findings: tuple[Finding, ...], settings: GateSettings) -> Iterator[Check]:
+    for part, holds in _STRUCTURE.items():
+        if part == "weights" and (is_baseline(settings.baseline) or not settings.weights):
+            continue
+        errors = [one for one in findings if one.kind in KINDS[part] and _counts(one, settings.config)]
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        outcome = Outcome.FAIL if errors else Outcome.PASS
+        yield Check(part, part, "structure", outcome, errors[0].message + more if errors else holds)
+
+
+def _counts(finding: Finding, config: GateConfig) -> bool:
+    return finding.severity is Severity.ERROR and not config.tolerates(finding)
+
+
+def _size_checks(candidate: ModelFacts, config: GateConfig) -> Iterator[Check]:
+    for name in SIZES:
+        if name in config.limits:
+            value, limit = float(getattr(candidate, name)), config.limits[name]
+            outcome = Outcome.PASS if value <= limit else Outcome.FAIL
+            message = f"{value:.10g}, wanted at most {limit:.10g}"
+            yield Check(
+                name, METRICS[name].title, "size", outcome, message, value=value, low=value, high=value, limit=limit
+            )
+
+
+def _measure_quality(
+    settings: GateSettings, findings: tuple[Finding, ...], on_progress: Update
+) -> tuple[tuple[Check, ...], Comparison | None, int]:
+    """The quality checks, what was measured for them, and the chunks that could have been read."""
+    wanted = [name for name in settings.config.limits if name in METERS]
+    if not wanted:
+        return (), None, 0
+    reason = _unmeasurable(findings, settings.config)
+    if reason:
+        return (_no_logits(reason),), None, 0
+    try:
+        return _run(settings, on_progress)
+    except LogitsError as error:
+        return (_no_logits(str(error)),), None, 0
+
+
+def _unmeasurable(findings: tuple[Finding, ...], config: GateConfig) -> str:
+    for one in findings:
+        if one.kind in _NO_COMMON_GROUND and _counts(one, config):
+            return f"not measured, because {one.message}"
+    return ""
+
+
+def _no_logits(reason: str) -> Check:
+    return Check("logits", "quality could be measured", "quality", Outcome.FAIL, reason)
+
+
+def _run(settings: GateSettings, on_progress: Update) -> tuple[tuple[Check, ...], Comparison, int]:
+    pair = CompareSettings(
+        base=settings.baseline, candidate=settings.candidate, text=settings.text, n_ctx=settings.n_ctx,
+        threads=settings.threads, device=settings.device,
+    )  # fmt: skip
+    with ExitStack() as stack:
+        walk = Walk(pair, stack)
+        order = _order(walk.n_chunk, settings.config)
+        trial = Trial(settings.config, n_plan=len(order) // 3)
+        scored: list[ChunkScores] = []
+        for one in walk.scores(order):
+            scored.append(one)
+            on_progress(len(scored), len(order), "chunks")
+            if trial.is_open:
+                trial.add(one)
+            # two chunks at least, so that figures have intervals
+            if not trial.is_open and not settings.complete and len(scored) > 1:
+                break
+        return trial.checks(), walk.comparison(scored), len(order)
+
+
+def _order(n_chunk: int, config: GateConfig) -> NDArray[np.int64]:
+    """Numbers of the chunks to read, in a random order: neighbours in a text are alike, a sample of it is not."""
+    return np.random.default_rng(config.seed).permutation(n_chunk)[: config.chunks]
+
+
+def _verdict(checks: list[Check]) -> Outcome:
+    outcomes = {check.outcome for check in checks}
+    for outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE):
+        if outcome in outcomes:
+            return outcome
+    return Outcome.PASS
+
+
+def _sentence(verdict: Outcome, checks: list[Check], candidate: str, base: str) -> str:
+    if verdict is Outcome.PASS:
+        n = max((check.n_chunk for check in checks), default=0)
+        after = f" after {n} chunks" if n else ""
+        return f"{candidate} passes: every check is met for sure{after}, against {base}."
+    named = [check for check in checks if check.outcome is verdict]
+    if verdict is Outcome.FAIL:
+        first = named[0]
+        return f"{candidate} fails: {first.title}: {first.message}."
+    titles = ", ".join(check.title for check in named)
+    return f"{candidate} is undecided when the text ends: {titles}. Use a longer text, more chunks or a wider limit."
+
+
+def _environment(settings: GateSettings) -> Environment:
+    threads = settings.threads or machine.choose_threads().n
+    return Environment(__version__, f"llama-cpp-python {version('llama-cpp-python')}", machine.cpu().model, threads)
