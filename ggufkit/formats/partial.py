@@ -12,6 +12,7 @@ Journal, one line each:
 import bisect
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -40,6 +41,10 @@ def journal_path(final: Path) -> Path:
     return final.with_name(final.name + ".partial.journal")
 
 
+def _new_journal_path(final: Path) -> Path:
+    return final.with_name(final.name + ".partial.new")
+
+
 class Range(NamedTuple):
     """A finished span of the output and the checksum of its bytes."""
 
@@ -61,20 +66,26 @@ class PartialFile:
         self._lock = threading.Lock()
         self._rows: list[Range] = []
         self._fd = -1
+        earlier: list[Range] = []
         try:
             earlier = self._earlier(identity, resume)
             self._fd = os.open(partial_path(final), os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+            _lock(self._fd, partial_path(final))
             self._reserve()
             self._rows = [row for row in earlier if self._verified(row)]
             self._start_journal(identity)
-        except OSError as error:
+        except BaseException as error:
+            self._give_up(keep=bool(earlier) or not isinstance(error, OSError))
+            if not isinstance(error, OSError):
+                raise
             raise OutputError(f"{partial_path(final)}: {error.strerror}. Choose another place with -o.") from error
         self._kept = _merge(self._rows)
+        self._done_nbytes = sum(row.nbytes for row in self._rows)
 
     @property
     def done_nbytes(self) -> int:
         """Bytes that are written and recorded."""
-        return sum(row.nbytes for row in self._rows)
+        return self._done_nbytes
 
     def kept(self, offset: int, nbytes: int) -> bool:
         """Whether an earlier run left that range complete."""
@@ -90,6 +101,7 @@ class PartialFile:
         row = Range(offset, len(view), zlib.crc32(view))
         with self._lock:
             self._rows.append(row)
+            self._done_nbytes += row.nbytes
             self._journal.write(f"{row.offset} {row.nbytes} {row.crc}\n")
             self._journal.flush()
 
@@ -121,6 +133,16 @@ class PartialFile:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _give_up(self, *, keep: bool) -> None:
+        """Close what could not be begun and, unless an earlier run's work is in it, give back the space claimed."""
+        if self._fd < 0:
+            return
+        os.close(self._fd)
+        self._fd = -1
+        if not keep:
+            with contextlib.suppress(OSError):
+                discard_unfinished(self.final)
+
     def _earlier(self, identity: str, resume: bool) -> list[Range]:
         partial, journal = partial_path(self.final), journal_path(self.final)
         if not (journal.exists() and partial.exists()):
@@ -151,7 +173,7 @@ class PartialFile:
 
     def _start_journal(self, identity: str) -> None:
         """A journal with what was kept takes the place of the old one in a single step."""
-        fresh = journal_path(self.final).with_suffix(".new")
+        fresh = _new_journal_path(self.final)
         self._journal = fresh.open("w", encoding="ascii")
         self._journal.write(json.dumps({"schema": SCHEMA, "identity": identity, "nbytes": self.nbytes}) + "\n")
         self._journal.writelines(f"{row.offset} {row.nbytes} {row.crc}\n" for row in self._rows)
@@ -171,9 +193,28 @@ class PartialFile:
 
 
 def discard_unfinished(final: Path) -> None:
-    """Remove what an earlier run left unfinished, if anything."""
-    partial_path(final).unlink(missing_ok=True)
-    journal_path(final).unlink(missing_ok=True)
+    """Remove what an earlier run left unfinished, if anything. Raises OutputError where that run is still at work."""
+    partial = partial_path(final)
+    if partial.is_file():
+        fd = os.open(partial, os.O_RDONLY)
+        try:
+            _lock(fd, partial)
+        finally:
+            os.close(fd)
+    for path in (partial, journal_path(final), _new_journal_path(final)):
+        path.unlink(missing_ok=True)
+
+
+def _lock(fd: int, path: Path) -> None:
+    """Hold `fd` until it is closed: two runs never write one output. Raises OutputError where another has it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno != errno.EWOULDBLOCK:
+            return  # some network disks have no locks
+        raise OutputError(
+            f"{path} is being written by another run. Wait for it, or choose another name with -o."
+        ) from error
 
 
 def check_space(folder: Path, nbytes: int, what: str) -> None:

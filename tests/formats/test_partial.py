@@ -1,5 +1,6 @@
 """An output is complete under its final name or not there, and resume keeps exactly what is really on the disk."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from ggufkit.errors import OutputError
-from ggufkit.formats.partial import PartialFile, check_space, journal_path, partial_path
+from ggufkit.formats.partial import PartialFile, check_space, discard_unfinished, journal_path, partial_path
 
 IDENTITY = "ab" * 32
 
@@ -128,3 +129,33 @@ except OutputError as error:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.startswith("refused:")
     assert "File too large" in shown.stdout
+    assert os.listdir(tmp_path) == []
+
+
+def test_two_runs_never_write_one_output(tmp_path: Path) -> None:
+    final, content = tmp_path / "out.gguf", data(1000)
+    with PartialFile(final, 1000, IDENTITY) as out:
+        out.write(0, content[:400])
+        with pytest.raises(OutputError, match="being written by another run"):
+            PartialFile(final, 1000, IDENTITY, resume=True)
+        with pytest.raises(OutputError, match="being written by another run"):
+            discard_unfinished(final)
+        out.write(400, content[400:])
+        out.finish()
+    assert final.read_bytes() == content.tobytes()
+
+
+def test_space_claimed_on_top_of_an_earlier_run_is_kept_with_its_work(tmp_path: Path, monkeypatch) -> None:
+    final = tmp_path / "out.gguf"
+    with PartialFile(final, 1000, IDENTITY) as out:
+        out.write(0, data(500))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(OutputError, match="No space left"):
+        PartialFile(final, 1000, IDENTITY, resume=True)
+    monkeypatch.undo()
+    with PartialFile(final, 1000, IDENTITY, resume=True) as out:
+        assert out.done_nbytes == 500
