@@ -74,7 +74,9 @@ def dequantize(blocks: U8Array, qtype: QuantType) -> F32Array:
 def _checked_importance(importance: F32Array | None, n_per_row: int, qtype: QuantType) -> F32Array | None:
     if importance is None:
         if qtype.requires_importance:
-            raise ImportanceError(f"{qtype} cannot be encoded without importance. Pass --imatrix, or choose another type")
+            raise ImportanceError(
+                f"{qtype} cannot be encoded without importance. Pass --imatrix, or choose another type"
+            )
         return None
     if importance.shape != (n_per_row,):
         raise ImportanceError(f"importance has shape {importance.shape}, the rows have {n_per_row} columns")
@@ -84,10 +86,9 @@ def _checked_importance(importance: F32Array | None, n_per_row: int, qtype: Quan
 
 
 def _refuse_nonfinite(w: F32Array) -> None:
-    # one pass without a mask of the whole slab: a row's sum of absolute values is finite unless a weight is not
-    # (or the row overflows float32, in which case the exact test decides)
-    with np.errstate(over="ignore", invalid="ignore"):
-        suspects = np.flatnonzero(~np.isfinite(np.abs(w).sum(axis=1)))
+    # one pass without a mask of the whole slab: a row's sum is finite unless a weight is not (or the row overflows
+    # float32, in which case the exact test decides)
+    suspects = np.flatnonzero(~np.isfinite(np.einsum("ij->i", w)))
     for row in suspects:
         bad = np.flatnonzero(~np.isfinite(w[row]))
         if bad.size:

@@ -102,3 +102,27 @@ def move_levels(level, scale, offset, values, gradient, moments, moved):
             h = moments[j]
             for k in range(n):
                 g[k] += step * h[k]
+
+
+@kernel
+def add_moments(x, out):
+    """out (n, n) += xᵀ x, x (n_tokens, n); the upper triangle is summed, eight tokens at a time, and mirrored."""
+    n_tokens, n = x.shape
+    full = n_tokens - n_tokens % 8
+    for first in range(0, full, 8):
+        a, b, c, d = x[first], x[first + 1], x[first + 2], x[first + 3]
+        e, f, g, h = x[first + 4], x[first + 5], x[first + 6], x[first + 7]
+        for i in range(n):
+            line = out[i]
+            p, q, r, s = a[i], b[i], c[i], d[i]
+            t, u, v, w = e[i], f[i], g[i], h[i]
+            for j in range(i, n):
+                line[j] += (p * a[j] + q * b[j] + r * c[j] + s * d[j]) + (t * e[j] + u * f[j] + v * g[j] + w * h[j])
+    for first in range(full, n_tokens):
+        row = x[first]
+        for i in range(n):
+            for j in range(i, n):
+                out[i, j] += row[i] * row[j]
+    for i in range(n):
+        for j in range(i):
+            out[i, j] = out[j, i]

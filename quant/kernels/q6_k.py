@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from quant.kernels import symmetric_blocks
 from quant.kernels.compiler import inner, kernel
 from quant.kernels.halves import store_halves
-from quant.kernels.packing import pack_nibbles, pack_pairs_of_bits
 from quant.kernels.symmetric import Levels, search_ends
 
 N = 16
@@ -30,7 +29,7 @@ PLAN = symmetric_blocks.SymmetricPlan(
     lowest_code=np.float32(-128),
     highest_code=np.float32(127),
     ends=search_ends(LEVELS, [1, 0.98, 1.02, 1.05, 1.1, 1.3], [1, 1.04]),
-    n_refine=1,
+    n_refine=0,
     spread=np.float32(2),
     n_tries=5,
     n_rounds=0,
@@ -54,11 +53,18 @@ def _pack_tile(d, codes, level, out):
     for k in range(2):  # 32 neighbours are two sub-blocks of 16
         for h in range(2):
             part = level[:, 8 * h + k : 8 * h + 8 : 2]
-            q0, q1, q2, q3 = part[:, 0], part[:, 1], part[:, 2], part[:, 3]
-            pack_nibbles(q0, q2, 64 * h + N * k, out)
-            pack_nibbles(q1, q3, 64 * h + 32 + N * k, out)
-            pack_pairs_of_bits(q0, q1, q2, q3, 4, 128 + 32 * h + N * k, out)
+            _pack_quarters(part[:, 0], part[:, 1], part[:, 2], part[:, 3], 64 * h + N * k, 128 + 32 * h + N * k, out)
     for b in range(out.shape[0]):
         for k in range(16):
             out[b, 192 + k] = codes[k, b]
     store_halves(d, 208, out)
+
+
+@inner
+def _pack_quarters(q0, q1, q2, q3, low_at, high_at, out):
+    for b in range(out.shape[0]):
+        for i in range(N):
+            l0, l1, l2, l3 = q0[i, b], q1[i, b], q2[i, b], q3[i, b]
+            out[b, low_at + i] = (l0 & 15) | ((l2 & 15) << 4)
+            out[b, low_at + 32 + i] = (l1 & 15) | ((l3 & 15) << 4)
+            out[b, high_at + i] = (l0 >> 4) | ((l1 >> 4) << 2) | ((l2 >> 4) << 4) | ((l3 >> 4) << 6)

@@ -1,4 +1,4 @@
-"""A tile: 4,096 weights rearranged so that one loop treats many sub-blocks at once.
+"""A tile: 8,192 weights rearranged so that one loop treats many sub-blocks at once.
 
 Knows blocks, sub-blocks and importance. Does not know scales, levels or bytes.
 
@@ -6,12 +6,12 @@ A block of ggml is 32 or 256 weights; a sub-block is the 16 or 32 neighbours tha
 (*lane*) = sub-block and row = position in the sub-block, so that the innermost loop of every search runs over lanes:
 no dependence between iterations, unit stride, any SIMD width.
 
-      blocks (n, 256), sub-blocks of 32                      tile x (32, 128)
+      blocks (n, 256), sub-blocks of 32                      tile x (32, 256)
 
-      block 0   [sub 0 | sub 1 | ... | sub 7]                row 0   first weights of 128 sub-blocks
+      block 0   [sub 0 | sub 1 | ... | sub 7]                row 0   first weights of 256 sub-blocks
       block 1   [sub 0 | sub 1 | ... | sub 7]      ───►      row 1   second weights
         ...                                                    ...
-      block 15  [sub 0 | sub 1 | ... | sub 7]                row 31  last weights
+      block 31  [sub 0 | sub 1 | ... | sub 7]                row 31  last weights
 
       lane = sub · n_blocks + block: sub-block k of all blocks of the tile lies side by side, so that sums over the
       sub-blocks of a block are again loops over neighbouring lanes.
@@ -24,9 +24,9 @@ from quant.kernels.compiler import inner
 
 F32Array = NDArray[np.float32]
 
-TILE = 4096
+TILE = 8192
 BLOCK = 256  # weights of a super-block
-SLAB = 64  # tiles searched before their bytes are packed: 1 MiB of weights
+SLAB = 32  # tiles searched before their bytes are packed: 1 MiB of weights
 
 LARGEST = np.float32(2.0**30)  # no k-quant reaches further, and squares of it stay finite
 
