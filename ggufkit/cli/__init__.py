@@ -8,6 +8,7 @@ Exit codes: 0 done, 1 error, 2 usage, 3 gate not met, 4 gate inconclusive, 130 i
 
 import errno
 import importlib
+import io
 import os
 import sys
 from typing import Any
@@ -53,6 +54,7 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
+        _steady_streams()
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -91,8 +93,18 @@ def _with_notes(error: BaseException) -> str:
 
 def _os_message(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
-    advice = " Make room, then run again with --resume." if error.errno == errno.ENOSPC else ""
+    advice = " Make room, then run again." if error.errno == errno.ENOSPC else ""
     return f"{where}{error.strerror or error}.{advice}"
+
+
+def _steady_streams() -> None:
+    """Output that any terminal can show: what its encoding lacks becomes `?`; a closed stream is an empty one."""
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115, PTH123  for the life of the process
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

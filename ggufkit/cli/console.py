@@ -4,6 +4,7 @@ Knows terminals and streams. Does not know what is being done.
 """
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from rich.table import Table
 from ggufkit.reports.units import human_bytes, human_seconds
 
 PLAIN_EVERY_S = 5.0
+GUESS_FROM = 0.05  # of the whole: before that, the time to compile and to load makes every guess a wild one
 
 # what a step calls as it goes on: done, total, a word on what is in hand
 Update = Callable[[float, float, str], None]
@@ -34,8 +36,17 @@ def say(message: str) -> None:
 
 
 def print_json(result: Any) -> None:
-    """One JSON document on stdout."""
-    click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+    """One JSON document on stdout. NaN and infinity, which JSON does not have, become null."""
+    text = json.dumps(_finite(result), indent=2, ensure_ascii=False, allow_nan=False)
+    click.echo(text.encode("utf-8", errors="replace").decode())  # a name that is not Unicode must not break it
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
@@ -80,8 +91,9 @@ def _plain(label: str, unit_bytes: bool) -> Update:
         if time.monotonic() - last[0] < PLAIN_EVERY_S or not total:
             return
         last[0] = time.monotonic()
-        left = (last[0] - started) * (total - done) / max(done, 1e-9)
         amount = f"{human_bytes(done)} of {human_bytes(total)}" if unit_bytes else f"{done:.0f} of {total:.0f}"
-        say(f"{label}: {100 * done / total:.0f} %  {amount}, {human_seconds(left)} left  {now}")
+        if done >= GUESS_FROM * total:
+            amount += f", {human_seconds((last[0] - started) * (total - done) / done)} left"
+        say(f"{label}: {100 * done / total:.0f} %  {amount}  {now}")
 
     return update

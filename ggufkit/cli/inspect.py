@@ -15,11 +15,14 @@ from ggufkit.cli import console, options
 @options.json_flag
 def command(*, file: Path, tensors: bool, full: bool, template: bool, as_json: bool) -> None:
     """Show what is in FILE: metadata, tensors, types, sizes. Reads the header only."""
+    from ggufkit.errors import GgufError
     from ggufkit.reports.inspect_text import as_dict, render
     from ggufkit.workflows.inspect import inspect
 
     report = inspect(file)
     if template:
+        if not report.chat_template:
+            raise GgufError(f"{file} carries no chat template.")
         click.echo(report.chat_template)
     elif as_json:
         console.print_json(as_dict(report))

@@ -43,7 +43,7 @@ allow_requantize: Decorator = click.option(
 
 json_flag: Decorator = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 threads: Decorator = click.option(
-    "-t", "--threads", type=click.IntRange(min=1), default=None, help="Threads. Default: the processors at hand."
+    "-t", "--threads", type=click.IntRange(1, 512), default=None, help="Threads. Default: the processors at hand."
 )
 text_file: Decorator = click.option(
     "--text", type=PATH, default=None, help="UTF-8 text to measure on. Default: the shipped prose."

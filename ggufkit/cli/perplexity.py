@@ -36,8 +36,10 @@ def command(*, file: Path, as_json: bool, device: str, **settings: Any) -> None:
     if as_json:
         console.print_json({"schema": "ggufkit/perplexity@1"} | dataclasses.asdict(report))
         return
+    chunks = "chunk" if report.n_chunk == 1 else "chunks"
+    error = f" ± {report.ppl_error_chunk:.4f}" if report.n_chunk > 1 else ""  # one chunk has no spread
     console.out().print(
-        f"perplexity {report.ppl:.4f} ± {report.ppl_error_chunk:.4f}  ({report.file} on {report.text}: "
-        f"{report.n_chunk} chunks of {report.n_ctx}, {report.n_token} tokens scored, "
+        f"perplexity {report.ppl:.4f}{error}  ({report.file} on {report.text}: "
+        f"{report.n_chunk} {chunks} of {report.n_ctx}, {report.n_token} tokens scored, "
         f"{report.tokens_per_second:.0f} tokens/s)"
     )

@@ -32,7 +32,11 @@ Examples:
 @click.option("--restart", is_flag=True, help="Drop an unfinished run and start again.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
-@click.option("--check", is_flag=True, help="Measure perplexity before and after.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Measure perplexity before and after. The source is converted to a temporary file beside the output.",
+)
 @options.text_file
 @click.option("--provenance/--no-provenance", default=True, help="Record source, recipe and versions in the metadata.")
 @click.option("--allow-nonfinite", is_flag=True, help="Encode weights that are NaN or infinite.")
@@ -47,6 +51,7 @@ def command(*, as_json: bool, dry_run: bool, check: bool, text: Path | None, **o
     if dry_run:
         _show_plan(settings, as_json)
         return
+    _require_check(settings, text, wanted=check)
     report = _run(settings)
     from ggufkit.reports.quantize_text import as_dict, render, render_check
 
@@ -85,11 +90,26 @@ def _run(settings: Any) -> Any:
             raise
 
 
+def _require_check(settings: Any, text: Path | None, *, wanted: bool) -> None:
+    from ggufkit.errors import UsageError
+    from ggufkit.workflows.check import require
+
+    if wanted:
+        require(settings, text)
+    elif text:
+        raise UsageError("--text is what --check measures on. Add --check, or leave --text out.")
+
+
 def _before_and_after(settings: Any, text: Path | None) -> dict[str, Any]:
     from ggufkit.workflows.check import check
 
     with console.progress("perplexity before and after", unit_bytes=False) as update:
-        return dataclasses.asdict(check(settings, text, update))
+        try:
+            return dataclasses.asdict(check(settings, text, update))
+        except BaseException as error:
+            interrupted = "interrupted; " if isinstance(error, KeyboardInterrupt) else ""
+            error.add_note(f"{interrupted}{settings.output} is complete, only the check is missing.")
+            raise
 
 
 def _show_plan(settings: Any, as_json: bool) -> None:

@@ -76,9 +76,7 @@ class Session:
     def answer_once(self, prompt: str) -> None:
         """Answer `prompt` on stdout, stats on stderr; as one JSON document where that was asked for."""
         chat = bool(self.options.chat) or (self.options.chat is None and self.options.system is not None)
-        if not chat and not self._as_json:
-            click.echo(prompt, nl=False)
-        text, generation = self._generate(prompt, chat=chat, echo=not self._as_json)
+        text, generation = self._generate(prompt, chat=chat, echo=not self._as_json, repeat=not chat)
         stats = generation.stats
         assert stats is not None
         if self._as_json:
@@ -137,13 +135,16 @@ class Session:
         self.options.system = system
         self._messages = [Message("system", system)] if system else []
 
-    def _generate(self, prompt: str, *, chat: bool, echo: bool) -> tuple[str, Generation]:
+    def _generate(self, prompt: str, *, chat: bool, echo: bool, repeat: bool = False) -> tuple[str, Generation]:
+        """The answer; with `echo` it is shown as it comes, after the prompt where `repeat` is set."""
         messages = [*self._messages, Message("user", prompt)]
         tokens = tokenize_chat(self._engine, messages) if chat else self._engine.tokenize(prompt)
         generation = generate(
             self._engine, tokens, sampling=self.sampling, max_tokens=self.options.max_tokens, stop=self.options.stop
         )
         pieces: list[str] = []
+        if echo and repeat:
+            click.echo(prompt, nl=False)
         try:
             for piece in generation:
                 pieces.append(piece)

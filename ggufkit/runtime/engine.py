@@ -32,6 +32,7 @@ from ggufkit.runtime.loading import (
     default_ctx,
     load_model,
     new_context,
+    wanted_ctx,
 )
 from ggufkit.runtime.vocabulary import Vocabulary
 
@@ -110,7 +111,7 @@ class Engine:
         header.close()  # llama.cpp opens it again; metadata is in memory
         kernels = probe.verdict() if use_extra_bufts is None else None
         extra = use_extra_bufts if kernels is None else probe.require(kernels)
-        room, notice = (n_ctx, "") if n_ctx else default_ctx(header, n_seq)
+        room, notice = wanted_ctx(header, n_ctx) if n_ctx else default_ctx(header, n_seq)
         settings = ContextSettings(
             n_ctx=room,
             n_batch=min(n_batch, room * n_seq),

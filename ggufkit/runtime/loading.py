@@ -3,6 +3,7 @@
 Knows llama.cpp's parameter structs and what goes wrong there. Does not know batches, logits or who closes what.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -72,6 +73,14 @@ def default_ctx(header: GgufFile, n_seq: int) -> tuple[int, str]:
     )
 
 
+def wanted_ctx(header: GgufFile, n_ctx: int) -> tuple[int, str]:
+    """`n_ctx`, and a line where the model was trained on less."""
+    n_train = header.value(f"{header.value('general.architecture')}.context_length")
+    if not isinstance(n_train, int) or not 0 < n_train < n_ctx:
+        return n_ctx, ""
+    return n_ctx, f"context of {n_ctx} tokens: the model was trained on {n_train}, beyond that it gets worse."
+
+
 def load_model(lib: ModuleType, path: Path, settings: ContextSettings, on_load: Progress | None) -> Any:
     """The llama_model. Ctrl-C ends the loading. Raises EngineError with llama.cpp's reason."""
     params = lib.llama_model_default_params()
@@ -90,7 +99,7 @@ def load_model(lib: ModuleType, path: Path, settings: ContextSettings, on_load: 
 
     params.progress_callback = lib.llama_progress_callback(on_progress)
     with postponed_sigint(lambda: stop.append(True)):
-        model = lib.llama_model_load_from_file(str(path).encode(), params)
+        model = lib.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         raise library.engine_error(f"{path}: llama.cpp does not load this file.")
     return model

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ggufkit.formats.partial import check_space
 from ggufkit.formats.text import read_text, shipped_text
 from ggufkit.runtime import scoring
+from ggufkit.workflows.inspect import inspect
 from ggufkit.workflows.perplexity import SHIPPED, standard_error_of_means
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import QuantizeSettings, prepare, quantize
 from ggufkit.workflows.source import open_source
 
 MAX_CHUNKS = 60  # of 512 tokens: enough to tell a broken file, a few seconds on a small model
@@ -27,6 +29,7 @@ Update = Callable[[float, float, str], None]
 class Check:
     """Perplexity before and after.
 
+    type_before     of the file that ran: the source itself, or its conversion
     ln_ratio_error  one standard error of ln(after / before), chunks taken as independent
     """
 
@@ -38,6 +41,18 @@ class Check:
     ppl_after: float
     ln_ratio: float
     ln_ratio_error: float
+
+
+def require(settings: QuantizeSettings, text: Path | None) -> None:
+    """Raise, before any work, what would keep `check` from ending: a text that cannot be read, or too little disk."""
+    if text:
+        read_text(text)
+    folder = settings.output.parent
+    if settings.source.is_dir() and folder.is_dir():
+        job = prepare(settings)
+        before_nbytes = sum(ref.nbytes for t in job.model.tensors for ref in t.parts)
+        what = f"{settings.output.name} and, for the check, an unquantized copy of the source"
+        check_space(folder, job.plan.file_nbytes + before_nbytes, what)
 
 
 def check(settings: QuantizeSettings, text: Path | None, on_progress: Update = lambda *_: None) -> Check:
@@ -64,12 +79,10 @@ def check(settings: QuantizeSettings, text: Path | None, on_progress: Update = l
 @contextmanager
 def _runnable(settings: QuantizeSettings) -> Iterator[tuple[Path, str]]:
     """A GGUF of the source that llama.cpp can run, and the name of its type."""
-    widest = max(
-        (t.dtype for t in open_source(settings.source, allow_requantize=True).tensors if not t.keep_f32), key=_bits
-    )
     if settings.source.is_file():
-        yield settings.source, widest
+        yield settings.source, inspect(settings.source).type or "GGUF"
         return
+    widest = max((t.dtype for t in open_source(settings.source).tensors if not t.keep_f32), key=_bits)
     with tempfile.TemporaryDirectory(prefix=".ggufkit-check-", dir=settings.output.parent) as folder:
         path = Path(folder) / "before.gguf"
         quantize(dataclasses.replace(settings, output=path, recipe=widest, imatrix=None, resume=False))

@@ -51,7 +51,7 @@ def test_output_is_bounded(monkeypatch):
     ],
 )
 def test_time_and_memory_are_bounded(template):
-    with pytest.raises(InputError, match="used up its time or memory|needs more than 512 MiB"):
+    with pytest.raises(InputError, match="used up its time or memory|did not finish within|needs more than 512 MiB"):
         render(template, [Message("user", "hi")])
 
 

@@ -1,0 +1,187 @@
+"""Every command on the shipped model: exit codes, strict JSON, and what odd terminals and names must not break."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from ggufkit.cli import console, main
+from ggufkit.formats.text import shipped_text
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = ROOT / "models" / "tiny-mixtral"
+
+
+@pytest.fixture(scope="module")
+def q8_0(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("commands") / "tiny.gguf"
+    assert invoke("quantize", MODEL, "-o", path, "--type", "Q8_0").exit_code == 0
+    return path
+
+
+def invoke(*args: object) -> Any:
+    result = CliRunner().invoke(main, [str(a) for a in args])
+    assert "mistake of ggufkit" not in result.output, result.output
+    return result
+
+
+def strict(text: str) -> dict[str, Any]:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    return dict(json.loads(text, parse_constant=refuse))
+
+
+def child(*args: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "ggufkit", *(os.fspath(a) if isinstance(a, Path) else str(a) for a in args)]
+    return subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, **options)
+
+
+@pytest.mark.parametrize(
+    ("args", "schema"),
+    [
+        (["plan", MODEL], "plan@1"),
+        (["inspect", "FILE"], "inspect@1"),
+        (["perplexity", "FILE", "--chunks", "1"], "perplexity@1"),
+        (["run", "FILE", "-p", "Once", "-n", "3", "--seed", "1"], "run@1"),
+        (["doctor"], "doctor@1"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_json_is_one_strict_document(args: list[object], schema: str, q8_0: Path) -> None:
+    result = invoke(*[q8_0 if a == "FILE" else a for a in args], "--json")
+    assert result.exit_code == 0, result.output
+    assert strict(result.stdout)["schema"] == f"ggufkit/{schema}"
+
+
+def test_numbers_that_json_lacks_are_null(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_json({"a": [float("nan"), 1.5], "b": (float("-inf"),), "c": "\udce9"})
+    assert strict(capsys.readouterr().out) == {"a": [None, 1.5], "b": [None], "c": "?"}
+
+
+def test_one_chunk_has_no_error(q8_0: Path) -> None:
+    assert "nan" not in invoke("perplexity", q8_0, "--chunks", "1").stdout
+
+
+def test_dry_run_writes_nothing(tmp_path: Path) -> None:
+    result = invoke("quantize", MODEL, "-o", tmp_path / "x.gguf", "--dry-run")
+    assert result.exit_code == 0
+    assert "blk.{0-3}.attn_q.weight" in result.stdout
+    assert os.listdir(tmp_path) == []
+
+
+def test_check_names_both_types_and_leaves_only_the_output(q8_0: Path, tmp_path: Path) -> None:
+    out, text = tmp_path / "out" / "x.gguf", tmp_path / "text.txt"
+    out.parent.mkdir()
+    text.write_text(shipped_text("evaluation-prose.txt")[:6000])
+    result = invoke("quantize", q8_0, "-o", out, "--type", "Q4_K_M", "--check", "--text", text, "--json")
+    assert result.exit_code == 0, result.output
+    check = strict(result.stdout)["check"]
+    assert check["type_before"] == "Q8_0"
+    assert check["n_chunk"] >= 2
+    assert 0.98 < check["ppl_after"] / check["ppl_before"] < 1.1
+    assert os.listdir(out.parent) == ["x.gguf"]
+
+
+def test_check_s_conditions_are_checked_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = tmp_path / "latin.txt"
+    text.write_bytes(b"caf\xe9" * 1000)
+    out = tmp_path / "out"
+    out.mkdir()
+    result = invoke("quantize", MODEL, "-o", out / "x.gguf", "--check", "--text", text)
+    assert (result.exit_code, os.listdir(out)) == (1, [])
+    assert "is not UTF-8" in result.output
+    result = invoke("quantize", MODEL, "-o", out / "x.gguf", "--text", text)
+    assert (result.exit_code, os.listdir(out)) == (2, [])
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10 << 20))
+    result = invoke("quantize", MODEL, "-o", out / "x.gguf", "--check")
+    assert (result.exit_code, os.listdir(out)) == (1, [])
+    assert "unquantized copy" in result.output
+
+
+def test_a_failed_check_says_that_the_file_is_complete(tmp_path: Path) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("short")
+    result = invoke("quantize", MODEL, "-o", tmp_path / "x.gguf", "--check", "--text", text)
+    assert result.exit_code == 1
+    assert "x.gguf is complete, only the check is missing" in result.output
+    assert sorted(os.listdir(tmp_path)) == ["short.txt", "x.gguf"]
+
+
+def test_a_prompt_that_does_not_fit_is_an_error_and_no_output(q8_0: Path) -> None:
+    result = invoke("run", q8_0, "-p", "word " * 3000)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "Shorten the prompt" in result.stderr
+
+
+def test_context_beyond_the_training_is_said(q8_0: Path) -> None:
+    result = invoke("run", q8_0, "-p", "Once", "-n", "1", "--ctx", "4096")
+    assert "the model was trained on 2048" in result.stderr
+
+
+def test_a_template_that_is_not_there_is_an_error(q8_0: Path) -> None:
+    result = invoke("inspect", q8_0, "--template")
+    assert (result.exit_code, result.stdout) == (1, "")
+
+
+def test_names_that_are_no_unicode(q8_0: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(q8_0.parent) + b"/caf\xe9.gguf"))
+    try:
+        odd.write_bytes(q8_0.read_bytes())
+    except OSError as error:
+        if error.errno == errno.EILSEQ:
+            pytest.skip("this file system wants Unicode")
+        raise
+    done = child("run", odd, "-p", "Once", "-n", "1", "--json", stdout=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
+    done = child("perplexity", odd, "--chunks", "1", "--json", stdout=subprocess.PIPE)
+    assert strict(done.stdout.decode())["file"] == "caf?.gguf"
+
+
+def test_a_poor_terminal_shows_what_it_can(q8_0: Path) -> None:
+    env = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = child("inspect", q8_0, "--full", env=env, stdout=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
+    assert b"general.architecture" in done.stdout
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_mistake(q8_0: Path, closed: str) -> None:
+    line = f"exec {sys.executable} -m ggufkit run {q8_0} -n 2 {closed}"
+    done = subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_stdout_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = child("plan", MODEL, stdout=full)
+    assert done.returncode == 1
+    assert done.stderr.decode() == "Error: No space left on device. Make room, then run again.\n"
+
+
+def test_the_reader_may_go_away() -> None:
+    line = f"{sys.executable} -m ggufkit plan {MODEL} | head -1"
+    done = subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, text=True)
+    assert (len(done.stdout.splitlines()), done.stderr) == (1, "")
+
+
+def test_no_guess_before_there_is_something_to_go_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    clock = iter([0.0, 10.0, 10.0, 20.0, 20.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(click, "echo", lambda message, err: said.append(message))
+    update = console._plain("work", False)
+    update(1, 100, "")
+    update(50, 100, "")
+    assert ["left" in line for line in said] == [False, True]
