@@ -194,10 +194,8 @@ def _keep_better(blocks):
 
 
 @inner
-def _stored_fit(d, dmin, code, min_code, base, blocks):
-    """blocks.scale and blocks.low as they will be decoded from halves and codes."""
-    spread_over_lanes(d, blocks.lane_d)
-    spread_over_lanes(dmin, blocks.lane_dmin)
+def _decode(code, min_code, base, blocks):
+    """blocks.scale and blocks.low as decoded from codes and from the halves spread over lanes."""
     scale, low, lane_d, lane_dmin = blocks.scale, blocks.low, blocks.lane_d, blocks.lane_dmin
     for i in range(scale.shape[0]):
         scale[i] = lane_d[i] * code[i]
@@ -231,7 +229,7 @@ def _follow_levels(top, fit, blocks):
 @inner
 def _sum_levels(x, w, nmax, fit, blocks):
     """Sums of the candidate's levels into `fit`, its decoded scales and lows into `blocks`."""
-    _stored_fit(blocks.try_d, blocks.try_dmin, blocks.try_scale_code, blocks.try_min_code, fit.base, blocks)
+    _decode(blocks.try_scale_code, blocks.try_min_code, fit.base, blocks)
     invert(blocks.scale, blocks.low, fit.inverse, fit.offset)
     level_sums(x, w, fit.inverse, fit.offset, nmax, fit.sum_l, fit.sum_l2, fit.sum_xl)
 
@@ -259,12 +257,14 @@ def _refit(fit, blocks):
             try_d[b] = round_to_half(max((ax - ab * try_dmin[b]) / aa, _ZERO))
         if bb > _ZERO:
             try_dmin[b] = round_to_half(max((bx - ab * try_d[b]) / bb, _ZERO))
+    spread_over_lanes(try_d, blocks.lane_d)
+    spread_over_lanes(try_dmin, blocks.lane_dmin)
 
 
 @inner
 def _compare(x, w, nmax, fit, blocks):
     """The candidate as it stands against the best of each block."""
-    _stored_fit(blocks.try_d, blocks.try_dmin, blocks.try_scale_code, blocks.try_min_code, fit.base, blocks)
+    _decode(blocks.try_scale_code, blocks.try_min_code, fit.base, blocks)
     weighted_error(x, w, blocks.scale, blocks.low, nmax, fit.inverse, blocks.lane_best)
     _keep_better(blocks)
 
@@ -292,7 +292,9 @@ def _search_slab(values, importance, start, x, w, plan, fit, blocks, halves, cod
             _follow_levels(plan.top, fit, blocks)
             _refit(fit, blocks)
             _compare(x, w, plan.nmax, fit, blocks)
-        _stored_fit(blocks.d, blocks.dmin, blocks.scale_code, blocks.min_code, fit.base, blocks)
+        spread_over_lanes(blocks.d, blocks.lane_d)
+        spread_over_lanes(blocks.dmin, blocks.lane_dmin)
+        _decode(blocks.scale_code, blocks.min_code, fit.base, blocks)
         find_levels(x, blocks.scale, blocks.low, plan.nmax, fit.inverse, fit.offset, levels[t])
         for b in range(n_blocks):
             halves[t, 0, b] = blocks.d[b]
