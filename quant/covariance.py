@@ -25,6 +25,9 @@ I32Array = NDArray[np.int32]
 I64Array = NDArray[np.int64]
 
 SUPER_BLOCK = 256
+# Up to this width a plain loop sums: BLAS threads go on spinning after each product, and small products between the
+# steps of a model that spins its own threads cost ten times what they compute.
+MAX_KERNEL_WIDTH = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +61,15 @@ class Covariance:
             self._add_rows(expert, rows)
 
     def _add_rows(self, expert: int, rows: F32Array) -> None:
+        from quant.kernels.feedback import add_moments
+
         width = self.sums.shape[2]
         for block in range(self.sums.shape[1]):
-            part = rows[:, block * width : (block + 1) * width]
-            self.sums[expert, block] += part.T @ part
+            part = np.ascontiguousarray(rows[:, block * width : (block + 1) * width])
+            if width > MAX_KERNEL_WIDTH:
+                self.sums[expert, block] += part.T @ part
+            else:
+                add_moments(part, self.sums[expert, block])
         self.counts[expert] += len(rows)
 
 

@@ -81,7 +81,7 @@ def calibrate(
     """
     started = time.perf_counter()
     _check_output(settings)
-    text, names = _texts(settings.text)
+    text, names = texts(settings.text)
     earlier = [read_imatrix(path) for path in settings.add_to]
     observer = SumsObserver()
     n_chunk, interrupted = _walk(settings, text, observer, on_progress)
@@ -171,7 +171,7 @@ def _walk(
     return done[0], False
 
 
-def _texts(paths: tuple[Path, ...]) -> tuple[str, tuple[str, ...]]:
+def texts(paths: tuple[Path, ...]) -> tuple[str, tuple[str, ...]]:
     """The whole text and the names of its files; names without folders, so that no local path is recorded."""
     if not paths:
         return shipped_text(SHIPPED), (SHIPPED,)

@@ -7,7 +7,7 @@ slabs, threads or order. Memory is workers x slab_nbytes, nothing else grows.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 import quant
 from ggufkit.errors import InputError
 from ggufkit.formats.imatrix import Imatrix
+from ggufkit.formats.model import KV
 from ggufkit.formats.partial import PartialFile
 from ggufkit.recipes.plan import PlannedTensor, QuantPlan
 
@@ -34,6 +35,22 @@ class RowEncoder(Protocol):
     """Turns rows of one expert of one planned tensor into blocks. Called from several threads."""
 
     def __call__(self, planned: PlannedTensor, expert: int, w: F32Array) -> U8Array: ...
+
+
+class Fitting(RowEncoder, Protocol):
+    """A row encoder that knows more than an importance file: it says what decides its bytes, and what it covers.
+
+    Rows are encoded independently of each other, whatever slabs they come in.
+    """
+
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def metadata(self) -> tuple[KV, ...]: ...
+
+    @property
+    def covers(self) -> Container[str]: ...
 
 
 @dataclass(frozen=True, slots=True)

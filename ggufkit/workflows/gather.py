@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from ggufkit.errors import EngineError, InputError
 from ggufkit.runtime.activations import Activations, ActivationTap
-from ggufkit.runtime.engine import N_BATCH, Device, Engine
+from ggufkit.runtime.engine import Device, Engine
 from ggufkit.runtime.library import load
 from quant.importance import InputSums, input_sums
 
 I32Array = NDArray[np.int32]
 N_CTX = 512
+GROUP_CHUNKS = 4  # chunks that are decoded together
 OnChunk = Callable[[int, int], None]
 
 
@@ -54,6 +55,7 @@ def observe_text(
     wants: Callable[[str], bool] = wants_block_weights,
     n_tokens: int | None = None,
     skip_tokens: int = 0,
+    spread: bool = False,
     n_ctx: int = N_CTX,
     threads: int | None = None,
     device: Device = Device.AUTO,
@@ -63,19 +65,20 @@ def observe_text(
 
     n_tokens     at most so many tokens, in whole chunks; None reads everything
     skip_tokens  leave out the beginning, in whole chunks: what an earlier run has read
+    spread       take the tokens evenly from the whole text, not from its beginning
     on_chunk     called with (done, total)
 
     Raises InputError for a text that is too short, EngineError where the model does not run, NonFiniteError from
     observers. KeyboardInterrupt passes through; what observers gathered until then is theirs.
     """
     tap = ActivationTap(load(), observe, wants)
-    n_seq = max(1, N_BATCH // n_ctx)
+    n_seq = GROUP_CHUNKS
     # all positions ask for logits: llama.cpp leaves out the last layer for those that do not
     with Engine.open(
         model, n_ctx=n_ctx, n_seq=n_seq, n_batch=n_seq * n_ctx, n_outputs=n_seq * n_ctx,
         threads=threads, device=device, eval_callback=tap.callback,
     ) as engine:  # fmt: skip
-        chunks = _chunks(engine, text, n_tokens, skip_tokens, n_ctx)
+        chunks = text_chunks(engine, text, n_ctx, n_tokens=n_tokens, skip_tokens=skip_tokens, spread=spread)
         for first in range(0, len(chunks), n_seq):
             group = chunks[first : first + n_seq]
             engine.clear()
@@ -95,18 +98,22 @@ def _decode(engine: Engine, tap: ActivationTap, group: I32Array) -> None:
     tap.reraise()
 
 
-def _chunks(engine: Engine, text: str, n_tokens: int | None, skip_tokens: int, n_ctx: int) -> I32Array:
+def text_chunks(
+    engine: Engine, text: str, n_ctx: int, *, n_tokens: int | None, skip_tokens: int = 0, spread: bool
+) -> I32Array:
     """(n_chunk, n_ctx) token ids. Raises InputError where not a single chunk is left."""
     tokens = engine.tokenize(text)
     left = tokens[skip_tokens - skip_tokens % n_ctx :]
-    wanted = len(left) if n_tokens is None else min(len(left), max(n_tokens, n_ctx))
-    n_chunk = wanted // n_ctx
-    if n_chunk < 1:
+    n_whole = len(left) // n_ctx
+    if n_whole < 1:
         raise InputError(
             f"the calibration text has {len(left)} tokens of this model, at least {n_ctx} are needed "
             "(20,000 or more are advised). Pass more --text."
         )
-    chunks: I32Array = left[: n_chunk * n_ctx].reshape(n_chunk, n_ctx).copy()
+    n_chunk = n_whole if n_tokens is None else max(1, min(n_whole, n_tokens // n_ctx))
+    chosen = np.arange(n_whole) * n_chunk // n_whole
+    first_of_each = np.searchsorted(chosen, np.arange(n_chunk)) if spread else np.arange(n_chunk)
+    chunks: I32Array = left[: n_whole * n_ctx].reshape(n_whole, n_ctx)[first_of_each].copy()
     if engine.vocab.add_bos:
         chunks[:, 0] = engine.vocab.bos
     return chunks

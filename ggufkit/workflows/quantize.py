@@ -5,7 +5,7 @@ Knows the order of the steps: open, plan, check space and memory, encode, finish
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +44,7 @@ class QuantizeSettings:
     imatrix      importance file of llama.cpp, either format
     threads      encoders at work; 0 takes every processor that the process may use
     max_memory   cap on resident bytes
+    fitting      encoder that has calibrated on its own, instead of `imatrix` and `encoder`; see workflows.fit
     provenance   whether the file says what it was made from; False gives llama_model_quantize's exact file
     """
 
@@ -60,6 +61,7 @@ class QuantizeSettings:
     provenance: bool = True
     allow_nonfinite: bool = False
     allow_requantize: bool = False
+    fitting: encode.Fitting | None = None
 
 
 class Progress(NamedTuple):
@@ -101,7 +103,7 @@ def prepare(settings: QuantizeSettings) -> Job:
     model = open_source(settings.source, allow_requantize=settings.allow_requantize)
     imatrix = _matching_imatrix(settings, model)
     extra = _provenance(settings, model, imatrix) if settings.provenance else ()
-    plan = make_plan(model, settings.recipe, importance=imatrix.entries if imatrix else None, extra_metadata=extra)
+    plan = make_plan(model, settings.recipe, importance=_covered(settings, imatrix), extra_metadata=extra)
     threads = settings.threads or machine.choose_threads().n
     slab_weights, peak = slab_size(plan, threads, settings.max_memory)
     return Job(model, plan, imatrix, threads, slab_weights, peak, _identity(settings, model, plan, imatrix))
@@ -138,7 +140,8 @@ def _write(settings: QuantizeSettings, job: Job, on_progress: Callable[[Progress
         resumed = out.done_nbytes
         if not out.kept(0, len(header)):
             out.write(0, np.frombuffer(header, dtype=np.uint8))
-        encoder = encode.PlainEncoder(job.imatrix, settings.encoder, settings.allow_nonfinite)
+        plain = encode.PlainEncoder(job.imatrix, settings.encoder, settings.allow_nonfinite)
+        encoder = settings.fitting or plain
 
         def on_slab(slab: encode.Slab) -> None:
             on_progress(Progress(out.done_nbytes, job.plan.file_nbytes, slab.planned.name))
@@ -159,6 +162,13 @@ def _write(settings: QuantizeSettings, job: Job, on_progress: Callable[[Progress
             ) from error
         out.finish()
     return resumed
+
+
+def _covered(settings: QuantizeSettings, imatrix: Imatrix | None) -> Container[str] | None:
+    """Names of the tensors that have importance, None where there is none at all."""
+    if settings.fitting is not None:
+        return settings.fitting.covers
+    return imatrix.entries if imatrix else None
 
 
 def output_header(plan: QuantPlan) -> bytes:
@@ -225,6 +235,8 @@ def _provenance(settings: QuantizeSettings, model: Model, imatrix: Imatrix | Non
     rows += [KV(f"ggufkit.source.{key}", string, value) for key, value in sorted(model.source.items())]
     if isinstance(settings.recipe, Recipe):
         rows.append(KV("ggufkit.recipe", string, settings.recipe.to_toml()))
+    if settings.fitting is not None:
+        rows += settings.fitting.metadata
     if imatrix is not None and settings.imatrix is not None:
         rows.append(KV("quantize.imatrix.file", string, settings.imatrix.name))
         if imatrix.datasets:
@@ -243,6 +255,8 @@ def _identity(settings: QuantizeSettings, model: Model, plan: QuantPlan, imatrix
     digest.update(f"{__version__} {settings.encoder} {settings.allow_nonfinite}\n".encode())
     if imatrix is not None and settings.imatrix is not None:
         digest.update(settings.imatrix.read_bytes())
+    if settings.fitting is not None:
+        digest.update(settings.fitting.identity.encode())
     return digest.hexdigest()
 
 

@@ -1,0 +1,177 @@
+"""`quantize_fitted`: calibrate, choose types where a target asks for it, and encode, in one command.
+
+    source ──► a GGUF that runs (the source itself, or a quick quantized file beside the output, deleted at the end)
+           ──► evidence from the text ──► types under the target ──► the final encoding from the source's own weights
+
+Knows the order of the steps. Does not print. A checkpoint larger than memory is calibrated on its quick file.
+"""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufkit.errors import UsageError
+from ggufkit.formats.model import Model
+from ggufkit.recipes.plan import QuantPlan
+from ggufkit.recipes.quantizable import kept_reason
+from ggufkit.recipes.recipe import Recipe
+from ggufkit.recipes.search import Found, PlanOf, Target, groups_of, search
+from ggufkit.runtime.engine import Device
+from ggufkit.workflows.calibrate import texts
+from ggufkit.workflows.evidence import DEFAULT_MAX_NBYTES, Corpus, Evidence
+from ggufkit.workflows.fit import Effort, FittedEncoder
+from ggufkit.workflows.quantize import QuantizeReport, QuantizeSettings, prepare, quantize
+from ggufkit.workflows.sensitivity import measure
+
+Update = Callable[[float, float, str], None]
+N_TOKENS = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSettings:
+    """What to make and how hard to try.
+
+    quantize     source, output, recipe and the rest; its imatrix and fitting are not used
+    text         calibration texts; empty takes the shipped one
+    n_tokens     at most so many of them, spread evenly over the text; None reads everything
+    target       choose types for a size or a divergence instead of taking quantize.recipe
+    max_nbytes   memory for second moments; less means more walks through the text
+    n_probe      chunks that each probe of the type choice runs on
+    """
+
+    quantize: QuantizeSettings
+    effort: Effort = Effort.BALANCED
+    text: tuple[Path, ...] = ()
+    n_tokens: int | None = N_TOKENS
+    target: Target | None = None
+    max_nbytes: int = DEFAULT_MAX_NBYTES
+    n_probe: int = 32
+    device: Device = Device.AUTO
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """What was made. `found` is None where no target was given; rows are those of tensors with error feedback."""
+
+    quantized: QuantizeReport
+    found: Found | None
+    texts: tuple[str, ...]
+    n_walks: int
+    rows_fitted: int
+    rows_plain: int
+    seconds: float
+
+
+def quantize_fitted(settings: FitSettings, on_progress: Update = lambda *_: None) -> FitReport:
+    """Do it all. Raises what `quantize`, `calibrate` and `search` raise."""
+    started = time.perf_counter()
+    text, names = texts(settings.text)
+    model = prepare(settings.quantize).model
+    try:
+        with running_model(settings.quantize, model, on_progress) as running:
+            corpus = Corpus(
+                running, text, n_tokens=settings.n_tokens, threads=settings.quantize.threads or None,
+                device=settings.device,
+            )  # fmt: skip
+            evidence = Evidence(corpus, shapes_of(model), max_nbytes=settings.max_nbytes, on_chunk=_chunks(on_progress))
+            encoder = FittedEncoder(evidence, shapes_of(model), corpus, settings.effort)
+            job = dataclasses.replace(settings.quantize, fitting=encoder, imatrix=None)
+            found = None
+            if settings.target is not None:
+                found = choose_types(
+                    settings.target, model, evidence, corpus,
+                    plan_of=planner(job), n_probe=settings.n_probe, on_progress=on_progress,
+                )  # fmt: skip
+                job = dataclasses.replace(job, recipe=found.recipe)
+            report = quantize(job, lambda p: on_progress(p.done_nbytes, p.total_nbytes, f"encode {p.tensor}"))
+    finally:
+        for file in model.files:
+            file.close()
+    tally = list(encoder.tally.values())
+    return FitReport(
+        quantized=report,
+        found=found,
+        texts=names,
+        n_walks=evidence.n_walks,
+        rows_fitted=sum(row["fitted"] for row in tally),
+        rows_plain=sum(row["plain"] for row in tally),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def shapes_of(model: Model) -> dict[str, tuple[int, int]]:
+    """(n_expert, n_per_row) of every tensor that may be quantized."""
+    return {t.name: (t.n_expert, t.n_per_row) for t in model.tensors if kept_reason(t) is None}
+
+
+@contextmanager
+def running_model(settings: QuantizeSettings, model: Model, on_progress: Update) -> Iterator[Path]:
+    """A GGUF of the model that llama.cpp can run: the source where it is one, else a quick file, deleted afterwards."""
+    if settings.source.is_file():
+        yield settings.source
+        return
+    quick = settings.output.with_name(f".{settings.output.name}.calibration.gguf")
+    kind = quick_type(model)
+    try:
+        quantize(
+            dataclasses.replace(
+                settings, output=quick, recipe=kind, imatrix=None, fitting=None, force=True, resume=False
+            ),
+            lambda p: on_progress(p.done_nbytes, p.total_nbytes, f"quick {kind} file to calibrate on"),
+        )
+        yield quick
+    finally:
+        quick.unlink(missing_ok=True)
+
+
+def quick_type(model: Model) -> str:
+    """The finest type whose file leaves a third of this machine's memory free: BF16, Q8_0, Q4_K_M or Q2_K."""
+    n_weights = sum(t.n_weights for t in model.tensors)
+    memory = _physical_nbytes()
+    for name, bpw in (("BF16", 16.0), ("Q8_0", 8.5), ("Q4_K_M", 4.9), ("Q2_K", 3.0)):
+        if n_weights * bpw / 8 < memory * 2 / 3:
+            return name
+    return "Q2_K"
+
+
+def _physical_nbytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def choose_types(
+    target: Target,
+    model: Model,
+    evidence: Evidence,
+    corpus: Corpus,
+    *,
+    plan_of: PlanOf,
+    n_probe: int,
+    on_progress: Update,
+) -> Found:
+    """Measure what each tensor costs at each type, and solve for the target."""
+    if sum(value is not None for value in target) != 1:
+        raise UsageError("give one of --target-size, --target-bpw and --max-kld")
+    costs = measure(model, evidence, corpus, n_chunks=n_probe, on_progress=on_progress)
+    by_name = {t.name: t for t in model.tensors}
+    losses = {cost.name: {name: cost.kld(name) for name in cost.errors} for cost in costs}
+    return search(groups_of([by_name[name] for name in losses], losses), target, plan_of, name="searched")
+
+
+def planner(settings: QuantizeSettings) -> PlanOf:
+    """The finished plan that these settings give with another recipe."""
+
+    def plan_of(recipe: Recipe) -> QuantPlan:
+        job = prepare(dataclasses.replace(settings, recipe=recipe))
+        for file in job.model.files:
+            file.close()
+        return job.plan
+
+    return plan_of
+
+
+def _chunks(on_progress: Update) -> Callable[[int, int], None]:
+    return lambda done, total: on_progress(done, total, "calibration chunks")
