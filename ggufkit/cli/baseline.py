@@ -1,0 +1,37 @@
+"""`ggufkit baseline`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ggufkit.cli import console, options
+from ggufkit.reports.units import human_bytes, human_seconds
+
+
+@click.command()
+@click.argument("model", type=options.PATH)
+@click.option("-o", "--output", type=options.PATH, required=True, help="The baseline file to write.")
+@options.text_file
+@options.ctx_size
+@options.chunks
+@options.threads
+@options.device
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@options.json_flag
+def command(*, model: Path, device: str, as_json: bool, **settings: Any) -> None:
+    """Keep what `compare` and `gate` need of MODEL's predictions, for machines that hold one model at a time."""
+    from ggufkit.reports.result import as_dict
+    from ggufkit.runtime.engine import Device
+    from ggufkit.workflows.baseline import BaselineSettings, make_baseline
+
+    with console.progress(f"baseline {model.name}", unit_bytes=False) as update:
+        report = make_baseline(BaselineSettings(model=model, device=Device(device), **settings), update)
+    if as_json:
+        console.print_json(as_dict(report))
+        return
+    console.out().print(
+        f"{report.output}  {human_bytes(report.nbytes)}, {report.llama_nbytes / report.nbytes:.0f} times smaller than "
+        f"stored logits; {report.n_chunk} chunks of {report.n_ctx} of {report.text}, {human_seconds(report.seconds)}",
+        markup=False,
+    )

@@ -1,0 +1,44 @@
+"""`ggufkit compare`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ggufkit.cli import console, options
+
+EXAMPLES = """
+\b
+Examples:
+  ggufkit compare mixtral-bf16.gguf mixtral-Q4_K_M.gguf
+  ggufkit compare mixtral.baseline mixtral-Q4_K_M.gguf --json
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("base", type=options.PATH)
+@click.argument("candidate", type=options.PATH)
+@options.text_file
+@options.ctx_size
+@options.chunks
+@options.threads
+@options.device
+@click.option("--routers/--no-routers", default=True, help="Compare which experts both choose.")
+@options.json_flag
+def command(*, base: Path, candidate: Path, device: str, as_json: bool, **settings: Any) -> None:
+    """Measure how far CANDIDATE is from BASE: perplexity, KL divergence, same top token, each with an interval.
+
+    BASE is the original as a GGUF, or a baseline file of it. Both run in step on the same text; nothing is stored.
+    """
+    from ggufkit.reports.compare_text import render
+    from ggufkit.reports.result import as_dict
+    from ggufkit.runtime.engine import Device
+    from ggufkit.workflows.compare import CompareSettings, compare
+
+    with console.progress(f"compare {candidate.name}", unit_bytes=False) as update:
+        wanted = CompareSettings(base=base, candidate=candidate, device=Device(device), **settings)
+        result = as_dict(compare(wanted, update))
+    if as_json:
+        console.print_json(result)
+    else:
+        console.out().print(render(result), markup=False)

@@ -1,0 +1,93 @@
+"""`ggufkit gate`: exit code 0 pass, 3 not met, 4 inconclusive."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ggufkit.cli import console, options
+
+EXIT_CODES = {"pass": 0, "fail": 3, "inconclusive": 4}
+
+EXAMPLES = """
+\b
+Examples:
+  ggufkit gate mixtral-Q4_K_M.gguf --baseline mixtral-bf16.gguf
+  ggufkit gate out.gguf --baseline original.baseline --config gate.toml --junit gate.xml --json > gate.json
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("candidate", type=options.PATH)
+@click.option("--baseline", type=options.PATH, required=True, help="The original as a GGUF, or a baseline file of it.")
+@click.option("--config", type=options.PATH, default=None, help="TOML with limits. Default: limits for 4 bits.")
+@options.text_file
+@options.ctx_size
+@options.threads
+@options.device
+@click.option(
+    "--complete", is_flag=True, help="Read all chunks, for precise figures, though the answer is sure before."
+)
+@click.option("--weights/--no-weights", default=True, help="Compare weights too, where the baseline has any.")
+@click.option("--junit", type=options.PATH, default=None, help="Write a JUnit report here.")
+@click.option("--markdown", type=options.PATH, default=None, help="Write a Markdown summary here.")
+@click.option(
+    "--github/--no-github", default=None, help="Summary and annotations for GitHub.  [default: where it runs]"
+)
+@options.json_flag
+def command(
+    *,
+    candidate: Path,
+    config: Path | None,
+    device: str,
+    junit: Path | None,
+    markdown: Path | None,
+    github: bool | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Judge whether CANDIDATE may be published: structure first, then quality, until the answer is sure.
+
+    Exit code 0: pass, 3: a limit is not met, 4: inconclusive within the text that may be read.
+    """
+    from ggufkit.reports.gate_text import render
+    from ggufkit.reports.result import as_dict
+    from ggufkit.runtime.engine import Device
+    from ggufkit.workflows.gate import GateSettings, gate
+    from ggufkit.workflows.gate_config import GateConfig, read_config
+
+    limits = read_config(config) if config else GateConfig()
+    wanted = GateSettings(candidate=candidate, config=limits, device=Device(device), **settings)
+    with console.progress(f"gate {candidate.name}", unit_bytes=False) as update:
+        result = as_dict(gate(wanted, update))
+    _write_reports(result, junit, markdown)
+    if github or (github is None and os.environ.get("GITHUB_ACTIONS") == "true"):
+        _tell_github(result)
+    if as_json:
+        console.print_json(result)
+    else:
+        console.out().print(render(result), markup=False)
+    raise SystemExit(EXIT_CODES[result["verdict"]])
+
+
+def _write_reports(result: dict[str, Any], junit: Path | None, markdown: Path | None) -> None:
+    from ggufkit.formats.atomic import write_atomic
+    from ggufkit.reports import junit as junit_view
+    from ggufkit.reports import markdown as markdown_view
+
+    for path, view in ((junit, junit_view), (markdown, markdown_view)):
+        if path is not None:
+            write_atomic(path, [view.render(result).encode()])
+
+
+def _tell_github(result: dict[str, Any]) -> None:
+    """The step's summary and annotations. Annotations go to stderr: GitHub reads both streams."""
+    from ggufkit.reports import annotations, markdown
+
+    for line in annotations.render(result):
+        console.say(line)
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write(markdown.render(result) + "\n")
