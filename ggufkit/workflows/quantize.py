@@ -105,7 +105,8 @@ def prepare(settings: QuantizeSettings) -> Job:
     extra = _provenance(settings, model, imatrix) if settings.provenance else ()
     plan = make_plan(model, settings.recipe, importance=_covered(settings, imatrix), extra_metadata=extra)
     threads = settings.threads or machine.choose_threads().n
-    slab_weights, peak = slab_size(plan, threads, settings.max_memory)
+    held = settings.imatrix.stat().st_size if settings.imatrix else 0
+    slab_weights, peak = slab_size(plan, threads, settings.max_memory, held_nbytes=held)
     return Job(model, plan, imatrix, threads, slab_weights, peak, _identity(settings, model, plan, imatrix))
 
 
@@ -152,8 +153,9 @@ def _write(settings: QuantizeSettings, job: Job, on_progress: Callable[[Progress
                 threads=job.threads, slab_weights=job.slab_weights,
                 allow_nonfinite=settings.allow_nonfinite, on_slab=on_slab,
             )  # fmt: skip
-        except (InputError, quant.QuantError):
-            out.discard()  # the source is at fault; no resume can help
+        except (InputError, quant.QuantError) as error:
+            if not isinstance(error.__cause__, OSError):  # a disk that went away may come back, with --resume
+                out.discard()  # the source is at fault; no resume can help
             raise
         except OSError as error:
             raise OutputError(
@@ -176,19 +178,21 @@ def output_header(plan: QuantPlan) -> bytes:
     return header_bytes(plan.metadata, tensor_rows(plan.tensors), plan.alignment)
 
 
-def slab_size(plan: QuantPlan, threads: int, max_memory: int) -> tuple[int, int]:
+def slab_size(plan: QuantPlan, threads: int, max_memory: int, *, held_nbytes: int = 0) -> tuple[int, int]:
     """Weights of a slab and the peak resident bytes, for a plan on `threads` threads under `max_memory` bytes.
+
+    held_nbytes  that stay in memory all the time, importance above all: half a gigabyte where experts are many
 
     Raises UsageError where even slabs of a single row do not fit, with the least that would.
     """
     widest = max(t.tensor.n_per_row for t in plan.tensors)
     workers = encode.workers_of(threads)
-    fixed = BASE_NBYTES + 4 * plan.data_offset  # the header is held a few times while it is made
+    fixed = BASE_NBYTES + held_nbytes + 4 * plan.data_offset  # the header is held a few times while it is made
     least = fixed + workers * widest * encode.BYTES_PER_WEIGHT
     if max_memory < least:
         raise UsageError(
-            f"--max-memory {max_memory} is too small: {threads} threads on rows of {widest} need {least} bytes. "
-            "Raise it, or lower --threads."
+            f"--max-memory of {max_memory} bytes is too small: {threads} threads on rows of {widest} need "
+            f"{-(-least >> 20)}MiB. Raise it, or lower --threads."
         )
     room = (max_memory - fixed) // (workers * encode.BYTES_PER_WEIGHT)
     slab_weights = max(widest, min(room, encode.SLAB_WEIGHTS))
@@ -203,17 +207,24 @@ def check_output(settings: QuantizeSettings, job: Job) -> None:
         raise OutputError(f"{folder} is not a folder. Create it, or choose another place with -o.")
     if output.is_dir():
         raise OutputError(f"{output} is a folder. Name a file: -o {output / 'model.gguf'}")
-    if output.exists():
-        for file in job.model.files:
-            if file.path.exists() and output.samefile(file.path):
-                raise OutputError(f"{output} is the input itself. Choose another name with -o.")
-        if not settings.force:
-            raise OutputError(f"{output} exists. Replace it with --force, or choose another name with -o.")
+    for path in (output, partial_path(output)):
+        if path.exists() and any(path.samefile(read) for read in _inputs(settings, job)):
+            raise OutputError(f"{path} is the input itself. Choose another name with -o.")
+    if output.exists() and not settings.force:
+        raise OutputError(f"{output} exists. Replace it with --force, or choose another name with -o.")
     if settings.restart:
         discard_unfinished(output)
     partial = partial_path(output)
     held = partial.stat().st_blocks * 512 if partial.exists() else 0
     check_space(folder, job.plan.file_nbytes - held, f"{output.name}")
+
+
+def _inputs(settings: QuantizeSettings, job: Job) -> list[Path]:
+    """Every file that is read, or that belongs to the checkpoint: none of them may be written to."""
+    paths = [file.path for file in job.model.files]
+    if settings.source.is_dir():
+        paths += [path for path in settings.source.iterdir() if path.suffix != ".gguf"]
+    return [path for path in [*paths, settings.imatrix] if path is not None and path.exists()]
 
 
 def _matching_imatrix(settings: QuantizeSettings, model: Model) -> Imatrix | None:
@@ -243,7 +254,7 @@ def _provenance(settings: QuantizeSettings, model: Model, imatrix: Imatrix | Non
             rows.append(KV("quantize.imatrix.dataset", string, Path(imatrix.datasets[0]).name))
         rows.append(KV("quantize.imatrix.entries_count", u32, len(imatrix.entries)))
         rows.append(KV("quantize.imatrix.chunks_count", u32, imatrix.chunk_count))
-        rows.append(KV("ggufkit.imatrix.sha256", string, hashlib.sha256(settings.imatrix.read_bytes()).hexdigest()))
+        rows.append(KV("ggufkit.imatrix.sha256", string, _sha256(settings.imatrix)))
     return tuple(rows)
 
 
@@ -254,10 +265,15 @@ def _identity(settings: QuantizeSettings, model: Model, plan: QuantPlan, imatrix
         digest.update(f"{key}={value}\n".encode())
     digest.update(f"{__version__} {settings.encoder} {settings.allow_nonfinite}\n".encode())
     if imatrix is not None and settings.imatrix is not None:
-        digest.update(settings.imatrix.read_bytes())
+        digest.update(_sha256(settings.imatrix).encode())
     if settings.fitting is not None:
         digest.update(settings.fitting.identity.encode())
     return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def notes(job: Job) -> tuple[str, ...]:

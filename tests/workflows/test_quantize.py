@@ -1,10 +1,12 @@
 """The main job on the shipped model: the reference bytes, the same bytes every time, and nothing half-written."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,6 +168,68 @@ def test_output_equal_to_input_is_refused(tmp_path: Path) -> None:
     assert sha256(source) == before
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.model", "imatrix.gguf", "link.gguf", "x.gguf"])
+def test_nothing_that_is_read_is_written_over(name: str, tmp_path: Path) -> None:
+    """Files of the checkpoint, importance, a hard link to a shard, and a shard called like the unfinished output."""
+    model, imatrix = tmp_path / "model", tmp_path / "imatrix.gguf"
+    shutil.copytree(MODEL, model)
+    imatrix.write_bytes((DATA.parent / "tiny-mixtral.imatrix.gguf").read_bytes())
+    (tmp_path / "link.gguf").hardlink_to(model / "model-00001-of-00002.safetensors")
+    (tmp_path / "x.gguf.partial").hardlink_to(model / "model-00002-of-00002.safetensors")
+    before = {path: sha256(path) for path in tmp_path.rglob("*") if path.is_file()}
+    out = (model if name in os.listdir(model) else tmp_path) / name
+    with pytest.raises(OutputError, match="is the input itself"):
+        quantize(settings(out, source=model, imatrix=imatrix, force=True, restart=True))
+    assert {path: sha256(path) for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_source_that_goes_away_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, calls = tmp_path / "out.gguf", 0
+    preadv = os.preadv
+
+    def failing(*args: object) -> int:
+        nonlocal calls
+        calls += 1
+        if calls > 150:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return preadv(*args)
+
+    monkeypatch.setattr(os, "preadv", failing)
+    with pytest.raises(InputError, match="Input/output error"):
+        quantize(settings(out))
+    monkeypatch.undo()
+    assert quantize(settings(out, resume=True)).resumed_nbytes > 0
+    quantize(settings(tmp_path / "whole.gguf"))
+    assert sha256(out) == sha256(tmp_path / "whole.gguf")
+
+
+def test_a_disk_that_fills_up_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, calls = tmp_path / "out.gguf", 0
+    pwrite = os.pwrite
+
+    def failing(*args: object) -> int:
+        nonlocal calls
+        calls += 1
+        if calls > 20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(*args)
+
+    monkeypatch.setattr(os, "pwrite", failing)
+    with pytest.raises(OutputError, match="No space left on device.*--resume"):
+        quantize(settings(out))
+    monkeypatch.undo()
+    assert not out.exists()
+    assert quantize(settings(out, resume=True)).resumed_nbytes > 0
+    quantize(settings(tmp_path / "whole.gguf"))
+    assert sha256(out) == sha256(tmp_path / "whole.gguf")
+
+
+def test_importance_counts_in_the_planned_memory(tmp_path: Path) -> None:
+    imatrix = DATA.parent / "tiny-mixtral.imatrix.gguf"
+    without, with_it = (prepare(settings(tmp_path / "x", imatrix=i, provenance=False)) for i in (None, imatrix))
+    assert with_it.peak_nbytes >= without.peak_nbytes + imatrix.stat().st_size
+
+
 def test_existing_output_is_kept_without_force(tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
     out.write_bytes(b"precious")
@@ -177,7 +241,7 @@ def test_existing_output_is_kept_without_force(tmp_path: Path) -> None:
 
 
 def test_too_little_memory_names_the_least_that_would_do(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--max-memory 1000 is too small: .* need \d+ bytes"):
+    with pytest.raises(UsageError, match=r"--max-memory of 1000 bytes is too small: .* need \d+MiB"):
         quantize(settings(tmp_path / "out.gguf", max_memory=1000))
     assert os.listdir(tmp_path) == []
 
@@ -201,8 +265,6 @@ def test_weights_beyond_f16_are_refused_by_f16_only(tmp_path: Path) -> None:
 
 def poisoned(folder: Path, value: bytes) -> Path:
     """A copy of the shipped model with one weight of one expert replaced."""
-    import shutil
-
     model = folder / "model"
     shutil.copytree(MODEL, model)
     name = "model.layers.0.block_sparse_moe.experts.3.w1.weight"
