@@ -22,6 +22,7 @@ from ggufkit.errors import GgufkitError
 COMMANDS = {
     "plan": "Show what every tensor would become: type, bytes, reason; no weight is read.",
     "quantize": "Make a quantized GGUF from a Hugging Face folder or a GGUF.",
+    "calibrate": "Measure how strongly a text uses each input of each expert; for quantize --imatrix.",
     "perplexity": "Measure how well a GGUF predicts a text.",
     "compare": "Measure how far a GGUF is from its original: perplexity, KL divergence, top token.",
     "diff": "Show what differs between two models without running them.",

@@ -6,13 +6,15 @@ from typing import Any
 
 import click
 
-from ggufkit.cli import console, options
+from ggufkit.cli import console, fitting, options
 
 EXAMPLES = """
 \b
 Examples:
   ggufkit quantize ./Mixtral-8x7B-v0.1 -o mixtral-Q4_K_M.gguf
   ggufkit quantize ./Mixtral-8x7B-v0.1 -o mixtral-Q3_K_M.gguf --type Q3_K_M --imatrix mixtral.imatrix.gguf
+  ggufkit quantize ./Mixtral-8x7B-v0.1 -o mixtral-Q4_K_M.gguf --calibrate
+  ggufkit quantize ./Mixtral-8x7B-v0.1 -o mixtral-20g.gguf --target-size 20GiB --effort best
   ggufkit quantize ./phi-2 -o phi-2-bf16.gguf --type bf16
   ggufkit quantize ./phi-2 -o phi-2.gguf --recipe mine.toml --check
 """
@@ -24,6 +26,7 @@ Examples:
 @options.type_name
 @options.recipe
 @options.imatrix
+@fitting.fit_options
 @click.option("--encoder", type=click.Choice(["ggufkit", "ggml"]), default="ggufkit", show_default=True,
               help="Who searches for scales; ggml gives llama.cpp's exact bytes.")  # fmt: skip
 @options.threads
@@ -47,17 +50,20 @@ def command(*, as_json: bool, dry_run: bool, check: bool, text: Path | None, **o
 
     One pass: weights go from safetensors to the finished file, with no 16-bit file in between.
     """
+    chosen = {name: options_.pop(name) for name in fitting.NAMES}
     settings = _settings(**options_)
     if dry_run:
+        fitting.refuse_dry_run(chosen)
         _show_plan(settings, as_json)
         return
     _require_check(settings, text, wanted=check)
-    report = _run(settings)
+    fitted = _fitted(settings, chosen, options_) if fitting.is_asked(chosen) else None
+    report = fitted.quantized if fitted else _run(settings)
     from ggufkit.reports.quantize_text import as_dict, render, render_check
 
     result = as_dict(
         report.plan, output=str(report.output), seconds=report.seconds, resumed_nbytes=report.resumed_nbytes,
-        source_nbytes=report.source_nbytes, notes=report.notes,
+        source_nbytes=report.source_nbytes, notes=report.notes + (fitting.notes(fitted) if fitted else ()),
     )  # fmt: skip
     if check:
         result["check"] = _before_and_after(settings, text)
@@ -75,6 +81,10 @@ def _settings(*, type_name: str | None, recipe: Path | None, encoder: str, threa
 
     chosen = options.chosen_recipe(type_name, recipe)
     return QuantizeSettings(recipe=chosen, encoder=quant.Encoder(encoder), threads=threads or 0, **rest)
+
+
+def _fitted(settings: Any, chosen: dict[str, Any], given: dict[str, Any]) -> Any:
+    return fitting.run(settings, chosen, type_given=bool(given["type_name"] or given["recipe"]))
 
 
 def _run(settings: Any) -> Any:

@@ -1,0 +1,74 @@
+"""`ggufkit calibrate`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ggufkit.cli import console, options
+
+EXAMPLES = """
+\b
+Examples:
+  ggufkit calibrate mixtral-Q8_0.gguf -o mixtral.imatrix.gguf
+  ggufkit calibrate mixtral-Q8_0.gguf -o mixtral.imatrix.gguf --text book.txt --text code.txt --tokens 100000
+  ggufkit calibrate mixtral-Q8_0.gguf -o more.gguf --add-to mixtral.imatrix.gguf --text another.txt
+  ggufkit calibrate --merge a.gguf --merge b.gguf -o both.gguf
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("model", type=options.PATH, required=False)
+@click.option("-o", "--output", type=options.PATH, required=True, help="The importance file to write (GGUF).")
+@click.option("--text", type=options.PATH, multiple=True, help="UTF-8 text, repeatable. Default: the shipped text.")
+@click.option("--tokens", "n_tokens", type=click.IntRange(min=1), default=None, help="At most so many new tokens.")
+@click.option("--add-to", type=options.PATH, multiple=True, help="Importance file to add to, repeatable.")
+@click.option("--skip-tokens", type=click.IntRange(min=0), default=0, help="Leave out the text's beginning.")
+@click.option("--merge", type=options.PATH, multiple=True, help="Add importance files up, with no model; repeatable.")
+@click.option("--process-output", is_flag=True, help="Also look at output.weight.")
+@click.option("--ctx", "n_ctx", type=click.IntRange(min=8), default=512, show_default=True, help="Tokens of a chunk.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@options.threads
+@options.device
+@options.json_flag
+def command(*, model: Path | None, merge: tuple[Path, ...], as_json: bool, **rest: Any) -> None:
+    """Measure how strongly a text uses each input of each expert of MODEL, a GGUF, and write it for quantize --imatrix.
+
+    Ctrl-C keeps what was gathered.
+    """
+    from ggufkit.errors import UsageError
+
+    if merge:
+        if model is not None:
+            raise UsageError("--merge adds files up without a model. Leave MODEL out, or use --add-to.")
+        _merge(merge, rest["output"], rest["force"], as_json)
+        return
+    if model is None:
+        raise UsageError("name the GGUF to calibrate on, or files to --merge")
+    _calibrate(model, as_json, **rest)
+
+
+def _calibrate(model: Path, as_json: bool, *, device: str, **settings: Any) -> None:
+    from ggufkit.reports.calibrate_text import as_dict, render
+    from ggufkit.runtime.engine import Device
+    from ggufkit.workflows.calibrate import CalibrateSettings, calibrate
+
+    with console.progress(f"calibrate on {model.name}", unit_bytes=False) as update:
+        report = calibrate(CalibrateSettings(model=model, device=Device(device), **settings), update)
+    if as_json:
+        console.print_json(as_dict(report))
+    else:
+        console.out().print(render(report))
+    if report.interrupted:
+        raise KeyboardInterrupt
+
+
+def _merge(files: tuple[Path, ...], output: Path, force: bool, as_json: bool) -> None:
+    from ggufkit.reports.calibrate_text import coverage_dict, render_coverage
+    from ggufkit.workflows.calibrate import merge_files
+
+    coverage = merge_files(files, output, force=force)
+    if as_json:
+        console.print_json({"schema": "ggufkit/merge@1", "output": str(output), "coverage": coverage_dict(coverage)})
+    else:
+        console.out().print(f"{output}  sum of {len(files)} files\n{render_coverage(coverage)}")

@@ -1,0 +1,107 @@
+"""Options of `ggufkit quantize` that calibrate and choose types, and the run that they ask for."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ggufkit.cli import console, options
+
+Command = Callable[..., Any]
+NAMES = ("calibrate", "effort", "calibration_text", "n_tokens", "target_size", "target_bpw", "max_kld", "save_recipe")
+
+_OPTIONS = (
+    click.option("--calibrate", is_flag=True, help="Calibrate first and fit every expert to its own inputs."),
+    click.option("--effort", type=click.Choice(["fast", "balanced", "best"]), default=None,
+                 help="fast: importance; balanced, best: error feedback. Implies --calibrate.  [default: balanced]"),
+    click.option("--calibration-text", type=options.PATH, multiple=True,
+                 help="UTF-8 text to calibrate on, repeatable. Default: the shipped text."),
+    click.option("--tokens", "n_tokens", type=click.IntRange(min=512), default=100_000, show_default=True,
+                 help="At most so many calibration tokens, spread over the text."),
+    click.option("--target-size", type=options.Bytes(), default=None, help="Choose types for a file of this size."),
+    click.option("--target-bpw", type=click.FloatRange(min=1.0, max=16.0), default=None,
+                 help="Choose types for so many bits a weight."),
+    click.option("--max-kld", type=click.FloatRange(min=0.0, min_open=True), default=None,
+                 help="Choose types for the smallest file with this predicted KL divergence (nats)."),
+    click.option("--save-recipe", type=options.PATH, default=None, help="Write the types that were chosen as TOML."),
+)  # fmt: skip
+
+
+def fit_options(command: Command) -> Command:
+    """All of them, in the order of the help."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def is_asked(chosen: dict[str, Any]) -> bool:
+    """Whether any of the options asks for calibration."""
+    return bool(chosen["calibrate"] or chosen["effort"] or _targets(chosen))
+
+
+def refuse_dry_run(chosen: dict[str, Any]) -> None:
+    """A target's types are known after calibration only, which a dry run leaves out."""
+    from ggufkit.errors import UsageError
+
+    if _targets(chosen):
+        raise UsageError(
+            "--dry-run reads no weights, and a target's types are chosen by measuring. Run it with --save-recipe, then "
+            "look at the plan of that recipe."
+        )
+
+
+def run(settings: Any, chosen: dict[str, Any], *, type_given: bool) -> Any:
+    """Calibrate, choose, encode; returns the FitReport. Raises UsageError for options that contradict each other."""
+    from ggufkit.errors import UsageError
+    from ggufkit.recipes.search import Target
+    from ggufkit.workflows.fit import Effort
+    from ggufkit.workflows.fitted import FitSettings, quantize_fitted
+
+    targets = _targets(chosen)
+    if len(targets) > 1:
+        raise UsageError("give one of --target-size, --target-bpw and --max-kld")
+    if targets and type_given:
+        raise UsageError("a target chooses the types itself. Leave out --type and --recipe, or the target.")
+    if settings.imatrix is not None:
+        raise UsageError("--imatrix and --calibrate exclude each other: calibration gathers its own evidence.")
+    if chosen["save_recipe"] and not targets:
+        raise UsageError("--save-recipe writes the types that a target chose. Give a target with it.")
+    target = Target(nbytes=chosen["target_size"], bpw=chosen["target_bpw"], kld=chosen["max_kld"]) if targets else None
+    fit = FitSettings(
+        quantize=settings,
+        effort=Effort(chosen["effort"] or "balanced"),
+        text=chosen["calibration_text"],
+        n_tokens=chosen["n_tokens"],
+        target=target,
+    )
+    with console.progress(f"quantize {settings.output.name}", unit_bytes=False) as update:
+        report = quantize_fitted(fit, update)
+    if chosen["save_recipe"] and report.found is not None:
+        _save(chosen["save_recipe"], report.found.recipe.to_toml())
+    return report
+
+
+def notes(report: Any) -> tuple[str, ...]:
+    """Sentences on the fit for the report."""
+    lines = []
+    if report.found is not None:
+        lines.append(f"types chosen for a predicted KL divergence of {report.found.kld:.2g} nats")
+        lines.append(f"the next step would take {report.found.buys}")
+    rows = report.rows_fitted + report.rows_plain
+    if rows:
+        lines.append(
+            f"{100 * report.rows_fitted / rows:.1f} % of {rows} rows are better fitted on held-out text; "
+            "the others are stored as searched with importance"
+        )
+    return tuple(lines)
+
+
+def _targets(chosen: dict[str, Any]) -> list[str]:
+    return [name for name in ("target_size", "target_bpw", "max_kld") if chosen[name] is not None]
+
+
+def _save(path: Path, toml: str) -> None:
+    from ggufkit.formats.atomic import write_atomic
+
+    write_atomic(path, [toml.encode()])
