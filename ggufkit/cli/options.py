@@ -25,7 +25,7 @@ class Bytes(click.ParamType[int]):
             self.fail(f"{value!r} is no size. Write 2GiB, 800M or a number of bytes.", param, ctx)
 
 
-PATH = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path, readable=False)  # opening it says more than click does, and is no usage error
 
 type_name: Decorator = click.option(
     "--type", "type_name", default=None, help="Mixture or number format.  [default: Q4_K_M]"

@@ -85,7 +85,7 @@ def _runnable(settings: QuantizeSettings) -> Iterator[tuple[Path, str]]:
     widest = max((t.dtype for t in open_source(settings.source).tensors if not t.keep_f32), key=_bits)
     with tempfile.TemporaryDirectory(prefix=".ggufkit-check-", dir=settings.output.parent) as folder:
         path = Path(folder) / "before.gguf"
-        quantize(dataclasses.replace(settings, output=path, recipe=widest, imatrix=None, resume=False))
+        quantize(dataclasses.replace(settings, output=path, recipe=widest, imatrix=None, fitting=None, resume=False))
         yield path, widest
 
 

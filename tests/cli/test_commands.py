@@ -14,6 +14,9 @@ from click.testing import CliRunner
 
 from ggufkit.cli import console, main
 from ggufkit.formats.text import shipped_text
+from ggufkit.workflows import check
+from ggufkit.workflows.inspect import inspect
+from ggufkit.workflows.quantize import QuantizeSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "tiny-mixtral"
@@ -83,10 +86,10 @@ def test_check_names_both_types_and_leaves_only_the_output(q8_0: Path, tmp_path:
     text.write_text(shipped_text("evaluation-prose.txt")[:6000])
     result = invoke("quantize", q8_0, "-o", out, "--type", "Q4_K_M", "--check", "--text", text, "--json")
     assert result.exit_code == 0, result.output
-    check = strict(result.stdout)["check"]
-    assert check["type_before"] == "Q8_0"
-    assert check["n_chunk"] >= 2
-    assert 0.98 < check["ppl_after"] / check["ppl_before"] < 1.1
+    found = strict(result.stdout)["check"]
+    assert found["type_before"] == "Q8_0"
+    assert found["n_chunk"] >= 2
+    assert 0.98 < found["ppl_after"] / found["ppl_before"] < 1.1
     assert os.listdir(out.parent) == ["x.gguf"]
 
 
@@ -146,6 +149,33 @@ def test_names_that_are_no_unicode(q8_0: Path) -> None:
     assert done.returncode == 0, done.stderr
     done = child("perplexity", odd, "--chunks", "1", "--json", stdout=subprocess.PIPE)
     assert strict(done.stdout.decode())["file"] == "caf?.gguf"
+
+
+@pytest.mark.parametrize("verb", ["inspect", "plan", "perplexity"])
+def test_a_file_without_permission_is_no_usage_error(verb: str, q8_0: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.open
+
+    def refusing(path: Any, *more: Any, **options: Any) -> int:
+        if str(path) == str(q8_0):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opened(path, *more, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    result = invoke(verb, q8_0)
+    assert result.exit_code == 1, result.output
+    assert result.output.startswith(f"Error: {q8_0}: cannot be read at byte 0: Permission denied")
+
+
+def test_what_is_compared_with_is_converted_and_nothing_else(tmp_path: Path) -> None:
+    class Refusing:
+        def __getattr__(self, name: str) -> None:
+            raise AssertionError(f"the fitting was asked for {name}")
+
+    settings = QuantizeSettings(source=MODEL, output=tmp_path / "x.gguf", fitting=Refusing())
+    with check._runnable(settings) as (path, name):
+        assert (name, inspect(path).type) == ("BF16", "BF16")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_poor_terminal_shows_what_it_can(q8_0: Path) -> None:
