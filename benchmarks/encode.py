@@ -98,11 +98,12 @@ def compare(qtype: QuantType, w: np.ndarray, importance: np.ndarray | None, roun
 
 
 def all_cores(name: str, n_rows: int, rounds: int) -> None:
+    """Each thread has several slabs of some milliseconds, as in a tensor of a large model."""
     qtype = quant_type(name)
     w, importance = weights(n_rows)
     out = np.empty((n_rows, qtype.row_nbytes(N_PER_ROW)), np.uint8)
-    slabs = list(zip(np.array_split(w, 8), np.array_split(out, 8), strict=True))
     n_cores = os.cpu_count() or 1
+    slabs = list(zip(np.array_split(w, 8 * n_cores), np.array_split(out, 8 * n_cores), strict=True))
     print(f"\n{name} with importance, wall time, slabs of {len(slabs[0][0])} rows from 1 and from {n_cores} threads")
     for who, encode in zip(("ours", "llama.cpp"), encoders(qtype), strict=True):
 
@@ -132,7 +133,7 @@ def main() -> None:
     options = parser.parse_args()
     names = options.types.split(",")
     one_core(names, options.rows, options.rounds)
-    all_cores("Q4_K", options.rows, options.rounds)
+    all_cores("Q4_K", 16 * options.rows, min(options.rounds, 3))
     if not options.no_compile:
         first_calls(names)
 

@@ -29,11 +29,11 @@ PLAN = symmetric_blocks.SymmetricPlan(
     levels=LEVELS,
     lowest_code=np.float32(-32),
     highest_code=np.float32(31),
-    ends=search_ends(LEVELS, [1, 1.15, 1.35], [0.95, 1.15, 1.35]),
+    ends=search_ends(LEVELS, [1, 0.9, 1.12, 1.25, 1.4], [0.9, 1, 1.15, 1.35]),
     n_refine=0,
     spread=np.float32(2),
     n_tries=5,
-    n_rounds=1,
+    n_rounds=0,
 )
 
 

@@ -37,7 +37,7 @@ PLAN = affine_blocks.AffinePlan(
     spread=np.float32(1),
     n_tries=9,
     n_rounds=1,
-    reach=3,
+    reach=2,
 )
 
 

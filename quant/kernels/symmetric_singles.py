@@ -45,6 +45,10 @@ class SinglePlan(NamedTuple):
 def _round_scales(x, w, plan, fit, best, error, d):
     """The fitted scale or a plain one as a half, whichever misses less once rounded."""
     scale, extreme = fit.scale, fit.extreme
+    if plan.n_plain == 0:
+        for i in range(scale.shape[0]):
+            d[i] = round_to_half(scale[i])
+        return
     best[:] = _INFINITY
     for k in range(plan.n_plain + 1):
         divisor = plan.levels.lowest + np.float32(k - 1)
