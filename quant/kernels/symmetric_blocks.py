@@ -42,7 +42,7 @@ class SymmetricPlan(NamedTuple):
     ends                  levels to try for the extreme weight of a sub-block
     n_refine              times the best of them is rounded and fitted again
     spread, n_tries       divisors of the extreme scale to try a block: lowest_code ± spread
-    n_rounds              times d is fitted again, neighbouring codes tried after each
+    n_rounds              times d is fitted again to codes and levels, neighbouring codes tried after each
     """
 
     levels: Levels
@@ -114,12 +114,8 @@ def _try_move(x, w, plan, move, inverse, blocks):
     error, best, best_code = blocks.lane_error, blocks.lane_best, blocks.next_code
     weighted_error(x, w, scale, plan.levels, inverse, error)
     for i in range(scale.shape[0]):
-        new_code, old_code, new, old = (
-            min(max(code[i] + move, lowest_code), highest_code),
-            best_code[i],
-            error[i],
-            best[i],
-        )
+        new_code = min(max(code[i] + move, lowest_code), highest_code)
+        old_code, new, old = best_code[i], error[i], best[i]
         best_code[i] = new_code if new < old else old_code
         best[i] = new if new < old else old
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gguf
@@ -113,6 +114,18 @@ def test_rows_encode_independently(name):
         whole = quantize(w, quant_type(name), importance=vector)
         parts = [quantize(w[a:b], quant_type(name), importance=vector) for a, b in [(0, 1), (1, 8), (8, 36), (36, 37)]]
         np.testing.assert_array_equal(whole, np.concatenate(parts))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_large_arrays_encode_alike_whole_and_in_threads(name):
+    w = _rng(25).standard_t(5, size=(600, 512)).astype(np.float32)  # more than a kernel searches at a time
+    importance = np.exp(_rng(26).normal(size=512)).astype(np.float32)
+    whole = quantize(w, quant_type(name), importance=importance)
+    with ThreadPoolExecutor(4) as pool:
+        parts = list(
+            pool.map(lambda r: quantize(w[r : r + 150], quant_type(name), importance=importance), range(0, 600, 150))
+        )
+    np.testing.assert_array_equal(whole, np.concatenate(parts))
 
 
 @pytest.mark.parametrize("name", KERNELS)
