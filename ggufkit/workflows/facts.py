@@ -6,8 +6,11 @@ from pathlib import Path
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.gguf_source import fingerprint
 from ggufkit.formats.text import read_text, shipped_text
+from ggufkit.runtime import scoring
 from ggufkit.workflows.inspect import inspect
 from ggufkit.workflows.perplexity import SHIPPED
+
+DEFAULT_CTX = scoring.N_CTX
 
 
 @dataclass(frozen=True, slots=True)
