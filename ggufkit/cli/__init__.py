@@ -28,6 +28,8 @@ COMMANDS = {
     "diff": "Show what differs between two models without running them.",
     "baseline": "Keep a model's predictions in a small file for compare and gate.",
     "gate": "Judge whether a quantized GGUF may be published; for CI.",
+    "report": "Make an HTML page of results of gate: verdict, curves, heat maps, worst passages.",
+    "card": "Make a model card of results of gate.",
     "run": "Generate text or chat with a GGUF.",
     "inspect": "Show what is in a GGUF: metadata, tensors, types, sizes.",
     "doctor": "Show what was found on this machine, what was chosen, and what it costs.",

@@ -1,5 +1,6 @@
 """`ggufkit gate`: exit code 0 pass, 3 not met, 4 inconclusive."""
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ Examples:
 @click.option("--config", type=options.PATH, default=None, help="TOML with limits. Default: limits for 4 bits.")
 @options.text_file
 @options.ctx_size
+@click.option("--chunks", type=click.IntRange(min=2), default=None, help="Most chunks, instead of the config's.")
+@click.option("--seed", type=click.IntRange(min=0), default=None, help="Order of chunks, instead of the config's.")
 @options.threads
 @options.device
 @click.option(
@@ -40,6 +43,8 @@ def command(
     *,
     candidate: Path,
     config: Path | None,
+    chunks: int | None,
+    seed: int | None,
     device: str,
     junit: Path | None,
     markdown: Path | None,
@@ -57,8 +62,9 @@ def command(
     from ggufkit.workflows.gate import GateSettings, gate
     from ggufkit.workflows.gate_config import GateConfig, read_config
 
-    limits = read_config(config) if config else GateConfig()
-    wanted = GateSettings(candidate=candidate, config=limits, device=Device(device), **settings)
+    asked = read_config(config) if config else GateConfig()
+    asked = dataclasses.replace(asked, chunks=chunks or asked.chunks, seed=asked.seed if seed is None else seed)
+    wanted = GateSettings(candidate=candidate, config=asked, device=Device(device), **settings)
     with console.progress(f"gate {candidate.name}", unit_bytes=False) as update:
         result = as_dict(gate(wanted, update))
     _write_reports(result, junit, markdown)

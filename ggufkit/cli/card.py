@@ -1,0 +1,29 @@
+"""`ggufkit card`."""
+
+from pathlib import Path
+
+import click
+
+from ggufkit.cli import console, options
+
+
+@click.command()
+@click.argument("results", type=options.PATH, nargs=-1, required=True)
+@click.option("-o", "--output", type=options.PATH, default=None, help="The README.md to write. Default: stdout.")
+@click.option("--base-model", default=None, metavar="ORG/NAME", help="The original on the hub.")
+@click.option("--license", "license_name", default=None, help="As the hub spells it: apache-2.0.")
+def command(
+    *, results: tuple[Path, ...], output: Path | None, base_model: str | None, license_name: str | None
+) -> None:
+    """Make a model card of RESULTS, JSON files of `ggufkit gate`: what was measured, and how to measure it again."""
+    from ggufkit.formats.atomic import write_atomic
+    from ggufkit.reports import card
+    from ggufkit.reports.result import load
+
+    loaded = [load(path, "ggufkit/gate@1") for path in results]
+    text = card.render(loaded, base_model=base_model, license_name=license_name)
+    if output:
+        write_atomic(output, [text.encode()])
+        console.say(f"{output}: card of {len(loaded)} file{'s' * (len(loaded) > 1)}")
+    else:
+        click.echo(text, nl=False)
