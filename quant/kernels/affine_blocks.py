@@ -19,6 +19,7 @@ from quant.kernels.affine_codes import (
     empty_blocks,
     first_guess,
     follow_levels,
+    forget_best,
     refit,
     sum_levels,
     try_codes,
@@ -37,7 +38,6 @@ U8Array = NDArray[np.uint8]
 Pack = Callable[[F32Array, U8Array, U8Array, U8Array], None]
 
 _ZERO = np.float32(0)
-_INFINITY = np.float32(np.inf)
 
 
 class AffinePlan(NamedTuple):
@@ -75,7 +75,7 @@ def _search_slab(values, importance, start, x, w, plan, fit, blocks, halves, cod
             loaded = phase
         search(x, w, plan.nmax, plan.ends, plan.n_refine, _ZERO, fit)
         first_guess(x, w, plan, fit, blocks)
-        blocks.error[:] = _INFINITY
+        forget_best(blocks)
         compare(x, w, plan.nmax, fit, blocks)
         for _ in range(plan.n_rounds):
             sum_levels(x, w, plan.nmax, fit, blocks)

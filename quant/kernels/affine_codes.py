@@ -130,6 +130,16 @@ def try_codes(x, w, plan, fit, blocks):
 
 
 @inner
+def forget_best(blocks):
+    """Zeros are the best so far: what remains of a block whose every error is NaN."""
+    blocks.error[:] = _INFINITY
+    blocks.d[:] = _ZERO
+    blocks.dmin[:] = _ZERO
+    blocks.scale_code[:] = _ZERO
+    blocks.min_code[:] = _ZERO
+
+
+@inner
 def _keep_better(blocks):
     """The candidate replaces the best of its block where its error is smaller."""
     n_blocks = blocks.d.shape[0]

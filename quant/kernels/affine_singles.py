@@ -54,6 +54,8 @@ def _round_scales(x, w, nmax, fit, error, best, d, m):
     invert(scale, low, inverse, fit.offset)
     level_sums(x, w, inverse, fit.offset, nmax, sum_l, fit.sum_l2, fit.sum_xl)
     best[:] = _INFINITY
+    d[:] = _ZERO
+    m[:] = _ZERO
     try_d, try_m = fit.sum_l2, fit.sum_xl
     for k in range(4):
         for i in range(scale.shape[0]):

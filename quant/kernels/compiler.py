@@ -11,7 +11,22 @@ Loops over lanes vectorize when they read like `best = new if new < old else old
 and when arrays are local variables: an attribute inside a conditional costs a branch and a reference count.
 """
 
+from contextlib import suppress
+from pathlib import Path
+
 from numba import njit
+
+
+def _forget_older_than_sources(folder: Path) -> None:
+    # Numba recompiles a function when its own file changes, not when one that it calls from another file does
+    newest = max(source.stat().st_mtime for source in folder.glob("*.py"))
+    for index in (folder / "__pycache__").glob("*.nbi"):
+        if index.stat().st_mtime < newest:
+            index.unlink(missing_ok=True)
+
+
+with suppress(OSError):  # sources or cache that may not be listed or changed: nobody edits those
+    _forget_older_than_sources(Path(__file__).parent)
 
 kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz"})
 inner = njit(

@@ -190,6 +190,8 @@ def _search_slab(values, importance, start, x, w, plan, fit, blocks, halves, cod
         search(x, w, plan.levels, plan.ends, plan.n_refine, fit)
         _first_guess(x, w, plan, fit, blocks)
         blocks.error[:] = _INFINITY
+        blocks.d[:] = _ZERO  # what remains of a block whose every error is NaN
+        blocks.code[:] = _ZERO
         _try_neighbours(x, w, plan, fit, blocks)
         for _ in range(plan.n_rounds):
             _refit(x, w, plan, fit, blocks)

@@ -23,6 +23,7 @@ U8Array = NDArray[np.uint8]
 Pack = Callable[[F32Array, U8Array, U8Array], None]
 
 N = 32
+_ZERO = np.float32(0)
 _INFINITY = np.float32(np.inf)
 
 
@@ -50,6 +51,7 @@ def _round_scales(x, w, plan, fit, best, error, d):
             d[i] = round_to_half(scale[i])
         return
     best[:] = _INFINITY
+    d[:] = _ZERO
     for k in range(plan.n_plain + 1):
         divisor = plan.levels.lowest + np.float32(k - 1)
         for i in range(scale.shape[0]):

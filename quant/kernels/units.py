@@ -66,6 +66,7 @@ def best_unit(value, if_above, if_below, lowest, highest, end, spread, n_tries, 
     v, above, below = value.reshape(-1, n_blocks), if_above.reshape(-1, n_blocks), if_below.reshape(-1, n_blocks)
     find_extreme(value, extreme)
     best[:] = _INFINITY
+    unit[:] = _ZERO
     for k in range(n_tries):
         divisor = end + spread * np.float32(2 * k - n_tries + 1) / np.float32(max(n_tries - 1, 1))
         for b in range(n_blocks):
