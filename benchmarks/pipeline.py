@@ -52,9 +52,8 @@ def convert(source: str, output: str, threads: int, max_memory: int) -> None:
 
 
 def peer(f16: str, imatrix: str, output: str, threads: int) -> None:
-    from tests.oracle import llama_quantize
-
     from ggufkit.formats.imatrix import read_imatrix
+    from tests.oracle import llama_quantize
 
     entries = read_imatrix(Path(imatrix)).entries
     llama_quantize(Path(f16), Path(output), 15, imatrix={k: e.importance() for k, e in entries.items()},

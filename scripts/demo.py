@@ -1,4 +1,4 @@
-"""The main job on the shipped model: plan, quantize from safetensors to Q4_K_M, perplexity before and after, a few sentences.
+"""The main job on the shipped model: plan, quantize from safetensors to Q4_K_M, perplexity before and after, some text.
 
 Every step is a command that you can type yourself; each is shown before it runs.
 """
