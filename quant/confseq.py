@@ -58,9 +58,7 @@ def bounded(values: F64Array, upper: float, *, alpha_low: float, alpha_high: flo
     The smaller `upper`, the fewer values are needed for `high`; it must be chosen beforehand. All prefixes of
     `values` are used, so that a bound once reached is kept.
     """
-    _check(values, alpha_low, alpha_high)
-    if values.min() < 0 or not upper > 0:
-        raise ShapeError(f"bounded takes values of 0 or more and a positive upper, got {values.min()} and {upper}")
+    _check_bounded(values, upper, alpha_low, alpha_high)
     share = np.minimum(values / upper, 1.0)
     low, high = _lower_bound(share, alpha_low), 1 - _lower_bound(1 - share, alpha_high)
     return Bounds(float(share.mean()) * upper, low * upper, high * upper)
@@ -96,22 +94,50 @@ def decide(bounds: Bounds, limit: float, *, at_least: bool = False) -> Outcome:
     return Outcome.FAIL if low > limit else Outcome.INCONCLUSIVE
 
 
+def bounded_looks(
+    values: F64Array, upper: float, limit: float, *, alpha_low: float, alpha_high: float
+) -> NDArray[np.int8]:
+    """What `decide(bounded(values[:i + 1], …), limit)` says at every look i: 1 pass, -1 fail, 0 open; (n,)."""
+    _check_bounded(values, upper, alpha_low, alpha_high)
+    share, mean = np.minimum(values / upper, 1.0), limit / upper
+    if not 0 < mean < 1:
+        return np.where(np.full(len(values), mean >= 1), 1, 0).astype(np.int8)
+    below = np.maximum.accumulate(_wealth(1 - share, 1 - mean)) >= 1 / alpha_high
+    above = np.maximum.accumulate(_wealth(share, mean)) >= 1 / alpha_low
+    return np.where(below, 1, np.where(above, -1, 0)).astype(np.int8)
+
+
+def unbounded_looks(
+    values: F64Array, limit: float, *, alpha_low: float, alpha_high: float, n_plan: int
+) -> NDArray[np.int8]:
+    """What `decide(unbounded(values[:i + 1], …), limit)` says at every look i: 1 pass, -1 fail, 0 open; (n,)."""
+    _check(values, alpha_low, alpha_high)
+    n = np.arange(1, len(values) + 1)
+    mean = np.cumsum(values) / n
+    spread = np.sqrt(np.maximum(np.cumsum(np.square(values)) / n - mean**2, 0.0))
+    reach_low, reach_high = (
+        np.array([_reach(int(i), float(s), alpha, n_plan) for i, s in zip(n, spread, strict=True)])
+        for alpha in (alpha_low, alpha_high)
+    )
+    return np.where(mean + reach_high <= limit, 1, np.where(mean - reach_low > limit, -1, 0)).astype(np.int8)
+
+
 def _lower_bound(values: F64Array, alpha: float) -> float:
     """The largest mean that the bets have refuted at some look; 0 where none."""
-    if _best_wealth(values, 1e-12) < 1 / alpha:
+    if _wealth(values, 1e-12).max() < 1 / alpha:
         return 0.0
     low, high = 0.0, 1.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        low, high = (middle, high) if _best_wealth(values, middle) >= 1 / alpha else (low, middle)
+        low, high = (middle, high) if _wealth(values, middle).max() >= 1 / alpha else (low, middle)
     return low
 
 
-def _best_wealth(values: F64Array, mean: float) -> float:
-    """The most that betting on values above `mean` was worth at any look, from a start of 1. Falls as `mean` rises."""
+def _wealth(values: F64Array, mean: float) -> F64Array:
+    """What betting on values above `mean` is worth at each look (n,), from a start of 1. Falls as `mean` rises."""
     growth = np.log1p(_STAKES[:, None] * (values / mean - 1))  # (n_stakes, n)
-    wealth = _SPLIT @ np.exp(np.minimum(np.cumsum(growth, axis=1), 700))  # (n,)
-    return float(wealth.max())
+    wealth: F64Array = _SPLIT @ np.exp(np.minimum(np.cumsum(growth, axis=1), 700))  # (n,)
+    return wealth
 
 
 def _reach(n: int, spread: float, alpha: float, n_plan: int) -> float:
@@ -129,6 +155,12 @@ def _reach(n: int, spread: float, alpha: float, n_plan: int) -> float:
     if n < 2 or n + c <= k * c:
         return inf
     return spread * sqrt((k - 1) * (n + c) / (n + c - k * c))
+
+
+def _check_bounded(values: F64Array, upper: float, alpha_low: float, alpha_high: float) -> None:
+    _check(values, alpha_low, alpha_high)
+    if values.min() < 0 or not upper > 0:
+        raise ShapeError(f"bounded takes values of 0 or more and a positive upper, got {values.min()} and {upper}")
 
 
 def _check(values: F64Array, alpha_low: float, alpha_high: float) -> None:

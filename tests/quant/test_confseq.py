@@ -70,6 +70,20 @@ def test_clear_cases_are_decided_long_before_the_end(ratio: float) -> None:
         assert confseq.decide(bounds, 1.0) is expected
 
 
+@pytest.mark.parametrize("ratio", [0.4, 0.9, 1.5])
+def test_looks_say_what_the_bounds_say(ratio: float) -> None:
+    code = {Outcome.PASS: 1, Outcome.INCONCLUSIVE: 0, Outcome.FAIL: -1}
+    alphas = {"alpha_low": 0.02, "alpha_high": 0.05}
+    x = kld_chunks(np.random.default_rng(9)) * ratio
+    looks = confseq.bounded_looks(x, 4.0, 1.0, **alphas)
+    one_by_one = [confseq.decide(confseq.bounded(x[:n], 4.0, **alphas), 1.0) for n in range(1, N + 1)]
+    assert looks.tolist() == [code[outcome] for outcome in one_by_one]
+    y = x - 1.2
+    looks = confseq.unbounded_looks(y, 0.1, **alphas, n_plan=20)
+    one_by_one = [confseq.decide(confseq.unbounded(y[:n], **alphas, n_plan=20), 0.1) for n in range(1, N + 1)]
+    assert looks.tolist() == [code[outcome] for outcome in one_by_one]
+
+
 def test_bounded_agrees_with_bets_counted_by_hand() -> None:
     """Equal values x: a stake f of the bank grows by 1 + f (x/m - 1) each time."""
     n, x, m = 9, 0.8, 0.5
