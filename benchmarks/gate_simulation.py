@@ -2,7 +2,7 @@
 
     python benchmarks/gate_simulation.py                2,000 runs a row, about a minute
     python benchmarks/gate_simulation.py --runs 10000
-    python benchmarks/gate_simulation.py --model        100 seeded gates of an honest Q6_K of the shipped model, two minutes
+    python benchmarks/gate_simulation.py --model        100 seeded gates of an honest Q6_K of the shipped model
 
 A row is a kind of data whose true mean is `true` times the limit. A pass above 1 and a fail below 1 are errors; each
 may happen in at most alpha = 5 % of the runs, whenever one looks. `fixed` is the usual one-sided t-test of the whole
