@@ -124,11 +124,13 @@ def _before_and_after(settings: Any, text: Path | None) -> dict[str, Any]:
 
 def _show_plan(settings: Any, as_json: bool) -> None:
     from ggufkit.reports.plan_text import as_dict, render
+    from ggufkit.workflows.destination import check_output
     from ggufkit.workflows.plan import plan_report
-    from ggufkit.workflows.quantize import check_output, prepare
+    from ggufkit.workflows.quantize import prepare
 
     job = prepare(settings)
-    check_output(dataclasses.replace(settings, restart=False), job)
+    read = [file.path for file in job.model.files]
+    check_output(dataclasses.replace(settings, restart=False), read, job.plan.file_nbytes)
     report = plan_report(job)
     if as_json:
         console.print_json(as_dict(report))

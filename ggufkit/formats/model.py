@@ -61,6 +61,14 @@ class ModelTensor:
     def n_weights(self) -> int:
         return prod(self.shape)
 
+    @property
+    def row_group(self) -> int:
+        """Rows that are best read together: `order` only moves rows within groups of so many (a head, for RoPE)."""
+        if self.order is None or len(self.shape) == 1:
+            return 1
+        closed = np.maximum.accumulate(self.order) == np.arange(len(self.order))  # all before have their place
+        return next(n for n in range(1, len(closed) + 1) if len(closed) % n == 0 and closed[n - 1 :: n].all())
+
     def rows(self, expert: int, start: int, stop: int) -> F32Array:
         """Rows [start, stop) of one expert as float32 (stop - start, n_per_row)."""
         part, base = self._part(expert)

@@ -3,7 +3,6 @@
 Knows the order of the steps: open, plan, check space and memory, encode, finish. Does not print, does not know click.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Container
 from contextlib import closing
@@ -11,57 +10,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import gguf
 import numpy as np
 
 import quant
-from ggufkit import __version__
 from ggufkit.errors import ImatrixError, InputError, OutputError, UsageError
 from ggufkit.formats.gguf_writer import header_bytes
 from ggufkit.formats.imatrix import Imatrix, read_imatrix
-from ggufkit.formats.model import KV, Model
-from ggufkit.formats.partial import PartialFile, check_space, discard_unfinished, partial_path
+from ggufkit.formats.model import Model
+from ggufkit.formats.partial import PartialFile, partial_path
 from ggufkit.recipes.build import make_plan, tensor_rows
 from ggufkit.recipes.plan import QuantPlan
-from ggufkit.recipes.recipe import Recipe
 from ggufkit.runtime import machine
 from ggufkit.workflows import encode
+from ggufkit.workflows.destination import check_output
+from ggufkit.workflows.provenance import identity, provenance
+from ggufkit.workflows.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
 from ggufkit.workflows.source import open_source
+
+__all__ = ["DEFAULT_MAX_MEMORY", "Job", "Progress", "QuantizeReport", "QuantizeSettings", "prepare", "quantize"]
 
 # Resident bytes of the interpreter with numpy, numba, the compiled kernels and the ggml library, measured with
 # benchmarks/pipeline.py and rounded up.
 BASE_NBYTES = 320 << 20
-DEFAULT_MAX_MEMORY = 2 << 30
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizeSettings:
-    """What to make and how.
-
-    source       a Hugging Face folder, or an F32, F16, BF16 or Q8_0 GGUF
-    output       the GGUF to write; never there half-written
-    recipe       a mixture's name (Q4_K_M, F16, …) or a Recipe
-    imatrix      importance file of llama.cpp, either format
-    threads      encoders at work; 0 takes every processor that the process may use
-    max_memory   cap on resident bytes
-    fitting      encoder that has calibrated on its own, instead of `imatrix` and `encoder`; see workflows.fit
-    provenance   whether the file says what it was made from; False gives llama_model_quantize's exact file
-    """
-
-    source: Path
-    output: Path
-    recipe: Recipe | str = "Q4_K_M"
-    imatrix: Path | None = None
-    encoder: quant.Encoder = quant.Encoder.GGUFKIT
-    threads: int = 0
-    max_memory: int = DEFAULT_MAX_MEMORY
-    resume: bool = False
-    restart: bool = False
-    force: bool = False
-    provenance: bool = True
-    allow_nonfinite: bool = False
-    allow_requantize: bool = False
-    fitting: encode.Fitting | None = None
 
 
 class Progress(NamedTuple):
@@ -102,12 +72,14 @@ def prepare(settings: QuantizeSettings) -> Job:
     """Open the source, plan the output, size the slabs. Reads headers only; writes nothing."""
     model = open_source(settings.source, allow_requantize=settings.allow_requantize)
     imatrix = _matching_imatrix(settings, model)
-    extra = _provenance(settings, model, imatrix) if settings.provenance else ()
+    extra = provenance(settings, model, imatrix) if settings.provenance else ()
     plan = make_plan(model, settings.recipe, importance=_covered(settings, imatrix), extra_metadata=extra)
     threads = settings.threads or machine.choose_threads().n
     held = settings.imatrix.stat().st_size if settings.imatrix else 0
     slab_weights, peak = slab_size(plan, threads, settings.max_memory, held_nbytes=held)
-    return Job(model, plan, imatrix, threads, slab_weights, peak, _identity(settings, model, plan, imatrix))
+    return Job(
+        model, plan, imatrix, threads, slab_weights, peak, identity(settings, model, output_header(plan), imatrix)
+    )
 
 
 def quantize(settings: QuantizeSettings, on_progress: Callable[[Progress], None] = lambda _: None) -> QuantizeReport:
@@ -136,7 +108,7 @@ def quantize(settings: QuantizeSettings, on_progress: Callable[[Progress], None]
 
 def _write(settings: QuantizeSettings, job: Job, on_progress: Callable[[Progress], None]) -> int:
     header = output_header(job.plan)
-    check_output(settings, job)
+    check_output(settings, (file.path for file in job.model.files), job.plan.file_nbytes)
     with closing(PartialFile(settings.output, job.plan.file_nbytes, job.identity, resume=settings.resume)) as out:
         resumed = out.done_nbytes
         if not out.kept(0, len(header)):
@@ -183,48 +155,20 @@ def slab_size(plan: QuantPlan, threads: int, max_memory: int, *, held_nbytes: in
 
     held_nbytes  that stay in memory all the time, importance above all: half a gigabyte where experts are many
 
-    Raises UsageError where even slabs of a single row do not fit, with the least that would.
+    Raises UsageError where even the smallest slabs do not fit, with the least that would.
     """
-    widest = max(t.tensor.n_per_row for t in plan.tensors)
+    widest = max(t.tensor.n_per_row * t.tensor.row_group for t in plan.tensors)
     workers = encode.workers_of(threads)
     fixed = BASE_NBYTES + held_nbytes + 4 * plan.data_offset  # the header is held a few times while it is made
     least = fixed + workers * widest * encode.BYTES_PER_WEIGHT
     if max_memory < least:
         raise UsageError(
-            f"--max-memory of {max_memory} bytes is too small: {threads} threads on rows of {widest} need "
+            f"--max-memory of {max_memory} bytes is too small: {threads} threads on slabs of {widest} weights need "
             f"{-(-least >> 20)}MiB. Raise it, or lower --threads."
         )
     room = (max_memory - fixed) // (workers * encode.BYTES_PER_WEIGHT)
     slab_weights = max(widest, min(room, encode.SLAB_WEIGHTS))
     return slab_weights, fixed + workers * slab_weights * encode.BYTES_PER_WEIGHT
-
-
-def check_output(settings: QuantizeSettings, job: Job) -> None:
-    """Raise OutputError where the result cannot be written: checked before any work, and before anything is touched."""
-    output = settings.output
-    folder = output.parent
-    if not folder.is_dir():
-        raise OutputError(f"{folder} is not a folder. Create it, or choose another place with -o.")
-    if output.is_dir():
-        raise OutputError(f"{output} is a folder. Name a file: -o {output / 'model.gguf'}")
-    for path in (output, partial_path(output)):
-        if path.exists() and any(path.samefile(read) for read in _inputs(settings, job)):
-            raise OutputError(f"{path} is the input itself. Choose another name with -o.")
-    if output.exists() and not settings.force:
-        raise OutputError(f"{output} exists. Replace it with --force, or choose another name with -o.")
-    if settings.restart:
-        discard_unfinished(output)
-    partial = partial_path(output)
-    held = partial.stat().st_blocks * 512 if partial.exists() else 0
-    check_space(folder, job.plan.file_nbytes - held, f"{output.name}")
-
-
-def _inputs(settings: QuantizeSettings, job: Job) -> list[Path]:
-    """Every file that is read, or that belongs to the checkpoint: none of them may be written to."""
-    paths = [file.path for file in job.model.files]
-    if settings.source.is_dir():
-        paths += [path for path in settings.source.iterdir() if path.suffix != ".gguf"]
-    return [path for path in [*paths, settings.imatrix] if path is not None and path.exists()]
 
 
 def _matching_imatrix(settings: QuantizeSettings, model: Model) -> Imatrix | None:
@@ -237,43 +181,6 @@ def _matching_imatrix(settings: QuantizeSettings, model: Model) -> Imatrix | Non
         return imatrix.check_matches(model)
     except ImatrixError as error:
         raise ImatrixError(f"{settings.imatrix}: {error}") from error
-
-
-def _provenance(settings: QuantizeSettings, model: Model, imatrix: Imatrix | None) -> tuple[KV, ...]:
-    """What the file owes to whom, without local paths, so that it can be made again."""
-    string, u32 = gguf.GGUFValueType.STRING, gguf.GGUFValueType.UINT32
-    rows = [KV("ggufkit.version", string, __version__), KV("ggufkit.encoder", string, str(settings.encoder))]
-    rows += [KV(f"ggufkit.source.{key}", string, value) for key, value in sorted(model.source.items())]
-    if isinstance(settings.recipe, Recipe):
-        rows.append(KV("ggufkit.recipe", string, settings.recipe.to_toml()))
-    if settings.fitting is not None:
-        rows += settings.fitting.metadata
-    if imatrix is not None and settings.imatrix is not None:
-        rows.append(KV("quantize.imatrix.file", string, settings.imatrix.name))
-        if imatrix.datasets:
-            rows.append(KV("quantize.imatrix.dataset", string, Path(imatrix.datasets[0]).name))
-        rows.append(KV("quantize.imatrix.entries_count", u32, len(imatrix.entries)))
-        rows.append(KV("quantize.imatrix.chunks_count", u32, imatrix.chunk_count))
-        rows.append(KV("ggufkit.imatrix.sha256", string, _sha256(settings.imatrix)))
-    return tuple(rows)
-
-
-def _identity(settings: QuantizeSettings, model: Model, plan: QuantPlan, imatrix: Imatrix | None) -> str:
-    """Digest of all that decides the bytes: the plan's header, the source, importance and encoder."""
-    digest = hashlib.sha256(output_header(plan))
-    for key, value in sorted(model.source.items()):
-        digest.update(f"{key}={value}\n".encode())
-    digest.update(f"{__version__} {settings.encoder} {settings.allow_nonfinite}\n".encode())
-    if imatrix is not None and settings.imatrix is not None:
-        digest.update(_sha256(settings.imatrix).encode())
-    if settings.fitting is not None:
-        digest.update(settings.fitting.identity.encode())
-    return digest.hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def notes(job: Job) -> tuple[str, ...]:

@@ -1,0 +1,40 @@
+"""`QuantizeSettings`: what to make and how, as a value that every step of the work can read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import quant
+from ggufkit.recipes.recipe import Recipe
+from ggufkit.workflows.encode import Fitting
+
+DEFAULT_MAX_MEMORY = 2 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeSettings:
+    """What to make and how.
+
+    source       a Hugging Face folder, or an F32, F16, BF16 or Q8_0 GGUF
+    output       the GGUF to write; never there half-written
+    recipe       a mixture's name (Q4_K_M, F16, …) or a Recipe
+    imatrix      importance file of llama.cpp, either format
+    threads      encoders at work; 0 takes every processor that the process may use
+    max_memory   cap on resident bytes
+    fitting      encoder that has calibrated on its own, instead of `imatrix` and `encoder`; see workflows.fit
+    provenance   whether the file says what it was made from; False gives llama_model_quantize's exact file
+    """
+
+    source: Path
+    output: Path
+    recipe: Recipe | str = "Q4_K_M"
+    imatrix: Path | None = None
+    encoder: quant.Encoder = quant.Encoder.GGUFKIT
+    threads: int = 0
+    max_memory: int = DEFAULT_MAX_MEMORY
+    resume: bool = False
+    restart: bool = False
+    force: bool = False
+    provenance: bool = True
+    allow_nonfinite: bool = False
+    allow_requantize: bool = False
+    fitting: Fitting | None = None
