@@ -43,6 +43,9 @@ bench-generate: $(READY)   ## Python time a token against llama-cpp-python's own
 bench-perplexity: $(READY) ## perplexity against llama-perplexity
 	@$(BIN)/python benchmarks/perplexity.py
 
+bench-fidelity: $(READY)   ## KL divergence at equal bytes against llama.cpp with importance
+	@$(BIN)/python benchmarks/fidelity.py
+
 bench-inspect: $(READY)    ## opening a 32k-vocabulary file against gguf.GGUFReader
 	@$(BIN)/python benchmarks/inspect_open.py
 

@@ -31,7 +31,8 @@ F32Array = NDArray[np.float32]
 F64Array = NDArray[np.float64]
 U8Array = NDArray[np.uint8]
 
-DAMPING = 0.01  # of the mean of H's diagonal, added to the diagonal
+DAMPING = 0.02  # of the mean of H's diagonal, added to the diagonal, with any number of tokens
+DAMPING_PER_TOKEN = 0.8  # more where there are few: times columns over tokens
 MAX_SUPER_BLOCK = 256
 
 
@@ -61,6 +62,15 @@ class Curvature:
         return (1.0 / np.square(diagonal)).astype(np.float32)
 
 
+def damping_for(n_tokens: float, width: int) -> float:
+    """Share of the mean diagonal to add to moments of `n_tokens` tokens and `width` columns.
+
+    Few tokens leave directions that look free and are not: with 500, 1,600 and 7,000 tokens an expert of 256 columns,
+    the held-out error was least at about 0.4, 0.15 and 0.05.
+    """
+    return DAMPING + DAMPING_PER_TOKEN * width / max(n_tokens, 1.0)
+
+
 def curvature(moments: NDArray[np.floating], *, damping: float = DAMPING) -> Curvature:
     """Factor the mean second moments (n_block, width, width) of one expert. Columns never used are given no weight."""
     damped = np.array(moments, dtype=np.float64)
@@ -80,7 +90,7 @@ def row_errors(w: F32Array, blocks: U8Array, qtype: QuantType, moments: F32Array
     total = np.zeros(len(w))
     for block, h in enumerate(moments):
         part = np.ascontiguousarray(error[:, block * width : (block + 1) * width])
-        total += _dots(part, _product(part, h))
+        total += _dots(part, product(part, h))
     return total
 
 
@@ -133,7 +143,7 @@ def _feedback(w: F32Array, grid: Grid, factor: F32Array, cost: F32Array | None) 
         round_columns(now, scale, offset, grid.values, np.ascontiguousarray(factor[at, at]), level, error)
         out[:, index] = grid.pack(blocks, level)
         rest = left[:, at.stop :]
-        rest -= _product(error, factor[at, at.stop :])
+        rest -= product(error, factor[at, at.stop :])
     return out
 
 
@@ -151,7 +161,7 @@ def _refine(w: F32Array, encoded: U8Array, grid: Grid, moments: F32Array, n_refi
         flat = now.reshape(len(active) * n_block, -1)
         scale, offset = (part.reshape(len(active), -1) for part in grid.scales(flat))
         level = grid.unpack(flat).reshape(len(active), n_block * size)
-        gradient = _product(scale * grid.values[level] + offset - w[active], moments)
+        gradient = product(scale * grid.values[level] + offset - w[active], moments)
         moved = np.zeros(len(active), dtype=np.int64)
         move_levels(level, scale, offset, grid.values, gradient, moments, moved)
         out[active] = grid.pack(flat, level.reshape(len(active) * n_block, size)).reshape(now.shape)
@@ -165,7 +175,7 @@ def _solve_halves(w: F32Array, encoded: U8Array, grid: Grid, moments: F32Array) 
     size = grid.qtype.block_size
     out = encoded.copy()
     value = dequantize(out.reshape(n_rows, -1), grid.qtype)
-    gradient = _product(value - w, moments)
+    gradient = product(value - w, moments)
     ones, zeros = np.ones(n_rows, dtype=np.float32), np.zeros(n_rows, dtype=np.float32)
     for index in range(n_block):
         at = slice(index * size, (index + 1) * size)
@@ -176,12 +186,12 @@ def _solve_halves(w: F32Array, encoded: U8Array, grid: Grid, moments: F32Array) 
         d, dmin = grid.halves(blocks)
         tried = grid.with_halves(blocks, d + step[0], dmin + step[1])
         change = dequantize(tried, grid.qtype) - value[:, at]
-        gain = 2 * _dots(change, gradient[:, at]) + _dots(change, _product(change, moments[at, at]))
+        gain = 2 * _dots(change, gradient[:, at]) + _dots(change, product(change, moments[at, at]))
         better = gain < 0
         out[better, index] = tried[better]
         change[~better] = 0
         value[:, at] += change
-        gradient += _product(change, moments[at])
+        gradient += product(change, moments[at])
     return out
 
 
@@ -189,11 +199,11 @@ def _two_by_two(
     u: F32Array, v: F32Array, gradient: F32Array, moments: F32Array, *, has_min: bool
 ) -> tuple[F32Array, F32Array]:
     """Steps of d and dmin (n_rows,) that solve each row's normal equations."""
-    hu = _product(u, moments)
+    hu = product(u, moments)
     uu, ug = _dots(u, hu), _dots(u, gradient)
     if not has_min:
         return (-ug / np.maximum(uu, 1e-30)).astype(np.float32), np.zeros(len(u), dtype=np.float32)
-    vv, uv, vg = _dots(v, _product(v, moments)), _dots(v, hu), _dots(v, gradient)
+    vv, uv, vg = _dots(v, product(v, moments)), _dots(v, hu), _dots(v, gradient)
     det = uu * vv - uv * uv
     safe = det > 1e-9 * uu * vv
     det = np.where(safe, det, 1.0)
@@ -202,8 +212,8 @@ def _two_by_two(
     return step_d.astype(np.float32), step_m.astype(np.float32)
 
 
-def _product(a: F32Array, b: F32Array) -> F32Array:
-    """a @ b; each row's sums do not depend on the other rows."""
+def product(a: F32Array, b: F32Array) -> F32Array:
+    """a @ b; each row's sums do not depend on the other rows, and no threads of BLAS are left spinning."""
     from quant.kernels.feedback import add_product
 
     out = np.zeros((len(a), b.shape[1]), dtype=np.float32)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from ggufkit.errors import EngineError
 from ggufkit.runtime.activations import Tensor, ggml, weight_name
+from quant.covariance import MAX_KERNEL_WIDTH
+from quant.feedback import product
 
 F32Array = NDArray[np.float32]
 
@@ -23,7 +25,7 @@ F32Array = NDArray[np.float32]
 class WeightPatch:
     """A context made with `params.cb_eval = patch.callback` computes with `patch.differences` added to its weights.
 
-    differences  by tensor name, (n_expert, n_rows, n_per_row) float32; may be replaced between decodes
+    differences  by tensor name, D transposed: (n_expert, n_per_row, n_rows) float32; may be replaced between decodes
     """
 
     def __init__(self, lib: ModuleType) -> None:
@@ -61,11 +63,11 @@ class WeightPatch:
             raise EngineError("weights are tried out on the CPU only. Use --device cpu.")
         y = self._ggml.array(node, np.float32)[0]  # a view: what is added reaches llama.cpp
         if node.op == self._ggml.get_rows:
-            y[0] += difference[0][self._ggml.array(node.src[1].contents, np.int32)[0, 0, 0]]
+            y[0] += difference[0].T[self._ggml.array(node.src[1].contents, np.int32)[0, 0, 0]]
             return
         x = self._ggml.array(node.src[1].contents, np.float32)[0]
         if node.op == self._ggml.mul_mat:
-            y[0] += x[0] @ difference[0].T
+            y[0] += _product(x[0], difference[0])
             return
         _add_by_expert(y, x, self._ggml.array(node.src[2].contents, np.int32)[0, 0], difference)
 
@@ -75,4 +77,9 @@ def _add_by_expert(y: F32Array, x: F32Array, experts: NDArray[np.int32], differe
     shared = x.shape[1] == 1
     for expert in np.unique(experts):
         token, slot = np.nonzero(experts == expert)
-        y[token, slot] += x[token, 0 if shared else slot] @ difference[expert].T
+        y[token, slot] += _product(x[token, 0 if shared else slot], difference[expert])
+
+
+def _product(x: F32Array, difference: F32Array) -> F32Array:
+    """Small products without BLAS, whose threads would spin against those of llama.cpp; see quant.covariance."""
+    return product(x, difference) if x.shape[1] <= MAX_KERNEL_WIDTH else x @ difference

@@ -4,7 +4,9 @@ One group of chunks in five is held out: what is fitted on the other four is jud
 layer when they are first asked for, as many layers in one walk through the text as fit in `max_nbytes`, and dropped
 when later layers are gathered; so memory is bounded, and time grows with the number of walks.
 
-    expert's moments = (its own sum + PRIOR · mean over its layer) / (its own count + PRIOR)
+    expert's moments = (its own sum + n_per_row · mean over its layer) / (its own count + n_per_row)
+
+An expert that was hardly seen borrows from its layer, and is damped more when its curvature is made.
 
 Knows tensors by name and a GGUF that runs. Does not know types or encoders. Callable from several threads.
 """
@@ -17,18 +19,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufkit.errors import InputError
 from ggufkit.recipes.quantizable import layer_of
 from ggufkit.runtime.activations import Activations
 from ggufkit.runtime.engine import Device
 from ggufkit.workflows.gather import GROUP_CHUNKS, N_CTX, OnChunk, observe_text
 from quant.covariance import Covariance, block_width
+from quant.feedback import Curvature, curvature, damping_for
 
 F32Array = NDArray[np.float32]
 I64Array = NDArray[np.int64]
 
 HOLD_OUT_EVERY = 5
 MAX_WIDTH = 4096  # columns that know of each other; wider rows are cut into equal blocks
-PRIOR_TOKENS = 64.0  # of the layer's mean, added to every expert's own moments
 DEFAULT_MAX_NBYTES = 4 << 30
 
 
@@ -43,6 +46,12 @@ class Moments:
         """Mean second moments (n_block, width, width) of one expert: to fit on, and to judge on."""
         return _mean(self.fit, expert), _mean(self.held_out, expert)
 
+    def curvature(self, expert: int) -> Curvature:
+        """What error feedback needs, damped for the tokens that the expert saw."""
+        width = self.fit.sums.shape[2]
+        n_tokens = float(self.fit.counts[expert]) + _prior(self.fit)
+        return curvature(_mean(self.fit, expert), damping=damping_for(n_tokens, width))
+
     def shares(self) -> NDArray[np.float64]:
         """(n_expert,) part of the tokens that each expert saw; sums to 1."""
         counts = (self.fit.counts + self.held_out.counts).astype(np.float64)
@@ -52,13 +61,16 @@ class Moments:
         return out
 
 
+def _prior(part: Covariance) -> float:
+    """Tokens of the layer's mean that every expert gets: as many as a row has columns. None where nothing was seen."""
+    return float(part.n_per_row) if len(part.counts) > 1 and part.counts.any() else 0.0
+
+
 def _mean(part: Covariance, expert: int) -> F32Array:
-    total, count = part.sums[expert], float(part.counts[expert])
-    n_seen = float(part.counts.sum())
-    if len(part.counts) > 1 and n_seen:
-        total = total + (PRIOR_TOKENS / n_seen) * part.sums.sum(axis=0)
-        count += PRIOR_TOKENS
-    mean: F32Array = (total / max(count, 1.0)).astype(np.float32)
+    total, prior = part.sums[expert], _prior(part)
+    if prior:
+        total = total + (prior / float(part.counts.sum())) * part.sums.sum(axis=0)
+    mean: F32Array = (total / max(float(part.counts[expert]) + prior, 1.0)).astype(np.float32)
     return mean
 
 
@@ -108,12 +120,17 @@ class Evidence:
             return self._held[walk].get(name)
 
     def _gather(self, names: frozenset[str]) -> dict[str, Moments]:
-        observer = _MomentsObserver(self._shapes)
-        observe_text(
+        observer = _MomentsObserver()
+        n_chunk = observe_text(
             self._corpus.model, self._corpus.text, observer, wants=names.__contains__,
             n_tokens=self._corpus.n_tokens, spread=True, n_ctx=self._corpus.n_ctx, threads=self._corpus.threads,
             device=self._corpus.device, on_chunk=self._chunk_seen(observer),
         )  # fmt: skip
+        if n_chunk <= GROUP_CHUNKS:
+            raise InputError(
+                f"the calibration text has {n_chunk} chunks of {self._corpus.n_ctx} tokens; fitting needs more than "
+                f"{GROUP_CHUNKS}, a part to fit on and a part to judge on. Pass more text, or --effort fast."
+            )
         return observer.moments
 
     def _chunk_seen(self, observer: "_MomentsObserver") -> OnChunk:
@@ -151,8 +168,7 @@ def moments_nbytes(shape: tuple[int, int]) -> int:
 class _MomentsObserver:
     """Adds to the part that the group in hand belongs to. Tensors with one input share one pair of covariances."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, int]]) -> None:
-        self._shapes = shapes
+    def __init__(self) -> None:
         self.moments: dict[str, Moments] = {}
         self._owner: dict[str, str] = {}  # tensor -> the tensor that gathers for it
         self._first: dict[int, str] = {}  # of the micro-batch in hand: input -> its first tensor
@@ -160,7 +176,7 @@ class _MomentsObserver:
         self._hold_out = False
 
     def next_group(self, index: int) -> None:
-        self._hold_out = index % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1
+        self._hold_out = index % HOLD_OUT_EVERY == 1
 
     def __call__(self, seen: Activations) -> None:
         if seen.name in self._seen:

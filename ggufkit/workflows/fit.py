@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import quant
 from ggufkit.formats.model import KV
 from ggufkit.recipes.plan import PlannedTensor
-from ggufkit.workflows.evidence import Corpus, Evidence
+from ggufkit.workflows.evidence import Corpus, Evidence, Moments
 from quant import feedback
 from quant.grid import has_grid
 
@@ -87,7 +87,7 @@ class FittedEncoder:
         plain = quant.quantize(w, qtype, importance=_importance(fit))
         if self._effort is Effort.FAST or not fits(qtype, fit):
             return plain
-        curve = self._curve(planned.name, expert, fit)
+        curve = self._curve(planned.name, expert, moments)
         fitted = feedback.encode(w, qtype, curve, n_refine=REFINE_ROUNDS[self._effort])
         better = feedback.row_errors(w, fitted, qtype, held_out) < feedback.row_errors(w, plain, qtype, held_out)
         with self._lock:
@@ -96,11 +96,11 @@ class FittedEncoder:
             tally["plain"] += int((~better).sum())
         return np.where(better[:, None], fitted, plain)
 
-    def _curve(self, name: str, expert: int, fit: F32Array) -> feedback.Curvature:
+    def _curve(self, name: str, expert: int, moments: Moments) -> feedback.Curvature:
         with self._lock:
             known = self._curves.get((name, expert))
         if known is None:
-            known = feedback.curvature(fit)
+            known = moments.curvature(expert)
             with self._lock:
                 self._curves[name, expert] = known
                 while len(self._curves) > _CACHED_CURVES:

@@ -80,12 +80,10 @@ def measure(
     with closing(Prober(corpus, n_chunks)) as prober:
         for index, tensor in enumerate(tensors):
             on_progress(index, len(tensors), tensor.name)
-            moments = evidence.of(tensor.name)
-            names = candidates(tensor)
-            errors[tensor.name] = {name: relative_error(tensor, moments, name) for name in names}
+            subject, names = Subject(tensor, evidence.of(tensor.name)), candidates(tensor)
+            errors[tensor.name] = {name: subject.relative_error(name) for name in names}
             if tensor.name in probed:
-                probes = [_probe(prober, tensor, moments, name) for name in probe_types(names)]
-                costs[tensor.name] = fit_cost(probes)
+                costs[tensor.name] = fit_cost([subject.probe(prober, name) for name in probe_types(names)])
     return tuple(TensorCost(t.name, errors[t.name], _cost_of(t, costs)) for t in tensors)
 
 
@@ -112,15 +110,54 @@ def probed_tensors(tensors: Sequence[ModelTensor]) -> frozenset[str]:
     return frozenset(t.name for t in tensors if layer_of(t.name) in (-1, *layers))
 
 
-def relative_error(tensor: ModelTensor, moments: Moments | None, type_name: str) -> float:
-    """r of the tensor at that type, from a sample of rows."""
-    lost, all_ = 0.0, 0.0
-    for expert in range(tensor.n_expert):
-        w = sample_rows(tensor, expert)
-        decoded = fitted(w, moments, expert, type_name, TABLE_REFINE)
-        part = _errors(decoded - w, w, moments, expert)
-        lost, all_ = lost + part[0], all_ + part[1]
-    return lost / max(all_, 1e-30)
+class Subject:
+    """One tensor with what is known of its inputs; None where nothing is (embeddings that are only looked up)."""
+
+    def __init__(self, tensor: ModelTensor, moments: Moments | None) -> None:
+        self.tensor = tensor
+        self._pairs = None
+        if moments is not None and moments.fit.sums.any():
+            self._pairs = [moments.of_expert(expert) for expert in range(tensor.n_expert)]
+            self._curves = [moments.curvature(expert) for expert in range(tensor.n_expert)]
+            self._shares = moments.shares()
+
+    def fitted(self, expert: int, w: F32Array, type_name: str, n_refine: int) -> F32Array:
+        """Rows `w` of one expert as the final file would hold them in that type."""
+        qtype = quant.quant_type(type_name)
+        if self._pairs is None or self._pairs[expert][0].shape[1] % qtype.block_size:
+            return quant.dequantize(quant.quantize(w, qtype), qtype)
+        return quant.dequantize(feedback.encode(w, qtype, self._curves[expert], n_refine=n_refine), qtype)
+
+    def energy(self, expert: int, rows: F32Array) -> float:
+        """Output energy of the rows on held-out text, times the expert's share of the tokens."""
+        if self._pairs is None:
+            return float(np.square(rows).sum())
+        held_out = self._pairs[expert][1]
+        width = held_out.shape[1]
+        parts = (rows[:, b * width : (b + 1) * width] for b in range(len(held_out)))
+        total = sum(np.einsum("ij,ij->", part @ h, part) for part, h in zip(parts, held_out, strict=True))
+        return float(self._shares[expert]) * float(total)
+
+    def relative_error(self, type_name: str) -> float:
+        """r at that type, from a sample of rows."""
+        lost, all_ = 0.0, 0.0
+        for expert in range(self.tensor.n_expert):
+            w = sample_rows(self.tensor, expert)
+            lost += self.energy(expert, self.fitted(expert, w, type_name, TABLE_REFINE) - w)
+            all_ += self.energy(expert, w)
+        return lost / max(all_, 1e-30)
+
+    def probe(self, prober: "Prober", type_name: str) -> "Probe":
+        """What the model loses when this tensor alone is stored in that type."""
+        differences, lost, all_ = [], 0.0, 0.0
+        for expert in range(self.tensor.n_expert):
+            w = self.tensor.rows(expert, 0, self.tensor.n_rows)
+            difference = self.fitted(expert, w, type_name, 0) - w
+            lost += self.energy(expert, difference)
+            all_ += self.energy(expert, w)
+            differences.append(difference)
+        mean, error = prober.kld({self.tensor.name: np.stack(differences)})
+        return Probe(lost / max(all_, 1e-30), mean, error)
 
 
 def sample_rows(tensor: ModelTensor, expert: int) -> F32Array:
@@ -129,32 +166,6 @@ def sample_rows(tensor: ModelTensor, expert: int) -> F32Array:
         return tensor.rows(expert, 0, tensor.n_rows)
     starts = np.linspace(0, tensor.n_rows - 8, SAMPLE_ROWS // 8).astype(int)
     return np.concatenate([tensor.rows(expert, int(s), int(s) + 8) for s in starts])
-
-
-def fitted(w: F32Array, moments: Moments | None, expert: int, type_name: str, n_refine: int) -> F32Array:
-    """`w` as the final file would hold it in that type."""
-    qtype = quant.quant_type(type_name)
-    if moments is None:
-        return quant.dequantize(quant.quantize(w, qtype), qtype)
-    fit, _ = moments.of_expert(expert)
-    if not fit.any() or fit.shape[1] % qtype.block_size:
-        return quant.dequantize(quant.quantize(w, qtype), qtype)
-    return quant.dequantize(feedback.encode(w, qtype, feedback.curvature(fit), n_refine=n_refine), qtype)
-
-
-def _errors(difference: F32Array, w: F32Array, moments: Moments | None, expert: int) -> tuple[float, float]:
-    """Output energy of the difference and of the weights, times the expert's share of the tokens."""
-    if moments is None:
-        return float(np.square(difference).sum()), float(np.square(w).sum())
-    _, held_out = moments.of_expert(expert)
-    share = float(moments.shares()[expert])
-    return share * _energy(difference, held_out), share * _energy(w, held_out)
-
-
-def _energy(rows: F32Array, moments: F32Array) -> float:
-    width = moments.shape[1]
-    parts = (rows[:, b * width : (b + 1) * width] for b in range(len(moments)))
-    return float(sum(np.einsum("ij,ij->", part @ h, part) for part, h in zip(parts, moments, strict=True)))
 
 
 class Probe(NamedTuple):
@@ -183,18 +194,6 @@ def fit_cost(probes: Sequence[Probe]) -> Cost:
             values = dict(zip(active, solved, strict=True))
             best = (rest, Cost(float(values.get(0, 0.0)), float(values.get(1, 0.0))))
     return best[1] if best else Cost(0.0, 0.0)
-
-
-def _probe(prober: "Prober", tensor: ModelTensor, moments: Moments | None, type_name: str) -> Probe:
-    differences, lost, all_ = [], 0.0, 0.0
-    for expert in range(tensor.n_expert):
-        w = tensor.rows(expert, 0, tensor.n_rows)
-        difference = fitted(w, moments, expert, type_name, 0) - w
-        part = _errors(difference, w, moments, expert)
-        lost, all_ = lost + part[0], all_ + part[1]
-        differences.append(difference)
-    mean, error = prober.kld({tensor.name: np.stack(differences)})
-    return Probe(lost / max(all_, 1e-30), mean, error)
 
 
 def _cost_of(tensor: ModelTensor, costs: Mapping[str, Cost]) -> Cost:
@@ -235,8 +234,11 @@ class Prober:
         self._engine.close()
 
     def kld(self, differences: Mapping[str, F32Array]) -> tuple[float, float]:
-        """Mean divergence from the unchanged model, nats a token, and one standard error over groups of chunks."""
-        self._patch.differences = differences
+        """Mean divergence from the unchanged model, nats a token, and one standard error over groups of chunks.
+
+        differences  by tensor name, other weights minus the model's: (n_expert, n_rows, n_per_row)
+        """
+        self._patch.differences = {n: np.ascontiguousarray(np.swapaxes(d, 1, 2)) for n, d in differences.items()}
         try:
             pairs = zip(self._base, self._logits(), strict=True)
             means = np.array([_mean_kld(base, now) for base, now in pairs])

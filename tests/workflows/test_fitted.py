@@ -1,0 +1,149 @@
+"""Calibrate, choose and encode in one command, on the shipped model: closer than importance alone, on target."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import quant
+from ggufkit.errors import InputError, UsageError
+from ggufkit.formats.gguf_reader import GgufFile
+from ggufkit.recipes.search import Target
+from ggufkit.workflows.evidence import Corpus, Evidence, moments_nbytes, walks
+from ggufkit.workflows.fit import Effort
+from ggufkit.workflows.fitted import FitReport, FitSettings, quantize_fitted, shapes_of
+from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.sensitivity import Cost, Probe, Prober, Subject, fit_cost, probe_types, probed_tensors
+from ggufkit.workflows.source import open_source
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "models" / "tiny-mixtral"
+TEXT = (ROOT / "ggufkit" / "data" / "text" / "calibration.txt").read_text()
+N_TOKENS = 20 * 512
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("base") / "bf16.gguf"
+    quantize(QuantizeSettings(source=SOURCE, output=out, recipe="BF16", encoder=quant.Encoder.GGML, threads=1))
+    return out
+
+
+@pytest.fixture(scope="module")
+def corpus(base: Path) -> Corpus:
+    return Corpus(base, TEXT, n_tokens=N_TOKENS, threads=1)
+
+
+@pytest.fixture(scope="module")
+def prober(corpus: Corpus) -> Iterator[Prober]:
+    with closing(Prober(corpus, 8)) as open_prober:
+        yield open_prober
+
+
+def fit(base: Path, output: Path, effort: Effort, **changes: object) -> FitReport:
+    job = QuantizeSettings(source=base, output=output, recipe="Q3_K_M", threads=1, force=True)
+    settings = FitSettings(quantize=job, effort=effort, n_tokens=N_TOKENS, n_probe=4)
+    return quantize_fitted(dataclasses.replace(settings, **changes))
+
+
+def differences(base: Path, other: Path) -> dict[str, np.ndarray]:
+    """Quantized minus original, by tensor, (n_expert, n_rows, n_per_row)."""
+    first, second = open_source(base), open_source(other, allow_requantize=True)
+    tensors = {t.name: t for t in second.tensors}
+    return {
+        t.name: np.stack([tensors[t.name].rows(e, 0, t.n_rows) - t.rows(e, 0, t.n_rows) for e in range(t.n_expert)])
+        for t in first.tensors
+        if t.name in shapes_of(first)
+    }
+
+
+def test_more_effort_is_closer(base: Path, prober: Prober, tmp_path: Path) -> None:
+    kld = {}
+    for effort in (Effort.FAST, Effort.BALANCED):
+        report = fit(base, tmp_path / f"{effort}.gguf", effort)
+        kld[effort] = prober.kld(differences(base, tmp_path / f"{effort}.gguf"))[0]
+        assert report.found is None
+    assert report.rows_fitted > 4 * report.rows_plain
+    assert kld[Effort.BALANCED] < 0.8 * kld[Effort.FAST]
+
+
+def test_the_file_says_what_it_owes_to_calibration(base: Path, tmp_path: Path) -> None:
+    fit(base, tmp_path / "out.gguf", Effort.FAST)
+    with closing(GgufFile.open(tmp_path / "out.gguf")) as file:
+        assert file.value("ggufkit.fit.effort") == "fast"
+        assert len(file.value("ggufkit.fit.text_sha256")) == 64
+        assert file.value("ggufkit.fit.n_tokens") == N_TOKENS
+
+
+def test_same_bytes_whatever_the_threads_and_walks(base: Path, tmp_path: Path) -> None:
+    hashes = set()
+    for threads, max_nbytes in ((1, 4 << 30), (2, 50 << 20)):
+        job = QuantizeSettings(source=base, output=tmp_path / f"{threads}.gguf", recipe="Q2_K", threads=threads)
+        report = quantize_fitted(FitSettings(quantize=job, n_tokens=8 * 512, max_nbytes=max_nbytes))
+        assert report.n_walks == threads
+        hashes.add((tmp_path / f"{threads}.gguf").read_bytes())
+    assert len(hashes) == 1
+
+
+def test_a_checkpoint_is_calibrated_on_a_quick_file_that_goes_away(tmp_path: Path) -> None:
+    job = QuantizeSettings(source=SOURCE, output=tmp_path / "out.gguf", recipe="Q4_K_S", threads=1)
+    report = quantize_fitted(FitSettings(quantize=job, effort=Effort.FAST, n_tokens=8 * 512))
+    assert report.n_walks == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
+
+
+def test_a_text_without_a_part_to_judge_on_is_refused(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the calibration text has 4 chunks of 512 tokens; fitting needs more than 4"):
+        fit(base, tmp_path / "out.gguf", Effort.BALANCED, n_tokens=4 * 512)
+
+
+def test_two_targets_are_refused(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="one of --target-size"):
+        fit(base, tmp_path / "out.gguf", Effort.FAST, target=Target(nbytes=4_000_000, kld=0.1))
+
+
+def test_a_patched_weight_speaks_as_the_file_does(base: Path, prober: Prober) -> None:
+    model = open_source(base)
+    nothing = {name: np.zeros((1, 1, 1), np.float32) for name in ()}
+    assert prober.kld(nothing)[0] == pytest.approx(0.0, abs=1e-9)
+    tensor = next(t for t in model.tensors if t.name == "blk.0.ffn_down_exps.weight")
+    w = np.stack([tensor.rows(e, 0, tensor.n_rows) for e in range(tensor.n_expert)])
+    small, large = (prober.kld({tensor.name: -share * w})[0] for share in (0.02, 0.3))
+    assert 0 < small < large
+
+
+def test_a_probe_sees_coarse_types_cost_more(base: Path, corpus: Corpus, prober: Prober) -> None:
+    model = open_source(base)
+    evidence = Evidence(corpus, shapes_of(model))
+    tensor = next(t for t in model.tensors if t.name == "blk.1.attn_output.weight")
+    subject = Subject(tensor, evidence.of(tensor.name))
+    coarse, fine = (subject.probe(prober, name) for name in ("Q2_K", "Q6_K"))
+    assert coarse.kld > fine.kld and coarse.r > 50 * fine.r
+    errors = [subject.relative_error(name) for name in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")]
+    assert all(later < 0.5 * earlier for earlier, later in itertools.pairwise(errors))
+
+
+def test_costs_are_found_again() -> None:
+    for a, b in ((0.3, 0.0), (0.0, 0.02), (0.2, 0.01)):
+        probes = [Probe(r, a * r + b * r**0.5, 1e-6) for r in (0.2, 0.01, 0.001)]
+        assert fit_cost(probes) == pytest.approx(Cost(a, b), abs=1e-3)
+    assert fit_cost([Probe(0.1, -1e-6, 1e-5)]).at(0.1) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_walks_hold_whole_layers_within_the_memory() -> None:
+    shapes = {f"blk.{layer}.ffn_up_exps.weight": (8, 256) for layer in range(10)} | {"output.weight": (1, 256)}
+    one = moments_nbytes((8, 256))
+    made = walks(shapes, 3 * one)
+    assert [len(names) for names in made] == [3, 3, 3, 2]
+    assert set().union(*made) == set(shapes)
+    assert len(walks(shapes, 1)) == 11
+
+
+def test_probes_are_spread_over_the_layers(base: Path) -> None:
+    tensors = [t for t in open_source(base).tensors if t.name in shapes_of(open_source(base))]
+    assert probed_tensors(tensors) == frozenset(t.name for t in tensors)
+    assert probe_types(("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")) == ("Q2_K", "Q5_K", "Q6_K")
