@@ -8,7 +8,7 @@ Rows are independent, the bytes depend on nothing but the arguments, and the GIL
 
 What every search minimizes is Σ importance · (x - x̂)², with equal importance where none is given. llama.cpp bends the
 importance by √(σ² + x²) while it searches; on held-out text that was worse for our searches at 2 and 3 bits and made no
-difference at 4 and 5. Q8_0, and Q4_0, Q4_1, Q5_0, Q5_1 without importance, search little or not at all, as in llama.cpp.
+difference at 4 and 5. Q8_0, and Q4_0, Q4_1, Q5_0, Q5_1 without importance, search little or not at all.
 
 Where to read: a layout's file draws its bytes, says how wide to search (PLAN) and packs; tile.py rearranges weights;
 affine.py and symmetric.py fit sub-blocks with and without a minimum; affine_codes.py, symmetric_blocks.py and units.py
