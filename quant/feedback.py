@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.codec import dequantize, quantize
+from quant.covariance import MAX_KERNEL_WIDTH
 from quant.errors import ShapeError
 from quant.grid import Grid, grid_of
 from quant.types import QuantType
@@ -78,9 +79,21 @@ def curvature(moments: NDArray[np.floating], *, damping: float = DAMPING) -> Cur
     for block, h in enumerate(damped):
         level = damping * max(float(np.mean(np.diagonal(h))), 1e-20)
         h[np.diag_indices_from(h)] += level
-        inverse = np.linalg.inv(h)
-        factors[block] = np.linalg.cholesky((inverse + inverse.T) / 2).T
+        factors[block] = _factor(h)
     return Curvature(damped.astype(np.float32), factors.astype(np.float32))
+
+
+def _factor(h: F64Array) -> F64Array:
+    """Upper triangular U with H⁻¹ = UᵀU: with P the reversal of order, PHP = CᵀC, U = P C⁻ᵀ P."""
+    from quant.kernels.feedback import invert_factor
+
+    reversed_ = np.ascontiguousarray(h[::-1, ::-1])
+    if len(h) > MAX_KERNEL_WIDTH:
+        inverse = np.linalg.inv(np.linalg.cholesky(reversed_).T)
+    else:
+        inverse = np.zeros_like(reversed_)
+        invert_factor(reversed_, inverse)
+    return inverse.T[::-1, ::-1]
 
 
 def row_errors(w: F32Array, blocks: U8Array, qtype: QuantType, moments: F32Array) -> F64Array:

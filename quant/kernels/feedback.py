@@ -31,6 +31,30 @@ def nearest_level(x, scale, offset, values):
 
 
 @kernel
+def invert_factor(g, inverse):
+    """g (n, n) symmetric, positive: the upper triangle becomes C with g = CᵀC; `inverse`, zeros, becomes C⁻¹."""
+    n = g.shape[0]
+    for k in range(n):
+        line = g[k]
+        root = line[k] ** 0.5
+        for j in range(k, n):
+            line[j] /= root
+        for i in range(k + 1, n):
+            factor, below = line[i], g[i]
+            for j in range(i, n):
+                below[j] -= factor * line[j]
+    for i in range(n - 1, -1, -1):
+        target = inverse[i]
+        target[i] = 1.0
+        for k in range(i + 1, n):
+            factor, line = g[i, k], inverse[k]
+            for j in range(k, n):
+                target[j] -= factor * line[j]
+        for j in range(i, n):
+            target[j] /= g[i, i]
+
+
+@kernel
 def add_product(a, b, out):
     """out (n_rows, n) += a (n_rows, m) @ b (m, n), each row summed in the same order whatever rows stand beside it.
 

@@ -38,6 +38,14 @@ def test_output_error_falls_at_every_stage_and_on_other_tokens(name: str) -> Non
     assert feedback < 0.7 * plain
 
 
+@pytest.mark.parametrize("width", [64, 256, 544])
+def test_the_factor_is_that_of_the_inverse(width: int) -> None:
+    curve = curvature(correlated(16, width))
+    h, u = curve.moments[0].astype(np.float64), curve.factor[0].astype(np.float64)
+    assert np.array_equal(u, np.triu(u))
+    np.testing.assert_allclose(u.T @ u @ h, np.eye(width), atol=2e-3)
+
+
 def test_row_errors_are_the_outputs_differences() -> None:
     w, qtype = matrix(3, 5, 256), quant.quant_type("Q3_K")
     x = np.random.default_rng(4).normal(size=(300, 256)).astype(np.float32)
