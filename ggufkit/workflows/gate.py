@@ -25,6 +25,7 @@ from ggufkit.workflows.comparison import Comparison
 from ggufkit.workflows.diff import DiffReport, DiffSettings, diff, type_findings
 from ggufkit.workflows.facts import ModelFacts, model_facts
 from ggufkit.workflows.gate_config import METRICS, SIZES, GateConfig
+from ggufkit.workflows.reference import facts_of
 from ggufkit.workflows.scores import ChunkScores, LogitsError
 from ggufkit.workflows.source import open_source
 from ggufkit.workflows.structure import KINDS, Finding, Severity, Structure, compare_structure, structure_of
@@ -98,8 +99,13 @@ def gate(settings: GateSettings, on_progress: Update = lambda *_: None) -> GateR
             f"{settings.baseline} is a folder. Make a GGUF of it first: ggufkit quantize {settings.baseline} "
             "-o original.gguf --type BF16"
         )
-    base, candidate = _base_facts(settings.baseline), model_facts(settings.candidate)
-    report, findings = _examine(settings, on_progress)
+    candidate = model_facts(settings.candidate)
+    if is_baseline(settings.baseline):
+        stored = Baseline.open(settings.baseline)
+        base, report, findings = facts_of(stored), None, _examine_alone(settings.candidate, candidate, stored)
+    else:
+        base = model_facts(settings.baseline)
+        report, findings = _examine(settings, on_progress)
     checks = [*_structure_checks(findings, settings), *_size_checks(candidate, settings.config)]
     trial_checks, comparison, n_budget = _measure_quality(settings, findings, on_progress)
     checks += trial_checks
@@ -119,41 +125,27 @@ def gate(settings: GateSettings, on_progress: Update = lambda *_: None) -> GateR
     )
 
 
-def _examine(settings: GateSettings, on_progress: Update) -> tuple[DiffReport | None, tuple[Finding, ...]]:
-    """Findings without running the models; the diff where the baseline has weights."""
-    if not is_baseline(settings.baseline):
-        report = diff(
-            DiffSettings(
-                base=settings.baseline, candidate=settings.candidate, weights=settings.weights, threads=settings.threads
-            ),
-            on_progress,
-        )
-        extra = () if settings.weights else unreadable_blocks(settings.candidate)
-        return report, (*report.findings, *extra)
-    model = open_source(settings.candidate, allow_requantize=True)
+def _examine(settings: GateSettings, on_progress: Update) -> tuple[DiffReport, tuple[Finding, ...]]:
+    """What differs from a baseline that is a model."""
+    pair = DiffSettings(
+        base=settings.baseline, candidate=settings.candidate, weights=settings.weights, threads=settings.threads
+    )
+    report = diff(pair, on_progress)
+    extra = () if settings.weights else unreadable_blocks(settings.candidate)
+    return report, (*report.findings, *extra)
+
+
+def _examine_alone(path: Path, facts: ModelFacts, stored: Baseline) -> tuple[Finding, ...]:
+    """What differs from the structure that a baseline file has kept, and which weights are not finite."""
+    try:
+        base = Structure.from_dict(stored.header.structure)
+    except ValueError as error:
+        raise InputError(f"{stored.path}: the baseline does not say what the model is made of: {error}.") from error
+    model = open_source(path, allow_requantize=True)
     for file in model.files:
         file.close()
-    base = _stored_structure(settings.baseline)
-    types = type_findings(model, model_facts(settings.candidate).type)
-    return None, (*compare_structure(base, structure_of(model)), *types, *unreadable_blocks(settings.candidate))
-
-
-def _stored_structure(path: Path) -> Structure:
-    try:
-        return Structure.from_dict(Baseline.open(path).header.structure)
-    except ValueError as error:
-        raise InputError(
-            f"{path}: the baseline does not say what the model is made of: {error}. Make it again."
-        ) from error
-
-
-def _base_facts(path: Path) -> ModelFacts:
-    if not is_baseline(path):
-        return model_facts(path)
-    try:
-        return ModelFacts(**Baseline.open(path).header.model)
-    except TypeError as error:
-        raise InputError(f"{path}: the baseline names no model. Make it again.") from error
+    types = type_findings(model, facts.type)
+    return (*compare_structure(base, structure_of(model)), *types, *unreadable_blocks(path))
 
 
 # part of the file -> what holds where the check passes

@@ -61,11 +61,7 @@ class StoredReference:
 
     def __init__(self, baseline: Baseline) -> None:
         self._baseline = baseline
-        model = baseline.header.model
-        try:
-            self.facts = ModelFacts(**model)
-        except TypeError as error:
-            raise InputError(f"{baseline.path}: the baseline names no model. Make it again.") from error
+        self.facts = facts_of(baseline)
 
     def chunks(self, candidate: Engine, content: str, n_ctx: int, most: int | None) -> I32Array:
         header, name = self._baseline.header, self._baseline.path.name
@@ -151,6 +147,14 @@ def engine_settings(engine: Engine) -> dict[str, str]:
         "micro-batch": str(settings.n_ubatch),
         "kernels": "all" if settings.use_extra_bufts else "plain",
     }
+
+
+def facts_of(baseline: Baseline) -> ModelFacts:
+    """Facts of the model that a baseline was made from. Raises InputError where it names none."""
+    try:
+        return ModelFacts(**baseline.header.model)
+    except TypeError as error:
+        raise InputError(f"{baseline.path}: the baseline names no model. Make it again.") from error
 
 
 def open_baseline(path: Path) -> StoredReference:
