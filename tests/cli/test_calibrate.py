@@ -1,0 +1,56 @@
+"""`ggufkit calibrate` and the calibrating options of `ggufkit quantize`: contradictions are named, merging adds up."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from ggufkit.cli import main
+from ggufkit.formats.imatrix import Imatrix, ImatrixEntry, read_imatrix, write_imatrix
+
+MODEL = str(Path(__file__).resolve().parents[2] / "models" / "tiny-mixtral")
+
+
+def importance(path: Path, tokens: int) -> str:
+    counts = np.array([tokens, 0, tokens, 2 * tokens], dtype=np.float32)
+    entries = {
+        "blk.0.ffn_up_exps.weight": ImatrixEntry(np.full((4, 8), tokens, np.float32), counts),
+        "blk.0.attn_q.weight": ImatrixEntry(np.ones((1, 8), np.float32), np.array([2 * tokens], np.float32)),
+    }
+    write_imatrix(path, Imatrix((path.name,), tokens // 512, 512, entries))
+    return str(path)
+
+
+def test_merging_adds_counts_and_reports_coverage(tmp_path: Path) -> None:
+    first, second = importance(tmp_path / "a.gguf", 1024), importance(tmp_path / "b.gguf", 2048)
+    out = tmp_path / "sum.gguf"
+    done = CliRunner().invoke(main, ["calibrate", "--merge", first, "--merge", second, "-o", str(out), "--json"])
+    assert done.exit_code == 0, done.output
+    merged = read_imatrix(out)
+    assert merged.entries["blk.0.ffn_up_exps.weight"].counts.tolist() == [3072, 0, 3072, 6144]
+    assert (merged.chunk_count, merged.datasets) == (6, ("a.gguf", "b.gguf"))
+    assert json.loads(done.stdout)["coverage"]["under_visited"] == [{"layer": 0, "expert": 1}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["calibrate", "-o", "OUT"], "name the GGUF to calibrate on"),
+        (["calibrate", "x.gguf", "--merge", "a.gguf", "-o", "OUT"], "without a model"),
+        (["quantize", MODEL, "-o", "OUT", "--target-bpw", "4", "--max-kld", "0.1"], "give one of --target-size"),
+        (
+            ["quantize", MODEL, "-o", "OUT", "--type", "Q4_K_M", "--target-bpw", "4"],
+            "a target chooses the types itself",
+        ),
+        (["quantize", MODEL, "-o", "OUT", "--calibrate", "--save-recipe", "r.toml"], "Give a target with it"),
+        (["quantize", MODEL, "-o", "OUT", "--calibrate", "--imatrix", "i.gguf"], "exclude each other"),
+        (["quantize", MODEL, "-o", "OUT", "--target-bpw", "4", "--dry-run"], "--save-recipe"),
+    ],
+)
+def test_contradictions_are_usage_errors(arguments: list[str], said: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, [str(tmp_path / "out.gguf") if a == "OUT" else a for a in arguments])
+    assert done.exit_code == 2, done.output
+    assert said in done.output
+    assert not list(tmp_path.iterdir())
