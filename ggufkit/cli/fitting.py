@@ -75,11 +75,25 @@ def run(settings: Any, chosen: dict[str, Any], *, type_given: bool) -> Any:
         n_tokens=chosen["n_tokens"],
         target=target,
     )
+    _say_cost(fit)
     with console.progress(f"quantize {settings.output.name}", unit_bytes=False) as update:
         report = quantize_fitted(fit, update)
     if chosen["save_recipe"] and report.found is not None:
         _save(chosen["save_recipe"], report.found.recipe.to_toml())
     return report
+
+
+def _say_cost(fit: Any) -> None:
+    from ggufkit.reports.units import human_bytes, human_seconds
+    from ggufkit.workflows.fitted import cost_of
+
+    cost = cost_of(fit)
+    walks = "one walk" if cost.n_walks == 1 else f"{cost.n_walks} walks"
+    measuring = ", then measuring what types cost" if fit.target else ""
+    console.say(
+        f"effort {fit.effort}: {walks} through the calibration text with {human_bytes(cost.moments_nbytes)} of moments"
+        f"{measuring}, then about {human_seconds(cost.encode_seconds)} to encode"
+    )
 
 
 def notes(report: Any) -> tuple[str, ...]:

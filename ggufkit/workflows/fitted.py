@@ -22,6 +22,7 @@ from ggufkit.recipes.recipe import Recipe
 from ggufkit.recipes.search import Found, PlanOf, Target, groups_of, search
 from ggufkit.runtime.engine import Device
 from ggufkit.workflows.calibrate import texts
+from ggufkit.workflows.effort import EffortCost, effort_cost
 from ggufkit.workflows.evidence import DEFAULT_MAX_NBYTES, Corpus, Evidence
 from ggufkit.workflows.fit import Effort, FittedEncoder
 from ggufkit.workflows.quantize import QuantizeReport, QuantizeSettings, prepare, quantize
@@ -101,6 +102,14 @@ def quantize_fitted(settings: FitSettings, on_progress: Update = lambda *_: None
         rows_plain=sum(row["plain"] for row in tally),
         seconds=time.perf_counter() - started,
     )
+
+
+def cost_of(settings: FitSettings) -> EffortCost:
+    """What `quantize_fitted` will cost with these settings; reads headers only."""
+    job = prepare(settings.quantize)
+    for file in job.model.files:
+        file.close()
+    return effort_cost(job.model, settings.effort, threads=job.threads, max_nbytes=settings.max_nbytes)
 
 
 def shapes_of(model: Model) -> dict[str, tuple[int, int]]:

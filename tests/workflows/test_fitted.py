@@ -13,6 +13,7 @@ import quant
 from ggufkit.errors import InputError, UsageError
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.recipes.search import Target
+from ggufkit.workflows.effort import effort_cost
 from ggufkit.workflows.evidence import Corpus, Evidence, moments_nbytes, walks
 from ggufkit.workflows.fit import Effort
 from ggufkit.workflows.fitted import FitReport, FitSettings, quantize_fitted, shapes_of
@@ -147,3 +148,10 @@ def test_probes_are_spread_over_the_layers(base: Path) -> None:
     tensors = [t for t in open_source(base).tensors if t.name in shapes_of(open_source(base))]
     assert probed_tensors(tensors) == frozenset(t.name for t in tensors)
     assert probe_types(("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")) == ("Q2_K", "Q5_K", "Q6_K")
+
+
+def test_costs_are_said_beforehand(base: Path) -> None:
+    model = open_source(base)
+    cost = {effort: effort_cost(model, effort, threads=2, max_nbytes=50 << 20) for effort in Effort}
+    assert cost[Effort.BEST].n_walks == 2 and cost[Effort.BEST].moments_nbytes <= 50 << 20
+    assert cost[Effort.FAST].encode_seconds < cost[Effort.BALANCED].encode_seconds < cost[Effort.BEST].encode_seconds
