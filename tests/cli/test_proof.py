@@ -22,7 +22,7 @@ def run(*args: object) -> Result:
 
 def gate(tiny: Tiny, folder: Path, limit: float, *more: object) -> Result:
     (folder / "gate.toml").write_text(LIMITS.format(limit))
-    common = ("--config", folder / "gate.toml", "--ctx", 128, "--no-weights", "-t", 2)
+    common = ("--config", folder / "gate.toml", "--ctx", 128, "--no-weights", "-t", 1)
     return run("gate", tiny("Q6_K"), "--baseline", tiny("BF16"), *common, *more)
 
 

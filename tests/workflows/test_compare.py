@@ -18,7 +18,7 @@ Tiny = Callable[[str], Path]
 
 
 def run(base: Path, candidate: Path, **changes: object) -> Comparison:
-    return compare(CompareSettings(base=base, candidate=candidate, **{"chunks": 2, "threads": 2, **changes}))
+    return compare(CompareSettings(base=base, candidate=candidate, **{"chunks": 2, "threads": 1, **changes}))
 
 
 def test_figures_are_those_of_llama_perplexity(tiny: Tiny) -> None:
@@ -26,7 +26,7 @@ def test_figures_are_those_of_llama_perplexity(tiny: Tiny) -> None:
     expected = FIGURES["Q4_K_M"]
     seen: list[float] = []
     got = compare(
-        CompareSettings(base=tiny("BF16"), candidate=tiny("Q4_K_M"), chunks=60),
+        CompareSettings(base=tiny("BF16"), candidate=tiny("Q4_K_M"), chunks=60, threads=1),
         lambda done, total, _: seen.append(done / total),
     )
     f = got.figures
