@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help setup demo test lint types format fuzz clean
+.PHONY: help setup demo test lint types format fuzz clean bench-encode bench-pipeline bench-generate bench-perplexity \
+        bench-fidelity bench-compare bench-gate bench-inspect
 help:            ## list the targets
-	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 setup: $(READY)  ## make .venv with everything in it (about 5 minutes the first time, seconds later)
 
@@ -45,6 +46,12 @@ bench-perplexity: $(READY) ## perplexity against llama-perplexity
 
 bench-fidelity: $(READY)   ## KL divergence at equal bytes against llama.cpp with importance
 	@$(BIN)/python benchmarks/fidelity.py
+
+bench-compare: $(READY)    ## compare against llama-perplexity's two steps
+	@$(BIN)/python benchmarks/compare.py
+
+bench-gate: $(READY)       ## error rates and savings of the gate, by simulation
+	@$(BIN)/python benchmarks/gate_simulation.py
 
 bench-inspect: $(READY)    ## opening a 32k-vocabulary file against gguf.GGUFReader
 	@$(BIN)/python benchmarks/inspect_open.py
