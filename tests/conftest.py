@@ -1,9 +1,16 @@
 """What tests share: golden texts, which `pytest --update-golden` writes anew for a person to review."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# A shell that starts a job in the background has it ignore Ctrl-C, which this process and its children would inherit;
+# tests of Ctrl-C need it back.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 DATA = Path(__file__).parent / "data"
 TINY_MIXTRAL = Path(__file__).parents[1] / "models" / "tiny-mixtral"
