@@ -19,6 +19,15 @@ ENGINE = "llama-cpp-python==0.3.36"
 CMAKE = ["LLAVA_BUILD", "LLAMA_BUILD_TOOLS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_SERVER"]
 # GCC drops the stores before _tile_loadconfig: quantized matrices crash on processors with AMX (llama.cpp #20824).
 NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+# The first call of a kernel compiles it; the result is kept on disk.
+COMPILE = """
+import numpy as np, quant
+from quant.kernels import KERNELS
+w = np.ones((1, 256), dtype=np.float32)
+for name in KERNELS:
+    for importance in (None, w[0]):
+        quant.quantize(w, quant.quant_type(name), importance=importance)
+"""
 
 
 def main() -> None:
@@ -28,6 +37,9 @@ def main() -> None:
         install_engine(pip)
     step("installing ggufkit and its tools")
     run([*pip, "install", "--quiet", "--editable", f"{ROOT}[dev]"])
+    step("compiling the encoders: about a minute, once")
+    with Heartbeat("still compiling"):
+        run([str(VENV / "bin" / "python"), "-c", COMPILE])
     step("ready")
 
 
