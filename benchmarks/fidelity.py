@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from ggufkit.formats.imatrix import read_imatrix
 from ggufkit.formats.text import shipped_text
 from ggufkit.recipes.mixtures import mixture
-from ggufkit.recipes.search import Target, groups_of, search
+from ggufkit.recipes.search import Problem, Target, search
 from ggufkit.runtime import library
 from ggufkit.runtime.engine import Device
 from ggufkit.runtime.scoring import iter_logits, open_for_scoring
@@ -135,10 +135,7 @@ class Bench:
         self.evidence = Evidence(self.corpus, shapes_of(self.model))
         self.evidence.of(self.model.tensors[0].name)
         self.gathering = time.perf_counter() - started
-        costs = measure(self.model, self.evidence, self.corpus, n_chunks=options.probe_chunks)
-        losses = {cost.name: {name: cost.kld(name) for name in cost.errors} for cost in costs}
-        by_name = {tensor.name: tensor for tensor in self.model.tensors}
-        self.groups = groups_of([by_name[name] for name in losses], losses)
+        self.costs = measure(self.model, self.evidence, self.corpus, n_chunks=options.probe_chunks)
         self.choosing = time.perf_counter() - started - self.gathering
         print(f"gathering evidence {self.gathering:.0f} s, measuring what types cost {self.choosing:.0f} s")
 
@@ -166,7 +163,8 @@ class Bench:
     def _chosen(self) -> float:
         encoder = FittedEncoder(self.evidence, shapes_of(self.model), self.corpus, Effort.BEST)
         settings = dataclasses.replace(self._settings("out.gguf", "Q4_K_M"), fitting=encoder)
-        found = search(self.groups, Target(nbytes=self.budget), planner(settings), name="searched")
+        tensors = [tensor for tensor in self.model.tensors if tensor.name in self.costs]
+        found = search(Problem(tensors, self.costs, planner(settings), "searched"), Target(nbytes=self.budget))
         return self._ours(found.recipe, Effort.BEST)
 
     def _settings(self, output: str, recipe: object) -> QuantizeSettings:

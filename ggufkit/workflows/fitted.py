@@ -19,7 +19,7 @@ from ggufkit.formats.model import Model
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.quantizable import kept_reason
 from ggufkit.recipes.recipe import Recipe
-from ggufkit.recipes.search import Found, PlanOf, Target, groups_of, search
+from ggufkit.recipes.search import Found, PlanOf, Problem, Target, search
 from ggufkit.runtime.engine import Device
 from ggufkit.workflows.calibrate import texts
 from ggufkit.workflows.effort import EffortCost, effort_cost
@@ -165,9 +165,8 @@ def choose_types(
     if sum(value is not None for value in target) != 1:
         raise UsageError("give one of --target-size, --target-bpw and --max-kld")
     costs = measure(model, evidence, corpus, n_chunks=n_probe, on_progress=on_progress)
-    by_name = {t.name: t for t in model.tensors}
-    losses = {cost.name: {name: cost.kld(name) for name in cost.errors} for cost in costs}
-    return search(groups_of([by_name[name] for name in losses], losses), target, plan_of, name="searched")
+    tensors = [t for t in model.tensors if t.name in costs]
+    return search(Problem(tensors, costs, plan_of, "searched"), target)
 
 
 def planner(settings: QuantizeSettings) -> PlanOf:

@@ -14,7 +14,6 @@ Knows models, evidence and types. Does not choose.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +23,7 @@ import quant
 from ggufkit.errors import InputError
 from ggufkit.formats.model import Model, ModelTensor
 from ggufkit.recipes.quantizable import Role, kept_reason, layer_of, role_of
+from ggufkit.recipes.search import Sensitivity
 from ggufkit.runtime.engine import Device, Engine
 from ggufkit.runtime.library import load
 from ggufkit.runtime.patches import WeightPatch
@@ -49,27 +49,11 @@ class Cost(NamedTuple):
     quadratic: float
     tipping: float
 
-    def at(self, r: float) -> float:
-        return self.quadratic * r + self.tipping * float(np.sqrt(r))
-
-
-@dataclass(frozen=True, slots=True)
-class TensorCost:
-    """One tensor: relative output error by type name, and what an error costs the model."""
-
-    name: str
-    errors: Mapping[str, float]
-    cost: Cost
-
-    def kld(self, type_name: str) -> float:
-        """Predicted mean KL divergence, nats, with this tensor alone in that type."""
-        return self.cost.at(self.errors[type_name])
-
 
 def measure(
     model: Model, evidence: Evidence, corpus: Corpus, *, n_chunks: int = 16, on_progress: Update = lambda *_: None
-) -> tuple[TensorCost, ...]:
-    """Tables and probes for every tensor that may be quantized, in the model's order.
+) -> dict[str, Sensitivity]:
+    """Tables and probes for every tensor that may be quantized, by name in the model's order.
 
     Raises InputError for a text without enough chunks, EngineError where the model does not run on the CPU.
     """
@@ -84,7 +68,7 @@ def measure(
             errors[tensor.name] = {name: subject.relative_error(name) for name in names}
             if tensor.name in probed:
                 costs[tensor.name] = fit_cost([subject.probe(prober, name) for name in probe_types(names)])
-    return tuple(TensorCost(t.name, errors[t.name], _cost_of(t, costs)) for t in tensors)
+    return {t.name: Sensitivity(errors[t.name], *_cost_of(t, costs)) for t in tensors}
 
 
 def candidates(tensor: ModelTensor) -> tuple[str, ...]:
@@ -203,7 +187,9 @@ def _cost_of(tensor: ModelTensor, costs: Mapping[str, Cost]) -> Cost:
     role, layer = role_of(tensor.name), layer_of(tensor.name)
     same = [name for name in costs if layer_of(name) >= 0 and (role_of(name) is role) and role is not Role.OTHER]
     if not same:
-        return max(costs.values(), key=lambda cost: cost.at(0.01))  # unknown: as careful as the most sensitive one
+        return max(
+            costs.values(), key=lambda cost: 0.01 * cost.quadratic + 0.1 * cost.tipping
+        )  # unknown: as careful as the most sensitive one
     return costs[min(same, key=lambda name: (abs(layer_of(name) - layer), layer_of(name)))]
 
 

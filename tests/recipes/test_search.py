@@ -1,5 +1,6 @@
 """From losses to a recipe: targets are kept, the recipe replays, what cannot be reached is said."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,9 @@ from ggufkit.recipes.build import make_plan
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.quantizable import kept_reason
 from ggufkit.recipes.recipe import Recipe, parse_recipe
-from ggufkit.recipes.search import Target, groups_of, search
+from ggufkit.recipes.search import Problem, Sensitivity, Target, search
 from ggufkit.workflows.source import open_source
 from quant import quant_type
-from quant.allocate import Group
 
 MODEL = open_source(Path(__file__).resolve().parents[2] / "models" / "tiny-mixtral")
 TENSORS = [t for t in MODEL.tensors if kept_reason(t) is None]
@@ -23,55 +23,71 @@ def plan_of(recipe: Recipe) -> QuantPlan:
     return make_plan(MODEL, recipe, importance={t.name for t in TENSORS})
 
 
-def groups(weight: float = 8.0) -> tuple[Group, ...]:
+def problem(weight: float = 8.0, tipping: float = 0.0) -> Problem:
     """Every bit halves the error twice; layer 0 costs `weight` times as much as the others."""
-    losses = {
-        t.name: {n: (weight if "blk.0." in t.name else 1.0) * 4.0 ** -quant_type(n).bpw for n in TYPES} for t in TENSORS
-    }
-    return groups_of(TENSORS, losses)
+    errors = {name: 4.0 ** -quant_type(name).bpw for name in TYPES}
+    costs = {t.name: Sensitivity(errors, weight if "blk.0." in t.name else 1.0, tipping) for t in TENSORS}
+    return Problem(TENSORS, costs, plan_of, "searched")
 
 
 @pytest.mark.parametrize("nbytes", [3_000_000, 3_700_000, 4_705_600, 6_000_000])
 def test_a_size_is_never_exceeded_and_nearly_used(nbytes: int) -> None:
-    found = search(groups(), Target(nbytes=nbytes), plan_of, name="searched")
+    found = search(problem(), Target(nbytes=nbytes))
     assert 0.98 * nbytes < found.plan.file_nbytes <= nbytes
 
 
 def test_bits_a_weight_count_the_whole_file() -> None:
-    found = search(groups(), Target(bpw=4.5), plan_of, name="searched")
+    found = search(problem(), Target(bpw=4.5))
     n_weights = sum(t.n_weights for t in MODEL.tensors)
     assert 4.4 < 8 * found.plan.file_nbytes / n_weights <= 4.5
 
 
 def test_the_recipe_replays_to_the_same_plan() -> None:
-    found = search(groups(), Target(nbytes=4_000_000), plan_of, name="searched")
+    found = search(problem(), Target(nbytes=4_000_000))
     again = plan_of(parse_recipe(found.recipe.to_toml(), "searched.toml"))
     assert [(t.name, t.qtype.name) for t in again.tensors] == [(t.name, t.qtype.name) for t in found.plan.tensors]
-    chosen = {g.name: g.choices[i].name for g, i in zip(found.groups, found.allocation.chosen, strict=True)}
+    chosen = found.types
     assert {t.name: t.qtype.name for t in again.tensors if t.name in chosen} == chosen
     assert all("predicted KLD" in t.reason for t in again.tensors if t.name in chosen)
 
 
 def test_costly_layers_get_more_bits() -> None:
-    found = search(groups(64.0), Target(nbytes=4_000_000), plan_of, name="searched")
+    found = search(problem(64.0), Target(nbytes=4_000_000))
     bits = {t.name: t.qtype.bpw for t in found.plan.tensors}
     assert bits["blk.0.ffn_up_exps.weight"] > bits["blk.2.ffn_up_exps.weight"]
 
 
 def test_a_divergence_is_kept_with_few_bytes() -> None:
-    loose = search(groups(), Target(kld=0.5), plan_of, name="searched")
-    tight = search(groups(), Target(kld=0.05), plan_of, name="searched")
+    loose = search(problem(), Target(kld=0.5))
+    tight = search(problem(), Target(kld=0.05))
     assert tight.kld <= 0.05 < loose.kld <= 0.5
     assert loose.plan.file_nbytes < tight.plan.file_nbytes
 
 
 def test_what_the_next_step_buys_is_said() -> None:
-    assert " to Q" in search(groups(), Target(nbytes=4_000_000), plan_of, name="searched").buys
-    assert search(groups(), Target(nbytes=1 << 30), plan_of, name="searched").buys.startswith("nothing")
+    assert " to Q" in search(problem(), Target(nbytes=4_000_000)).buys
+    assert search(problem(), Target(nbytes=1 << 30)).buys.startswith("nothing")
 
 
 def test_targets_out_of_reach_name_the_range() -> None:
     with pytest.raises(UsageError, match=r"1000000 bytes is out of reach: the types at hand give \d+ to \d+ bytes"):
-        search(groups(), Target(nbytes=1_000_000), plan_of, name="searched")
-    with pytest.raises(UsageError, match=r"--max-kld 1e-09: a loss of 1e-09 is out of reach"):
-        search(groups(), Target(kld=1e-9), plan_of, name="searched")
+        search(problem(), Target(nbytes=1_000_000))
+    with pytest.raises(UsageError, match=r"--max-kld 1e-09 is out of reach: the best types at hand give"):
+        search(problem(), Target(kld=1e-9))
+
+
+def test_tipping_errors_add_up_in_squares() -> None:
+    found = search(problem(1.0, tipping=0.01), Target(nbytes=4_000_000))
+    errors = [4.0 ** -quant_type(kind).bpw for kind in found.types.values()]
+    assert found.kld == pytest.approx(sum(errors) + (1e-4 * sum(errors)) ** 0.5)
+
+
+def test_no_other_choice_of_two_types_is_better() -> None:
+    two = problem(1.0, tipping=0.05)
+    found = search(two, Target(nbytes=4_500_000))
+    order = [t.name for t in TENSORS]
+    for first, second in itertools.combinations(range(len(order)), 2):
+        swapped = dict(found.types)
+        swapped[order[first]], swapped[order[second]] = swapped[order[second]], swapped[order[first]]
+        if TENSORS[first].n_weights == TENSORS[second].n_weights:  # the same bytes
+            assert two.predicted(swapped)[0] >= found.kld * (1 - 1e-9)
