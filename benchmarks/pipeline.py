@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--encoder", default="ggufkit", choices=["ggufkit", "ggml"])
-    parser.add_argument("--max-memory", type=int, default=3 << 29)
+    parser.add_argument("--max-memory", type=int, default=2 << 30)
     parser.add_argument("--folder", default=None, help="where to work; about 10 GiB a layer are needed")
     options = parser.parse_args()
     from mixtral_shape import make, make_imatrix
