@@ -132,7 +132,7 @@ def test_costs_are_found_again() -> None:
     for a, b in ((0.3, 0.0), (0.0, 0.02), (0.2, 0.01)):
         probes = [Probe(r, a * r + b * r**0.5, 1e-6) for r in (0.2, 0.01, 0.001)]
         assert fit_cost(probes) == pytest.approx(Cost(a, b), abs=1e-3)
-    assert fit_cost([Probe(0.1, -1e-6, 1e-5)]).at(0.1) == pytest.approx(0.0, abs=1e-6)
+    assert fit_cost([Probe(0.1, -1e-6, 1e-5)]) == pytest.approx(Cost(0.0, 0.0), abs=1e-6)
 
 
 def test_walks_hold_whole_layers_within_the_memory() -> None:
