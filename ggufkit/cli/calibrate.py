@@ -1,5 +1,6 @@
 """`ggufkit calibrate`."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ EXAMPLES = """
 \b
 Examples:
   ggufkit calibrate mixtral-Q8_0.gguf -o mixtral.imatrix.gguf
+  ggufkit calibrate ./Mixtral-8x7B-v0.1 -o mixtral.imatrix.gguf
   ggufkit calibrate mixtral-Q8_0.gguf -o mixtral.imatrix.gguf --text book.txt --text code.txt --tokens 100000
   ggufkit calibrate mixtral-Q8_0.gguf -o more.gguf --add-to mixtral.imatrix.gguf --text another.txt
   ggufkit calibrate --merge a.gguf --merge b.gguf -o both.gguf
@@ -32,8 +34,9 @@ Examples:
 @options.device
 @options.json_flag
 def command(*, model: Path | None, merge: tuple[Path, ...], as_json: bool, **rest: Any) -> None:
-    """Measure how strongly a text uses each input of each expert of MODEL, a GGUF, and write it for quantize --imatrix.
+    """Measure how strongly a text uses each input of each expert of MODEL, and write it for quantize --imatrix.
 
+    MODEL is a GGUF, or a Hugging Face folder: then a quick quantized file beside the output is run, and deleted.
     Ctrl-C keeps what was gathered.
     """
     from ggufkit.errors import UsageError
@@ -51,10 +54,17 @@ def command(*, model: Path | None, merge: tuple[Path, ...], as_json: bool, **res
 def _calibrate(model: Path, as_json: bool, *, device: str, **settings: Any) -> None:
     from ggufkit.reports.calibrate_text import as_dict, render
     from ggufkit.runtime.engine import Device
-    from ggufkit.workflows.calibrate import CalibrateSettings, calibrate
+    from ggufkit.workflows.calibrate import CalibrateSettings, calibrate, check_settings
+    from ggufkit.workflows.fitted import running_source
 
-    with console.progress(f"calibrate on {model.name}", unit_bytes=False) as update:
-        report = calibrate(CalibrateSettings(model=model, device=Device(device), **settings), update)
+    wanted = CalibrateSettings(model=model, device=Device(device), **settings)
+    check_settings(wanted)
+    with (
+        console.progress(f"calibrate on {model.name}", unit_bytes=False) as update,
+        running_source(model, wanted.output, update) as running,
+    ):
+        report = calibrate(dataclasses.replace(wanted, model=running), update)
+    report = dataclasses.replace(report, model=model.name)
     if as_json:
         console.print_json(as_dict(report))
     else:

@@ -80,7 +80,7 @@ def calibrate(
     EngineError, NonFiniteError for a model whose activations overflow.
     """
     started = time.perf_counter()
-    _check_output(settings)
+    check_settings(settings)
     text, names = texts(settings.text)
     earlier = [read_imatrix(path) for path in settings.add_to]
     observer = SumsObserver()
@@ -178,7 +178,8 @@ def texts(paths: tuple[Path, ...]) -> tuple[str, tuple[str, ...]]:
     return "".join(read_text(path) for path in paths), tuple(path.name for path in paths)
 
 
-def _check_output(settings: CalibrateSettings) -> None:
+def check_settings(settings: CalibrateSettings) -> None:
+    """Raise OutputError or UsageError for what cannot work, before anything is run."""
     output = settings.output
     if not output.parent.is_dir():
         raise OutputError(f"{output.parent} is not a folder. Create it, or choose another place with -o.")

@@ -137,6 +137,22 @@ def running_model(settings: QuantizeSettings, model: Model, on_progress: Update)
         quick.unlink(missing_ok=True)
 
 
+@contextmanager
+def running_source(source: Path, output: Path, on_progress: Update) -> Iterator[Path]:
+    """The same for a source that is to be calibrated only; the quick file lies beside `output`."""
+    if source.is_file():
+        yield source
+        return
+    settings = QuantizeSettings(source=source, output=output)
+    model = prepare(settings).model
+    try:
+        with running_model(settings, model, on_progress) as running:
+            yield running
+    finally:
+        for file in model.files:
+            file.close()
+
+
 def quick_type(model: Model) -> str:
     """The finest type whose file leaves a third of this machine's memory free: BF16, Q8_0, Q4_K_M or Q2_K."""
     n_weights = sum(t.n_weights for t in model.tensors)

@@ -14,6 +14,7 @@ from ggufkit.errors import EngineError, InputError
 from ggufkit.runtime.activations import Activations, ActivationTap
 from ggufkit.runtime.engine import Device, Engine
 from ggufkit.runtime.library import load
+from quant.errors import NonFiniteError
 from quant.importance import InputSums, input_sums
 
 I32Array = NDArray[np.int32]
@@ -68,10 +69,10 @@ def observe_text(
     spread       take the tokens evenly from the whole text, not from its beginning
     on_chunk     called with (done, total)
 
-    Raises InputError for a text that is too short, EngineError where the model does not run, NonFiniteError from
-    observers. KeyboardInterrupt passes through; what observers gathered until then is theirs.
+    Raises InputError for a text that is too short, and for activations that are not finite, with the tensor's name;
+    EngineError where the model does not run. KeyboardInterrupt passes through; what observers gathered is theirs.
     """
-    tap = ActivationTap(load(), observe, wants)
+    tap = ActivationTap(load(), _naming(observe, model), wants)
     n_seq = GROUP_CHUNKS
     # all positions ask for logits: llama.cpp leaves out the last layer for those that do not
     with Engine.open(
@@ -85,6 +86,19 @@ def observe_text(
             _decode(engine, tap, group)
             on_chunk(min(first + n_seq, len(chunks)), len(chunks))
     return len(chunks)
+
+
+def _naming(observe: Callable[[Activations], None], model: Path) -> Callable[[Activations], None]:
+    def named(seen: Activations) -> None:
+        try:
+            observe(seen)
+        except NonFiniteError as error:
+            raise InputError(
+                f"{model.name}: inputs of {seen.name}: {error}. The model overflows as it is stored; calibrate on a "
+                "BF16 or F32 file of it."
+            ) from error
+
+    return named
 
 
 def _decode(engine: Engine, tap: ActivationTap, group: I32Array) -> None:

@@ -54,3 +54,12 @@ def test_contradictions_are_usage_errors(arguments: list[str], said: str, tmp_pa
     assert done.exit_code == 2, done.output
     assert said in done.output
     assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_is_calibrated_on_a_quick_file(tmp_path: Path) -> None:
+    out = tmp_path / "imatrix.gguf"
+    done = CliRunner().invoke(main, ["calibrate", MODEL, "-o", str(out), "--tokens", "1024", "-t", "1", "--json"])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert (report["model"], report["n_tokens"], report["n_entries"]) == ("tiny-mixtral", 1024, 32)
+    assert [path.name for path in tmp_path.iterdir()] == ["imatrix.gguf"]
