@@ -50,7 +50,7 @@ def test_the_recipe_in_the_readme_is_one() -> None:
     assert len(recipe.rules) == 1
 
 
-@pytest.mark.parametrize("target", re.findall(r"`?make ([a-z-]+)", README))
+@pytest.mark.parametrize("target", re.findall(r"(?:`|\$ )make ([a-z-]+)", README))
 def test_make_targets_in_the_readme_exist(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
