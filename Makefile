@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .PHONY: help setup demo test lint types format fuzz clean bench-encode bench-pipeline bench-generate bench-perplexity \
-        bench-fidelity bench-compare bench-gate bench-inspect
+        bench-calibrate bench-fidelity bench-compare bench-gate bench-inspect
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
@@ -43,6 +43,9 @@ bench-generate: $(READY)   ## Python time a token against llama-cpp-python's own
 
 bench-perplexity: $(READY) ## perplexity against llama-perplexity
 	@$(BIN)/python benchmarks/perplexity.py
+
+bench-calibrate: $(READY)  ## importance against llama-imatrix
+	@$(BIN)/python benchmarks/calibrate.py
 
 bench-fidelity: $(READY)   ## KL divergence at equal bytes against llama.cpp with importance
 	@$(BIN)/python benchmarks/fidelity.py

@@ -10,28 +10,19 @@ takes (from the first batch on, as each program reports it), of the whole comman
 
 import argparse
 import json
-import os
 import re
-import resource
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import mixtral_shape
+from side_by_side import GGUFKIT, TEXTS, in_turns, measured, parser, shipped_model, wide_model
 
-import quant
-from ggufkit.formats.text import shipped_text
-from ggufkit.runtime import machine
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
-
-ROOT = Path(__file__).parents[1]
+TEXT = TEXTS / "evaluation-prose.txt"
 
 
 class Run(NamedTuple):
@@ -43,34 +34,23 @@ class Run(NamedTuple):
     processor: float
 
 
-def ours(model: Path, text: Path, options: argparse.Namespace) -> Run:
-    command = [sys.executable, "-m", "ggufkit", "perplexity", str(model), "--text", str(text), "--json"]
-    command += ["--chunks", str(options.chunks), "--threads", str(options.threads)]
-    out, whole, processor = timed(command)
-    report = json.loads(out[out.index("{") :])
-    return Run(report["ppl"], report["seconds"], whole, processor)
+def ours(model: Path, options: argparse.Namespace) -> Run:
+    command = [*GGUFKIT, "perplexity", str(model), "--text", str(TEXT), "--json"]
+    done = measured([*command, "--chunks", str(options.chunks), "--threads", str(options.threads)])
+    report = json.loads(done.out)
+    return Run(report["ppl"], report["seconds"], done.seconds, done.processor)
 
 
-def theirs(model: Path, text: Path, options: argparse.Namespace) -> Run:
-    command = [options.peer, "-m", str(model), "-f", str(text), "-c", "512", "-t", str(options.threads)]
+def theirs(model: Path, options: argparse.Namespace) -> Run:
+    command = [options.peer, "-m", str(model), "-f", str(TEXT), "-c", "512", "-t", str(options.threads)]
     command += ["--chunks", str(options.chunks), "--log-timestamps", "--log-prefix"]
     for _ in range(3):  # its log sometimes loses the last line
-        out, whole, processor = timed(command)
-        ppl = re.search(r"Final estimate: PPL = ([\d.]+)", out)
+        done = measured(command, together=True)
+        ppl = re.search(r"Final estimate: PPL = ([\d.]+)", done.out)
         if ppl:
-            break
-    else:
-        sys.exit(f"{options.peer} printed no final estimate:\n{out[-2000:]}")
-    begun, ended = (_stamp(out, mark) for mark in ("calculating perplexity over", "Final estimate"))
-    return Run(float(ppl[1]), ended - begun, whole, processor)
-
-
-def timed(command: list[str]) -> tuple[str, float, float]:
-    """Output, seconds, and seconds of processor time of a command."""
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True, cwd=ROOT)
-    seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return done.stdout, seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            begun, ended = (_stamp(done.out, mark) for mark in ("calculating perplexity over", "Final estimate"))
+            return Run(float(ppl[1]), ended - begun, done.seconds, done.processor)
+    sys.exit(f"{options.peer} printed no final estimate:\n{done.out[-2000:]}")
 
 
 def _stamp(log: str, mark: str) -> float:
@@ -83,37 +63,20 @@ def _stamp(log: str, mark: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", default=os.environ.get("LLAMA_PERPLEXITY") or shutil.which("llama-perplexity"))
-    parser.add_argument("--type", default="Q4_K_M")
-    parser.add_argument("--chunks", type=int, default=60)
-    parser.add_argument("--threads", type=int, default=machine.choose_threads().n)
-    parser.add_argument("--rounds", type=int, default=5)
-    what = parser.add_mutually_exclusive_group()
+    options_ = parser(__doc__, "llama-perplexity")
+    options_.add_argument("--type", default="Q4_K_M")
+    options_.add_argument("--chunks", type=int, default=60)
+    what = options_.add_mutually_exclusive_group()
     what.add_argument("--model", type=Path, help="a GGUF; default: the shipped model in --type")
     what.add_argument("--wide", action="store_true", help="one layer of Mixtral's shapes in --type")
-    options = parser.parse_args()
-    if not options.peer:
-        sys.exit("llama-perplexity is not on PATH. Pass --peer PATH, or set LLAMA_PERPLEXITY.")
+    options = options_.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        text = Path(folder) / "text.txt"
-        text.write_text(shipped_text("evaluation-prose.txt"))
-        model = options.model or quantized(Path(folder), options)
-        runs = [(ours(model, text, options), theirs(model, text, options)) for _ in range(options.rounds)]
-    report(runs, options)
+        make = wide_model if options.wide else shipped_model
+        model = options.model or make(Path(folder) / "model.gguf", options.type)
+        report(in_turns(options.rounds, partial(ours, model, options), partial(theirs, model, options)), options)
 
 
-def quantized(folder: Path, options: argparse.Namespace) -> Path:
-    """The shipped model, or one as wide as Mixtral, in the type that is asked for."""
-    source, output = ROOT / "models" / "tiny-mixtral", folder / "model.gguf"
-    if options.wide:
-        source = mixtral_shape.make(folder / "wide")
-    encoder = quant.Encoder.GGUFKIT if options.wide else quant.Encoder.GGML
-    quantize(QuantizeSettings(source=source, output=output, recipe=options.type, encoder=encoder))
-    return output
-
-
-def report(runs: list[tuple[Run, Run]], options: argparse.Namespace) -> None:
+def report(runs: list[tuple[Run, ...]], options: argparse.Namespace) -> None:
     mine, peer = runs[0][0].ppl, runs[0][1].ppl
     name = options.model.name if options.model else f"{'wide' if options.wide else 'tiny-mixtral'} {options.type}"
     print(f"{name}, {options.chunks} chunks of 512, {options.threads} threads, {len(runs)} rounds")

@@ -1,0 +1,86 @@
+"""What benchmarks of whole commands share: a command run and measured, where the peer is, and files to run on."""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import mixtral_shape
+
+import quant
+from ggufkit.runtime import machine
+from ggufkit.workflows.quantize import QuantizeSettings, quantize
+
+ROOT = Path(__file__).resolve().parents[1]
+GGUFKIT = (sys.executable, "-m", "ggufkit")
+Result = TypeVar("Result")
+TEXTS = ROOT / "ggufkit" / "data" / "text"
+
+
+class Measured(NamedTuple):
+    """What one command printed and took: `processor` seconds of all threads, `peak` bytes resident."""
+
+    out: str
+    err: str
+    seconds: float
+    processor: float
+    peak: int
+
+
+def measured(command: list[str], *, together: bool = False) -> Measured:
+    """Run a command to its end; a failure ends the benchmark. `together` puts both streams into `out`, in order."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, stdout=out, stderr=out if together else err, cwd=ROOT)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        err.seek(0)
+        said, complained = out.read(), err.read()
+        if process.returncode:
+            sys.exit(f"{' '.join(command)} ended with {process.returncode}:\n{(said + complained)[-2000:]}")
+        unit = 1 if sys.platform == "darwin" else 1024
+        return Measured(said, complained, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit)
+
+
+def parser(doc: str | None, peer: str) -> argparse.ArgumentParser:
+    """Options that all have: --peer (found under the peer's name in capitals, or on PATH), --threads, --rounds."""
+    out = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found = os.environ.get(peer.upper().replace("-", "_")) or shutil.which(peer)
+    out.add_argument("--peer", type=_is_file, default=found, required=not found, help=f"path of {peer}")
+    out.add_argument("--threads", type=int, default=machine.choose_threads().n)
+    out.add_argument("--rounds", type=int, default=5)
+    return out
+
+
+def _is_file(path: str) -> str:
+    if not Path(path).is_file():
+        raise argparse.ArgumentTypeError(f"{path} is not a file")
+    return path
+
+
+def in_turns(n_rounds: int, *programs: Callable[[], Result]) -> list[tuple[Result, ...]]:
+    """Results of the programs, each run once a round; the first round warms caches and is not kept."""
+    return [tuple(program() for program in programs) for _ in range(n_rounds + 1)][1:]
+
+
+def shipped_model(output: Path, recipe: str) -> Path:
+    """The shipped model, encoded by llama.cpp's own encoder."""
+    source = ROOT / "models" / "tiny-mixtral"
+    quantize(QuantizeSettings(source=source, output=output, recipe=recipe, encoder=quant.Encoder.GGML))
+    return output
+
+
+def wide_model(output: Path, recipe: str) -> Path:
+    """One layer of Mixtral's shapes with 32,000 tokens, weights of noise."""
+    with tempfile.TemporaryDirectory(dir=output.parent) as folder:
+        source = mixtral_shape.make(Path(folder) / "wide")
+        quantize(QuantizeSettings(source=source, output=output, recipe=recipe))
+    return output
