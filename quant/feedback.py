@@ -166,29 +166,32 @@ def _refine(w: F32Array, encoded: U8Array, grid: Grid, moments: F32Array, n_refi
 
     n_block, size = encoded.shape[1], grid.qtype.block_size
     out = encoded.copy()
+    if not n_refine:
+        return out
     active = np.arange(len(w))
+    gradient = product(dequantize(out.reshape(len(w), -1), grid.qtype) - w, moments)  # (ŵ - w) H, kept up to date
     for _ in range(n_refine):
-        if not len(active):
-            break
-        now = _solve_halves(w[active], out[active], grid, moments)
+        now = _solve_halves(out[active], grid, moments, gradient)
         flat = now.reshape(len(active) * n_block, -1)
         scale, offset = (part.reshape(len(active), -1) for part in grid.scales(flat))
         level = grid.unpack(flat).reshape(len(active), n_block * size)
-        gradient = product(scale * grid.values[level] + offset - w[active], moments)
         moved = np.zeros(len(active), dtype=np.int64)
         move_levels(level, scale, offset, grid.values, gradient, moments, moved)
         out[active] = grid.pack(flat, level.reshape(len(active) * n_block, size)).reshape(now.shape)
-        active = active[moved > 0]
+        active, gradient = active[moved > 0], gradient[moved > 0]
+        if not len(active):
+            break
     return out
 
 
-def _solve_halves(w: F32Array, encoded: U8Array, grid: Grid, moments: F32Array) -> U8Array:
-    """Per block, the d and dmin that make the row's error least with all levels, codes and other blocks held."""
+def _solve_halves(encoded: U8Array, grid: Grid, moments: F32Array, gradient: F32Array) -> U8Array:
+    """Per block, the d and dmin that make the row's error least with all levels, codes and other blocks held.
+
+    gradient  (n_rows, n_per_row) is (ŵ - w) H and follows what changes
+    """
     n_rows, n_block = encoded.shape[:2]
     size = grid.qtype.block_size
     out = encoded.copy()
-    value = dequantize(out.reshape(n_rows, -1), grid.qtype)
-    gradient = product(value - w, moments)
     ones, zeros = np.ones(n_rows, dtype=np.float32), np.zeros(n_rows, dtype=np.float32)
     for index in range(n_block):
         at = slice(index * size, (index + 1) * size)
@@ -198,12 +201,11 @@ def _solve_halves(w: F32Array, encoded: U8Array, grid: Grid, moments: F32Array) 
         step = _two_by_two(u, v, gradient[:, at], moments[at, at], has_min=grid.dmin_at is not None)
         d, dmin = grid.halves(blocks)
         tried = grid.with_halves(blocks, d + step[0], dmin + step[1])
-        change = dequantize(tried, grid.qtype) - value[:, at]
+        change = dequantize(tried, grid.qtype) - dequantize(blocks, grid.qtype)
         gain = 2 * _dots(change, gradient[:, at]) + _dots(change, product(change, moments[at, at]))
         better = gain < 0
         out[better, index] = tried[better]
         change[~better] = 0
-        value[:, at] += change
         gradient += product(change, moments[at])
     return out
 

@@ -58,21 +58,29 @@ def invert_factor(g, inverse):
 def add_product(a, b, out):
     """out (n_rows, n) += a (n_rows, m) @ b (m, n), each row summed in the same order whatever rows stand beside it.
 
-    BLAS would be faster on large matrices, but its sums depend on the shape of the whole, and bytes must not.
+    BLAS would be a third faster on large matrices, but its sums depend on the shape of the whole, and bytes must not.
+    Eight lines of b at a time, as many columns as keep them in the nearest cache.
     """
     n_rows, m = a.shape
     n = b.shape[1]
-    for first in range(0, n_rows, 8):
-        last = min(first + 8, n_rows)
-        for left in range(0, n, 512):
-            right = min(left + 512, n)
-            for k in range(m):
-                line = b[k, left:right]
-                for r in range(first, last):
-                    factor = a[r, k]
-                    target = out[r, left:right]
-                    for j in range(right - left):
-                        target[j] += factor * line[j]
+    full = m - m % 8
+    for left in range(0, n, 512):
+        right = min(left + 512, n)
+        for k in range(0, full, 8):
+            b0, b1, b2, b3 = b[k, left:right], b[k + 1, left:right], b[k + 2, left:right], b[k + 3, left:right]
+            b4, b5, b6, b7 = b[k + 4, left:right], b[k + 5, left:right], b[k + 6, left:right], b[k + 7, left:right]
+            for r in range(n_rows):
+                target = out[r, left:right]
+                p, q, s, t = a[r, k], a[r, k + 1], a[r, k + 2], a[r, k + 3]
+                u, v, x, y = a[r, k + 4], a[r, k + 5], a[r, k + 6], a[r, k + 7]
+                for j in range(right - left):
+                    target[j] += (p * b0[j] + q * b1[j] + s * b2[j] + t * b3[j]) + (
+                        u * b4[j] + v * b5[j] + x * b6[j] + y * b7[j]
+                    )
+        for k in range(full, m):
+            for r in range(n_rows):
+                for j in range(left, right):
+                    out[r, j] += a[r, k] * b[k, j]
 
 
 @kernel
