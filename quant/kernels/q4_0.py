@@ -22,8 +22,8 @@ from quant.kernels.symmetric import Levels, search_ends
 LEVELS = Levels(np.float32(-8), np.float32(7), nonlinear=False)
 PLAN = symmetric_singles.SinglePlan(
     levels=LEVELS,
-    ends=search_ends(LEVELS, [1, 0.95, 1.06, 1.13, 1.25, 1.4, 1.6], [1, 1.07, 1.15]),
-    n_refine=2,
+    ends=search_ends(LEVELS, [1, 0.97, 1.03, 1.06, 1.1, 1.15, 1.25, 1.4, 1.6], [1, 1.07, 1.15]),
+    n_refine=1,
     n_plain=3,
 )
 # llama.cpp does not search without importance: no slower than that

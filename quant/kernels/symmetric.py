@@ -118,14 +118,14 @@ def _find_extremes(x, extreme):
 
 
 @inner
-def _accept(fit):
-    """Best scale for the levels just summed; kept where it gains more than the best so far."""
+def _accept(least, fit):
+    """Best scale for the levels just summed; kept where it gains more than `least` times the best so far."""
     best_scale, best_gain, sum_l2, sum_xl = fit.scale, fit.gain, fit.sum_l2, fit.sum_xl
     for i in range(best_scale.shape[0]):
         old_scale, old_gain = best_scale[i], best_gain[i]
         scale = sum_xl[i] / max(sum_l2[i], _TINY)  # without levels both sums are 0
         gain = scale * sum_xl[i]
-        better = gain > old_gain
+        better = gain > old_gain * least
         best_scale[i] = scale if better else old_scale
         best_gain[i] = gain if better else old_gain
 
@@ -138,11 +138,12 @@ def invert(scale, inverse):
 
 
 @inner
-def search(x, w, levels, ends, n_refine, fit):
+def search(x, w, levels, ends, n_refine, least, fit):
     """Scale of every lane.
 
     Tries the inverse scales end / extreme, which put the extreme weight at level `end`, beyond the last level or short
-    of it; each is fitted in closed form. Then rounds the best fit again n_refine times.
+    of it; each is fitted in closed form. Then rounds the best fit again n_refine times. A try replaces an earlier one
+    when it gains `least` times as much, 1 or a little more: the first ends lead to the smallest scales.
     """
     extreme, inverse = fit.extreme, fit.inverse
     _find_extremes(x, extreme)
@@ -153,11 +154,11 @@ def search(x, w, levels, ends, n_refine, fit):
         for i in range(extreme.shape[0]):
             inverse[i] = end / extreme[i] if extreme[i] != _ZERO else _ZERO
         level_sums(x, w, inverse, levels, fit.sum_l2, fit.sum_xl)
-        _accept(fit)
+        _accept(least, fit)
     for _ in range(n_refine):
         invert(fit.scale, inverse)
         level_sums(x, w, inverse, levels, fit.sum_l2, fit.sum_xl)
-        _accept(fit)
+        _accept(_ONE, fit)
 
 
 @inner

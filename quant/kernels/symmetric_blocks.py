@@ -31,6 +31,7 @@ U8Array = NDArray[np.uint8]
 Pack = Callable[[F32Array, I8Array, U8Array, U8Array], None]
 
 _ZERO = np.float32(0)
+_ONE = np.float32(1)
 _INFINITY = np.float32(np.inf)
 
 
@@ -181,13 +182,15 @@ def _search_slab(values, importance, start, x, w, plan, fit, blocks, halves, cod
     """Halves, codes and levels of all blocks of a slab; the shapes are those of Pack."""
     n_sub, n_blocks = codes.shape[1:]
     loaded = -1
+    # rounding to code c loses about 1/12c² of what a scale gains; a larger scale makes all codes of its block coarser
+    least = _ONE + _ONE / (np.float32(32) * plan.lowest_code * plan.lowest_code)
     for t in range(-(-values.shape[0] // n_blocks)):
         load(values, t * n_blocks, x)
         phase = (start + t * n_blocks) % importance.shape[0]
         if phase != loaded:
             load_importance(importance, phase, n_sub, w)
             loaded = phase
-        search(x, w, plan.levels, plan.ends, plan.n_refine, fit)
+        search(x, w, plan.levels, plan.ends, plan.n_refine, least, fit)
         _first_guess(x, w, plan, fit, blocks)
         blocks.error[:] = _INFINITY
         blocks.d[:] = _ZERO  # what remains of a block whose every error is NaN

@@ -24,6 +24,7 @@ Pack = Callable[[F32Array, U8Array, U8Array], None]
 
 N = 32
 _ZERO = np.float32(0)
+_ONE = np.float32(1)
 _INFINITY = np.float32(np.inf)
 
 
@@ -76,7 +77,7 @@ def _search_slab(values, importance, start, x, w, plan, fit, best, error, halves
         if phase != loaded:
             load_importance(importance, phase, 1, w)
             loaded = phase
-        search(x, w, plan.levels, plan.ends, plan.n_refine, fit)
+        search(x, w, plan.levels, plan.ends, plan.n_refine, _ONE, fit)
         _round_scales(x, w, plan, fit, best, error, halves[t])
         find_levels(x, halves[t], plan.levels, fit.inverse, levels[t])
 

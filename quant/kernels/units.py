@@ -28,6 +28,7 @@ class UnitSearch(NamedTuple):
     inverse: F32Array
     error: F32Array
     best: F32Array
+    product: F32Array
 
 
 def empty_unit_search(n_blocks: int) -> UnitSearch:
@@ -55,13 +56,32 @@ def find_extreme(value, extreme):
 
 
 @inner
+def _fit_unit(v, above, below, lowest, highest, inverse, unit, sum_cc, sum_vc):
+    """Codes of v · inverse; unit becomes the half that suits them best, inverse follows. The sums are scratch."""
+    sum_cc[:] = _ZERO
+    sum_vc[:] = _ZERO
+    for sub in range(v.shape[0]):
+        for b in range(unit.shape[0]):
+            code = min(max(np.rint(v[sub, b] * inverse[b]), lowest), highest)
+            x, a, c = v[sub, b], above[sub, b], below[sub, b]
+            weight = a if unit[b] * code > x else c
+            sum_cc[b] += weight * code * code
+            sum_vc[b] += weight * code * x
+    for b in range(unit.shape[0]):
+        half = round_to_half(sum_vc[b] / sum_cc[b]) if sum_cc[b] > _ZERO else unit[b]
+        unit[b] = half
+        inverse[b] = _ONE / half if half != _ZERO else _ZERO
+
+
+@inner
 def best_unit(value, if_above, if_below, lowest, highest, end, spread, n_tries, search, unit):
     """The half for which codes lowest..highest represent `value` of every block best.
 
     The square of a miss weighs if_above where the stored value is the greater one, else if_below, per lane.
-    Tries n_tries divisors of the extreme value within end ± spread, so that it may be clipped or codes left unused.
+    Tries n_tries divisors of the extreme value within end ± spread, so that it may be clipped or codes left unused;
+    each is fitted to the codes that it leads to.
     """
-    extreme, candidate, inverse, error, best = search
+    extreme, candidate, inverse, error, best, product = search
     n_blocks = unit.shape[0]
     v, above, below = value.reshape(-1, n_blocks), if_above.reshape(-1, n_blocks), if_below.reshape(-1, n_blocks)
     find_extreme(value, extreme)
@@ -73,6 +93,7 @@ def best_unit(value, if_above, if_below, lowest, highest, end, spread, n_tries, 
             half = round_to_half(extreme[b] / divisor)
             candidate[b] = half
             inverse[b] = _ONE / half if half != _ZERO else _ZERO
+        _fit_unit(v, above, below, lowest, highest, inverse, candidate, error, product)
         error[:] = _ZERO
         for sub in range(v.shape[0]):
             for b in range(n_blocks):

@@ -87,6 +87,34 @@ def test_error_is_at_most_that_of_llama_cpp(name, importance):
         assert ours <= theirs * SLACK, f"{weights}: {ours} > {theirs} (ratio {ours / theirs:.6f})"
 
 
+def _structured() -> dict[str, np.ndarray]:
+    """Rows that are no noise around zero: norms, ramps, trained ternary weights, scales that differ by sub-block."""
+    shape = (6, N_PER_ROW)
+    steep = np.exp(2 * _rng(41).normal(size=(6, N_PER_ROW // 16))).repeat(16, axis=1)
+    return {
+        "near_one": 1 + 0.01 * _rng(42).normal(size=shape),
+        "near_minus_one": -1 + 0.03 * _rng(43).normal(size=shape),
+        "ramp": np.tile(np.linspace(-1, 1, N_PER_ROW), (6, 1)),
+        "ternary": _rng(44).integers(-1, 2, size=shape) * 0.1,
+        "steps": _rng(45).normal(size=(6, N_PER_ROW // 32)).repeat(32, axis=1)
+        * (1 + 0.01 * _rng(46).normal(size=shape)),
+        "uneven_scales": _rng(47).normal(size=shape) * steep,
+    }
+
+
+@pytest.mark.parametrize("importance", ["none", "flat", "lognormal"])
+@pytest.mark.parametrize("name", KERNELS)
+def test_error_on_structured_rows_is_about_that_of_llama_cpp_or_less(name, importance):
+    vector = IMPORTANCES[importance]
+    for weights, rows in _structured().items():
+        w = rows.astype(np.float32)
+        ours, theirs = _errors(w, name, vector)
+        signal = float((rows**2 * (1 if vector is None else vector)).sum())
+        assert ours <= 1.02 * theirs + 1e-5 * signal, (
+            f"{weights}: {ours / theirs:.3f} times, {ours / signal:.2g} of all"
+        )
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_error_on_trained_weights_is_at_most_that_of_llama_cpp(name):
     importance = np.exp(_rng(13).normal(size=256)).astype(np.float32)
