@@ -33,5 +33,4 @@ def command(*, model: Path, device: str, as_json: bool, **settings: Any) -> None
     console.out().print(
         f"{report.output}  {human_bytes(report.nbytes)}, {report.llama_nbytes / report.nbytes:.0f} times smaller than "
         f"stored logits; {report.n_chunk} chunks of {report.n_ctx} of {report.text}, {human_seconds(report.seconds)}",
-        markup=False,
     )

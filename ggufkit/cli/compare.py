@@ -41,4 +41,4 @@ def command(*, base: Path, candidate: Path, device: str, as_json: bool, **settin
     if as_json:
         console.print_json(result)
     else:
-        console.out().print(render(result), markup=False)
+        console.out().print(render(result))

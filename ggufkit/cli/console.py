@@ -13,7 +13,15 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 from ggufkit.reports.units import human_bytes, human_seconds
@@ -27,7 +35,9 @@ Update = Callable[[float, float, str], None]
 
 def out() -> Console:
     """Console of results. Without a terminal lines are not wrapped, so that they can be searched and cut."""
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=True)
+    width = None if sys.stdout.isatty() else 200
+    # names from files are shown as they are, brackets and colons included
+    return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def say(message: str) -> None:
@@ -69,15 +79,13 @@ def progress(label: str, *, unit_bytes: bool = True) -> Iterator[Update]:
 
 
 def _bar(unit_bytes: bool) -> Progress:
-    numbers = (DownloadColumn(binary_units=True), TransferSpeedColumn()) if unit_bytes else (
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-    )  # fmt: skip
+    numbers = (DownloadColumn(binary_units=True), TransferSpeedColumn()) if unit_bytes else (MofNCompleteColumn(),)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         *numbers,
         TimeRemainingColumn(compact=True),
-        TextColumn("[dim]{task.fields[now]}"),
+        TextColumn("{task.fields[now]}", style="dim", markup=False),
         console=Console(stderr=True),
         transient=True,
     )

@@ -29,6 +29,6 @@ def command(*, base: Path, candidate: Path, weights: bool, full: bool, threads: 
     if as_json:
         console.print_json(result)
     else:
-        console.out().print(render(result, full=full), markup=False)
+        console.out().print(render(result, full=full))
     if report.errors:
         raise SystemExit(3)

@@ -73,7 +73,7 @@ def command(
     if as_json:
         console.print_json(result)
     else:
-        console.out().print(render(result), markup=False)
+        console.out().print(render(result))
     raise SystemExit(EXIT_CODES[result["verdict"]])
 
 
