@@ -43,13 +43,16 @@ def quantize(
     Raises ShapeError, ImportanceError, NonFiniteError (names the first bad row, counted from 0).
     Rows are independent: encoding a slab equals slicing the whole. Source of GGML: ggml.h ggml_quantize_chunk.
     """
-    w = np.ascontiguousarray(w, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused as such
+        w = np.ascontiguousarray(w, dtype=np.float32)
     if w.ndim != 2:
         raise ShapeError(f"quantize takes (n_rows, n_per_row), got shape {w.shape}")
     out = np.empty((w.shape[0], qtype.row_nbytes(w.shape[1])), dtype=np.uint8)
     importance = _checked_importance(importance, w.shape[1], qtype)
     if not allow_nonfinite:
         _refuse_nonfinite(w)
+    if not w.size:
+        return out
     kernel = KERNELS.get(qtype.name) if encoder is Encoder.GGUFKIT else None
     if kernel is not None:
         kernel(w, importance, out)
@@ -80,9 +83,14 @@ def _checked_importance(importance: F32Array | None, n_per_row: int, qtype: Quan
         return None
     if importance.shape != (n_per_row,):
         raise ImportanceError(f"importance has shape {importance.shape}, the rows have {n_per_row} columns")
-    if not np.isfinite(importance).all() or (importance < 0).any():
-        raise ImportanceError("importance has values that are negative or not finite")
-    return np.ascontiguousarray(importance, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        importance = np.ascontiguousarray(importance, dtype=np.float32)
+    bad = np.flatnonzero(~(np.isfinite(importance) & (importance >= 0)))
+    if bad.size:
+        raise ImportanceError(
+            f"importance of column {bad[0]} is {importance[bad[0]]}, wanted a finite number from 0 up"
+        )
+    return importance
 
 
 def _refuse_nonfinite(w: F32Array) -> None:
