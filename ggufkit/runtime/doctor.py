@@ -3,7 +3,6 @@
 Collects facts and judges them; printing is the command's job.
 """
 
-import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import ggufkit
 from ggufkit.errors import EngineError
 from ggufkit.runtime import library, machine, probe
+from quant.kernels.cache import cache_folder
 
 _TESTED = "0.3.36"
 _REBUILD_AMX = (
@@ -75,8 +75,15 @@ def examine(*, probe: bool = False, folder: Path | None = None) -> DoctorReport:
     folder = folder or Path.cwd()
     cpu, threads, ram = machine.cpu(), machine.choose_threads(), machine.memory()
     engine, found, problems = _examine_engine(probe)
-    disk_free = shutil.disk_usage(folder).free
+    disk_free, compiled = shutil.disk_usage(folder).free, cache_folder()
     problems += _machine_problems(ram, disk_free, folder)
+    if compiled is None:
+        problems.append(
+            Problem(
+                "compiled encoders cannot be kept: every start compiles them again, up to a minute",
+                "Set NUMBA_CACHE_DIR to a folder that can be written to.",
+            )
+        )
     return DoctorReport(
         ggufkit=ggufkit.__version__,
         python=f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}",
@@ -95,7 +102,7 @@ def examine(*, probe: bool = False, folder: Path | None = None) -> DoctorReport:
         disk_free=disk_free,
         disk_path=str(folder),
         gpu_offload=engine.gpu_offload if engine else False,
-        numba_cache=os.environ.get("NUMBA_CACHE_DIR", "beside the package (__pycache__)"),
+        numba_cache=str(compiled or "nowhere"),
         cache_folder=str(machine.cache_folder()),
         problems=tuple(problems),
     )

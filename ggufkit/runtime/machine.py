@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -114,9 +115,10 @@ def cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
     if base and Path(base).is_absolute():
         return Path(base) / "ggufkit"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "ggufkit"
-    return Path.home() / ".cache" / "ggufkit"
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111  Path.home() raises where nobody knows the user
+    if not home.is_absolute():
+        return Path(tempfile.gettempdir()) / f"ggufkit-{os.getuid()}"  # never the current folder
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "ggufkit"
 
 
 def platform_name() -> str:

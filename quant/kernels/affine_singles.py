@@ -124,7 +124,7 @@ def plain_encoder(nmax: np.float32, high_at: int, levels_at: int) -> Callable[[F
             store_half(d, stored, 0)
             store_half(m, stored, 2)
 
-    return encode_plain  # type: ignore[no-any-return]
+    return encode_plain
 
 
 def encode(w: F32Array, importance: F32Array | None, out: U8Array, plan: SinglePlan, pack: Pack) -> None:

@@ -11,29 +11,28 @@ Loops over lanes vectorize when they read like `best = new if new < old else old
 and when arrays are local variables: an attribute inside a conditional costs a branch and a reference count.
 """
 
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
-from numba import njit
+from numba import config, njit
 
+from quant.kernels.cache import cache_folder
 
-def _forget_older_than_sources(folder: Path) -> None:
-    # Numba recompiles a function when its own file changes, not when one that it calls from another file does
-    newest = max(source.stat().st_mtime for source in folder.glob("*.py"))
-    for index in (folder / "__pycache__").glob("*.nbi"):
-        if index.stat().st_mtime < newest:
-            index.unlink(missing_ok=True)
+_FAST = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
 
 
-with suppress(OSError):  # sources or cache that may not be listed or changed: nobody edits those
-    _forget_older_than_sources(Path(__file__).parent)
+def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        folder, chosen = cache_folder(), config.CACHE_DIR
+        config.CACHE_DIR = str(folder or "")  # read by njit, and only while it decorates
+        try:
+            made: Callable[..., Any] = njit(cache=folder is not None, **_FAST, **options)(function)
+        finally:
+            config.CACHE_DIR = chosen
+        return made
 
-kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz"})
-inner = njit(
-    nogil=True,
-    cache=True,
-    error_model="numpy",
-    fastmath={"contract", "nsz"},
-    no_cpython_wrapper=True,
-    no_cfunc_wrapper=True,
-)
+    return decorate
+
+
+kernel = _compiled()
+inner = _compiled(no_cpython_wrapper=True, no_cfunc_wrapper=True)
