@@ -12,6 +12,7 @@ from pathlib import Path
 from ggufkit.errors import RecipeError, UsageError
 from ggufkit.formats.model import Model
 from ggufkit.recipes.build import make_plan
+from ggufkit.recipes.recipe import Recipe, named, parse_recipe
 from ggufkit.runtime import machine
 from ggufkit.workflows.facts import ModelFacts, model_facts
 from ggufkit.workflows.source import open_source
@@ -21,6 +22,7 @@ from ggufkit.workflows.weights import Measured, TensorError, measure
 from quant import quant_type
 
 Update = Callable[[float, float, str], None]
+_MAX_RECIPE = 1 << 18
 _N_LARGEST = 5  # tensors that are looked at for signs of an earlier quantization
 
 
@@ -71,21 +73,40 @@ def diff(settings: DiffSettings, on_progress: Update = lambda *_: None) -> DiffR
 
 
 def type_findings(candidate: Model, file_type: str) -> list[Finding]:
-    """Tensors of a type with fewer bits than the mixture that the file claims to be would give them."""
-    planned = _planned_types(candidate, file_type)
+    """Tensors of a type with fewer bits than what the file claims to be made by would give them.
+
+    That is the recipe in its metadata, where one of ggufkit's is there, else the mixture.
+    """
+    recipe = _stored_recipe(candidate, file_type)
+    if recipe and any(rule.regex for rule in recipe.rules):  # an expression from a file could run for ever
+        return []
+    planned = _planned_types(candidate, recipe or file_type)
+    claim = f"the file's recipe {recipe.name!r}" if recipe else f"a {file_type} file"
     return [
-        Finding("type", t.name, f"{t.name} is {t.dtype}; a {file_type} file has {planned[t.name]} there")
+        Finding("type", t.name, f"{t.name} is {t.dtype}; {claim} has {planned[t.name]} there")
         for t in candidate.tensors
         if t.name in planned and quant_type(t.dtype).bpw < quant_type(planned[t.name]).bpw
     ]
 
 
-def _planned_types(candidate: Model, file_type: str) -> dict[str, str]:
+def _stored_recipe(candidate: Model, file_type: str) -> Recipe | None:
+    """The recipe that the file says it was made by; None without one, or where it is another type's by now."""
+    text = candidate.kv("ggufkit.recipe")
+    if not isinstance(text, str) or len(text) > _MAX_RECIPE:
+        return None
+    try:
+        recipe, claimed = parse_recipe(text, "ggufkit.recipe"), named(file_type)
+    except (UsageError, RecipeError):
+        return None
+    return recipe if recipe.file_type == claimed.file_type else None
+
+
+def _planned_types(candidate: Model, recipe: Recipe | str) -> dict[str, str]:
     """The smaller type of each tensor, of those with and without importance; empty for a mixture nobody knows."""
     planned: dict[str, str] = {}
     for importance in (None, {t.name for t in candidate.tensors}):
         try:
-            plan = make_plan(candidate, file_type, importance=importance)
+            plan = make_plan(candidate, recipe, importance=importance)
         except (UsageError, RecipeError):
             continue
         for one in plan.tensors:

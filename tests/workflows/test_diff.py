@@ -10,6 +10,7 @@ import pytest
 
 import quant
 from ggufkit.formats.gguf_reader import GgufFile
+from ggufkit.recipes.recipe import parse_recipe
 from ggufkit.workflows.diff import DiffReport, DiffSettings, diff
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
 from ggufkit.workflows.structure import Severity, Structure, compare_structure
@@ -43,6 +44,28 @@ def test_files_made_with_importance_are_clean(encoder: quant.Encoder, tiny: Tiny
         out = tmp_path / f"{mixture}.gguf"
         quantize(QuantizeSettings(source=tiny("BF16"), output=out, recipe=mixture, imatrix=IMATRIX, encoder=encoder))
         assert run(tiny("BF16"), out).findings == ()
+
+
+LOWER = 'name = "lower"\ndefault = "Q6_K"\n[[rules]]\n{}\ntype = "Q3_K"\n'
+
+
+@pytest.mark.parametrize("rule", ['match = "blk.[01].*_exps.weight"', 'regex = "blk.[01].*_exps"'])
+def test_types_are_those_of_the_recipe_in_the_file(rule: str, tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "lower.gguf"
+    recipe = parse_recipe(LOWER.format(rule), "lower.toml")
+    quantize(QuantizeSettings(source=tiny("BF16"), output=out, recipe=recipe))
+    assert run(tiny("BF16"), out).findings == ()
+    if rule.startswith("match"):
+        report = run(tiny("BF16"), rewrite(out, tmp_path / "bad.gguf", edit=faults.layer_as_q2_k))
+        assert [kind for kind, _ in named(report)] == ["type"] * 3
+        assert "is Q2_K; the file's recipe 'lower' has Q6_K there" in report.errors[0].message
+
+
+@pytest.mark.parametrize("text", ["no recipe", 'name = "x"\ndefault = "Q2_K"\n', "x" * (1 << 19)])
+def test_a_recipe_that_is_not_the_files_is_not_believed(text: str, tiny: Tiny, tmp_path: Path) -> None:
+    changes = {"ggufkit.recipe": text}
+    bad = rewrite(tiny("Q6_K"), tmp_path / "bad.gguf", metadata=changes, edit=faults.layer_as_q2_k)
+    assert "is Q2_K; a Q6_K file has Q6_K there" in run(tiny("BF16"), bad).errors[0].message
 
 
 def test_a_checkpoint_folder_can_be_the_base(tiny: Tiny) -> None:
