@@ -144,5 +144,5 @@ def _earlier_quantization(tensors: Sequence[Measured]) -> list[Finding]:
     types = ", ".join(sorted({one.candidate.dtype for one in largest}))
     return [
         Finding("requantized", "weights", f"the weights were {via} before they became {types}: the loss of both is in "
-                "them. Quantize from the original.")
+                "them. Quantize from the original")
     ]  # fmt: skip

@@ -95,11 +95,11 @@ def requantized_from(pairs: Sequence[tuple[ModelTensor, ModelTensor]]) -> str | 
 
 def _nearer(base: F32Array, cand: F32Array, dtype: str, via: str) -> float:
     """Distance of the candidate from base → via → dtype, in distances from base → dtype; of either encoder's making."""
-    through = _encoded(base, via)
-    if through is None or not np.isfinite(cand).all():
+    through = [rows for encoder in quant.Encoder if (rows := _encoded(base, via, encoder)) is not None]
+    if not through or not np.isfinite(cand).all():
         return 1.0
-    direct, twice = (_distance(cand, rows, dtype) for rows in (base, through))
-    return twice / direct if direct else 1.0
+    direct = _distance(cand, base, dtype)
+    return min(_distance(cand, rows, dtype) for rows in through) / direct if direct else 1.0
 
 
 def _distance(cand: F32Array, rows: F32Array, dtype: str) -> float:

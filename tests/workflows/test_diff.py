@@ -130,13 +130,20 @@ def test_a_tensor_of_another_layer_is_named(tiny: Tiny, tmp_path: Path) -> None:
     assert "resembles the original's blk.0.attn_output.weight" in report.errors[0].message
 
 
-@pytest.mark.parametrize("via", ["Q4_0", "Q5_K_S", "Q8_0"])
-def test_an_earlier_quantization_is_named(via: str, tiny: Tiny, tmp_path: Path) -> None:
-    out = tmp_path / "twice.gguf"
-    quantize(QuantizeSettings(source=tiny(via), output=out, recipe="Q6_K", allow_requantize=True))
+@pytest.mark.parametrize("encoder", list(quant.Encoder))
+@pytest.mark.parametrize(
+    ("via", "to"), [("Q4_0", "Q6_K"), ("Q5_K_S", "Q6_K"), ("Q8_0", "Q6_K"), ("Q4_0", "Q8_0"), ("Q4_0", "Q4_K_S")]
+)
+def test_an_earlier_quantization_is_named(
+    via: str, to: str, encoder: quant.Encoder, tiny: Tiny, tmp_path: Path
+) -> None:
+    once, out = tmp_path / "once.gguf", tmp_path / "twice.gguf"
+    quantize(QuantizeSettings(source=tiny("BF16"), output=once, recipe=via, encoder=encoder))
+    quantize(QuantizeSettings(source=once, output=out, recipe=to, allow_requantize=True))
     report = run(tiny("BF16"), out)
     assert named(report) == [("requantized", "weights")]
-    assert f"the weights were {via.removesuffix('_S')} before they became Q6_K" in report.errors[0].message
+    message = f"the weights were {via.removesuffix('_S')} before they became {to.removesuffix('_S')}"
+    assert message in report.errors[0].message
 
 
 BAD_METADATA = [
