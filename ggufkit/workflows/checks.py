@@ -7,7 +7,7 @@ Does not know models or texts.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite, nan, sqrt
 from typing import NamedTuple
 
@@ -59,6 +59,7 @@ class Meter(NamedTuple):
     shown     what a person sees of that mean
     clip      chunks count at most so many times the limit; None for values that may be negative
     low_of    a value of the chunk that it cannot be below, where `of` is an estimate
+    percent   whether people read it in percent
     """
 
     of: Callable[[SketchComparison, float], float]
@@ -67,6 +68,7 @@ class Meter(NamedTuple):
     clip: float | None = _CLIP_MEANS
     low_of: Callable[[SketchComparison, float], float] | None = None
     title: str = ""
+    percent: bool = False
 
 
 def _share(level: float) -> Meter:
@@ -76,7 +78,8 @@ def _share(level: float) -> Meter:
         low_of=lambda tokens, limit: float((tokens.kld_low > limit).mean()),
         limit_of=lambda _: 1 - level,
         clip=_CLIP_RARE,
-        title="share of tokens with KL divergence over {:g}",
+        title="tokens with KL > {:g}",
+        percent=True,
     )
 
 
@@ -92,12 +95,14 @@ METERS = {
         lambda tokens, _: 1 - float(tokens.same_top.mean()),
         limit_of=lambda limit: 1 - limit,
         shown=lambda mean: 1 - mean,
+        percent=True,
     ),
     "dp_rms": Meter(
         lambda tokens, _: float(np.square(tokens.dp).mean()),
         limit_of=lambda limit: limit**2,
         shown=lambda mean: sqrt(max(0.0, mean)),
         clip=_CLIP_RARE,
+        percent=True,
     ),
 }
 
@@ -146,7 +151,7 @@ class Trial:
         if meter.clip is None:
             return bool(confseq.unbounded_looks(values, limit, **self._alphas, n_plan=self._n_plan)[-1])
         upper, lows = meter.clip * limit, np.array(self._lows.get(name, self._values[name]))
-        passed = confseq.bounded_looks(values, upper, limit, **self._alphas)[-1] > 0
+        passed = values.mean() <= limit and confseq.bounded_looks(values, upper, limit, **self._alphas)[-1] > 0
         return bool(passed or confseq.bounded_looks(lows, upper, limit, **self._alphas)[-1] < 0)
 
     def _judge(self, name: str) -> Check:
@@ -157,12 +162,12 @@ class Trial:
         value, *ends, shown_limit = (meter.shown(x) for x in (*bounds, mean_limit))
         low, high = sorted(ends)
         values = self._values[name]
-        return Check(
+        check = Check(
             name=name,
             title=meter.title.format(limit) or metric.title,
             group="quality",
             outcome=outcome,
-            message=_sentence(outcome, value, low, high, shown_limit, at_least=metric.at_least),
+            message="",
             value=value,
             low=low,
             high=high,
@@ -171,24 +176,35 @@ class Trial:
             n_chunk=len(values),
             n_clipped=sum(v > meter.clip * mean_limit for v in values) if meter.clip else 0,
         )
+        return replace(check, message=_sentence(check, meter))
 
     def _bounds(self, name: str, limit: float) -> Bounds:
         meter, values = METERS[name], np.array(self._values[name])
         if meter.clip is None:
             return confseq.unbounded(values, **self._alphas, n_plan=self._n_plan)
         bounds = confseq.bounded(values, meter.clip * limit, **self._alphas)
-        lows = np.array(self._lows.get(name, ()))
-        if not lows.size or (lows == values).all():
-            return bounds
-        low = confseq.bounded(lows, meter.clip * limit, **self._alphas).low
-        return Bounds(bounds.mean, low, bounds.high)
+        lows, seen = np.array(self._lows.get(name, values)), float(values.mean())
+        low = bounds.low if (lows == values).all() else confseq.bounded(lows, meter.clip * limit, **self._alphas).low
+        # what was clipped was seen all the same: nothing passes whose own mean is beyond the limit
+        return Bounds(seen, low, max(bounds.high, seen))
 
 
-def _sentence(outcome: Outcome, value: float, low: float, high: float, limit: float, *, at_least: bool) -> str:
-    wanted = f"{'at least' if at_least else 'at most'} {limit:.4g}"
-    if outcome is Outcome.INCONCLUSIVE and not isfinite(high - low):
-        return f"{value:.4g} after too few chunks to tell whether {wanted}"
-    if outcome is Outcome.INCONCLUSIVE:
-        return f"{value:.4g}, somewhere from {low:.4g} to {high:.4g}: cannot tell yet whether {wanted}"
-    bound = f"at least {low:.4g}" if (outcome is Outcome.PASS) == at_least else f"at most {high:.4g}"
-    return f"{value:.4g}, and {bound} for sure; wanted {wanted}"
+def _sentence(check: Check, meter: Meter) -> str:
+    def number(x: float) -> str:
+        return f"{100 * x:.4g} %" if meter.percent else f"{x:.4g}"
+
+    value, wanted = number(check.value), f"{'at least' if check.at_least else 'at most'} {number(check.limit)}"
+    if check.outcome is not Outcome.INCONCLUSIVE:
+        is_above = (check.outcome is Outcome.PASS) == check.at_least
+        bound = f"at least {number(check.low)}" if is_above else f"at most {number(check.high)}"
+        said = f"{value}, and {bound} for sure; wanted {wanted}"
+    elif isfinite(check.high - check.low):
+        said = f"{value}, somewhere from {number(check.low)} to {number(check.high)}: cannot tell yet whether {wanted}"
+    else:
+        said = f"{value} after too few chunks to tell whether {wanted}"
+    return said + (f"; {_clipped(check.n_clipped, meter)}" if check.n_clipped else "")
+
+
+def _clipped(n: int, meter: Meter) -> str:
+    lie, count = ("1 chunk lies", "counts") if n == 1 else (f"{n} chunks lie", "count")
+    return f"{lie} beyond {meter.clip:g} times what is allowed and {count} as that much"

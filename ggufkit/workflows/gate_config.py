@@ -45,7 +45,7 @@ METRICS = {
     "kld_p99": Metric("KL divergence, 99 % of tokens within", lowest=1e-9),
     "kld_p999": Metric("KL divergence, 99.9 % of tokens within", lowest=1e-9),
     "same_top": Metric("same likeliest token", at_least=True, lowest=1e-9, highest=1 - 1e-9),
-    "dp_rms": Metric("RMS change of the tokens' probability", lowest=1e-9, highest=1.0),
+    "dp_rms": Metric("RMS Δp of the text's tokens", lowest=1e-9, highest=1.0),
     "nbytes": Metric("bytes of the file", lowest=1.0),
     "bpw": Metric("bits a weight", lowest=0.1),
 }
