@@ -64,7 +64,6 @@ class Engine:
         self._model: Any = load_model(self._lib, self.path, settings, on_load)
         try:
             self._ctx = new_context(self._lib, self._model, self.path, settings, eval_callback)
-            self._memory = self._lib.llama_get_memory(self._ctx)
             self.vocab = Vocabulary(self._lib, self._model)
         except BaseException:
             self.close()
@@ -128,6 +127,8 @@ class Engine:
 
     def close(self) -> None:
         """Free the context, then the model. Safe to call twice."""
+        if hasattr(self, "vocab"):
+            self.vocab.close()
         ctx, self._ctx = self._ctx, None
         model, self._model = self._model, None
         if ctx is not None:
@@ -153,7 +154,9 @@ class Engine:
 
     @property
     def handle(self) -> Any:
-        """The llama_context pointer, for samplers."""
+        """The llama_context pointer. Raises EngineError once it is closed: llama.cpp would end the process."""
+        if self._ctx is None:
+            raise EngineError(f"{self.path.name}: the engine is closed. Use it inside its `with` block.")
         return self._ctx
 
     @property
@@ -175,14 +178,14 @@ class Engine:
 
         Ctrl-C ends it early: the sequences of this batch are then cleared and KeyboardInterrupt is raised.
         """
-        n = len(tokens)
+        n, ctx = len(tokens), self.handle
         if not 0 < n <= self.settings.n_batch:
             raise UsageError(f"a decode takes 1 to {self.settings.n_batch} tokens (n_batch), got {n}")
         if isinstance(pos, int):
             pos = np.arange(pos, pos + n, dtype=np.int32)
         self._batch.fill(tokens, pos, seq, logits)
-        with self._interrupt.watching(self._ctx):
-            rc = self._lib.llama_decode(self._ctx, self._batch.struct)
+        with self._interrupt.watching(ctx):
+            rc = self._lib.llama_decode(ctx, self._batch.struct)
             if rc:
                 self.clear()
         if rc:
@@ -191,13 +194,13 @@ class Engine:
     def decode_one(self, token: int) -> None:
         """Compute `token` behind the last one of sequence 0, with its logits. The fast path of generation."""
         self._one[0] = token
-        rc = self._lib.llama_decode(self._ctx, self._one_batch)
+        rc = self._lib.llama_decode(self.handle, self._one_batch)
         if rc:
             raise self._decode_error(rc, 1)
 
     def logits(self, n_rows: int) -> F32Array:
         """The rows asked for in the last decode, in batch order: (n_rows, n_vocab), a view until the next decode."""
-        pointer = self._lib.llama_get_logits(self._ctx)
+        pointer = self._lib.llama_get_logits(self.handle)
         if not pointer or n_rows > self.settings.n_outputs:
             raise library.engine_error(f"{self.path.name}: llama.cpp holds no {n_rows} rows of logits.")
         address = ctypes.cast(pointer, ctypes.c_void_p).value
@@ -206,7 +209,7 @@ class Engine:
 
     def clear(self) -> None:
         """Forget every sequence."""
-        self._lib.llama_memory_clear(self._memory, True)
+        self._lib.llama_memory_clear(self._lib.llama_get_memory(self.handle), True)
 
     def abort(self) -> None:
         """Stop the decode that another thread is running; it raises EngineError there."""

@@ -38,8 +38,14 @@ class Vocabulary:
 
     @property
     def handle(self) -> Any:
-        """The llama_vocab pointer, for samplers."""
+        """The llama_vocab pointer. Raises EngineError once the model is closed: llama.cpp would end the process."""
+        if self._vocab is None:
+            raise EngineError("the model is closed. Use it inside its `with` block.")
         return self._vocab
+
+    def close(self) -> None:
+        """Forget the pointer, which ends with the model. Pieces that were read stay."""
+        self._vocab = None
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> I32Array:
         """Token ids (n,) of `text`.
@@ -48,6 +54,7 @@ class Vocabulary:
         parse_special  read `<|im_end|>` and its like as control tokens; never for text of strangers
         """
         raw = text.encode("utf-8", errors="replace")
+        vocab = self.handle
         if len(raw) > MAX_TEXT_NBYTES:
             raise InputError(
                 f"the text has {len(raw)} bytes, more than the {MAX_TEXT_NBYTES} that are tokenized at once"
@@ -56,7 +63,7 @@ class Vocabulary:
         for _ in range(2):
             out = np.empty(n_max, dtype=np.int32)
             pointer = out.ctypes.data_as(self._lib.llama_token_p)
-            n = self._lib.llama_tokenize(self._vocab, raw, len(raw), pointer, n_max, add_special, parse_special)
+            n = self._lib.llama_tokenize(vocab, raw, len(raw), pointer, n_max, add_special, parse_special)
             if n >= 0:
                 return out[:n].copy()
             n_max = -n
@@ -76,7 +83,7 @@ class Vocabulary:
         size = 64
         for _ in range(2):
             buffer = ctypes.create_string_buffer(size)
-            n = self._lib.llama_token_to_piece(self._vocab, token, buffer, size, 0, special)
+            n = self._lib.llama_token_to_piece(self.handle, token, buffer, size, 0, special)
             if n >= 0:
                 return buffer.raw[:n]
             size = -n
@@ -89,13 +96,13 @@ class Vocabulary:
     @cached_property
     def eog(self) -> frozenset[int]:
         """Ids that end a generation."""
-        is_eog, vocab = self._lib.llama_vocab_is_eog, self._vocab
+        is_eog, vocab = self._lib.llama_vocab_is_eog, self.handle
         return frozenset(token for token in range(self.n_vocab) if is_eog(vocab, token))
 
     @cached_property
     def control_texts(self) -> tuple[str, ...]:
         """Spellings of all control tokens, longest first: what user text must not be able to say."""
-        get_attr, vocab = self._lib.llama_vocab_get_attr, self._vocab
+        get_attr, vocab = self._lib.llama_vocab_get_attr, self.handle
         ids = [token for token in range(self.n_vocab) if get_attr(vocab, token) & _ATTR_CONTROL]
         texts = {self.piece(token, special=True).decode("utf-8", errors="replace") for token in ids}
         return tuple(sorted((text for text in texts if len(text) > 1), key=lambda text: (-len(text), text)))

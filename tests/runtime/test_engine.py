@@ -123,6 +123,28 @@ def test_ctrl_c_ends_a_long_decode_and_the_engine_goes_on(tiny_bf16):
         assert np.isfinite(engine.logits(1)).all()
 
 
+def test_a_closed_engine_is_an_error_and_no_crash(stories):
+    with Engine.open(stories, n_ctx=256, threads=1) as engine:
+        ids = engine.tokenize("Tom had")
+        engine.decode(ids, 0)
+        text = engine.vocab.detokenize(ids)
+    engine.close()
+    calls = [
+        lambda: engine.tokenize("Tom had"),
+        lambda: engine.decode(ids, 0),
+        lambda: engine.decode_one(1),
+        lambda: engine.logits(1),
+        engine.clear,
+        lambda: engine.vocab.piece(200),
+        lambda: engine.vocab.eog,
+        lambda: engine.vocab.control_texts,
+    ]
+    for call in calls:
+        with pytest.raises(EngineError, match="is closed. Use it inside its `with` block"):
+            call()
+    assert engine.vocab.detokenize(ids) == text
+
+
 def test_another_thread_can_cancel(tiny_bf16):
     with Engine.open(tiny_bf16, n_ctx=8192, n_batch=8192, threads=1) as engine:
         timer = threading.Timer(0.1, engine.abort)
