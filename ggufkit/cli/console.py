@@ -13,16 +13,9 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.table import Table
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.table import Column, Table
+from rich.text import Text
 
 from ggufkit.reports.units import human_bytes, human_seconds
 
@@ -71,27 +64,51 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
 def progress(label: str, *, unit_bytes: bool = True) -> Iterator[Update]:
     """A bar with speed and time left on a terminal; elsewhere a line every few seconds."""
     if sys.stderr.isatty():
-        with _bar(unit_bytes) as bar:
-            task = bar.add_task(label, total=None, now="")
-            yield lambda done, total, now: bar.update(task, completed=done, total=total, now=now)
+        with bar(unit_bytes, Console(stderr=True)) as shown:
+            task = shown.add_task(label, total=None, now="")
+            yield lambda done, total, now: shown.update(task, completed=done, total=total, now=now)
     else:
-        yield _plain(label, unit_bytes)
+        yield plain(label, unit_bytes)
 
 
-def _bar(unit_bytes: bool) -> Progress:
-    numbers = (DownloadColumn(binary_units=True), TransferSpeedColumn()) if unit_bytes else (MofNCompleteColumn(),)
+class _Words(ProgressColumn):
+    """Words about a task, cut where the line has no room for them."""
+
+    def __init__(self, words: Callable[[Task], str], style: str = "", table_column: Column | None = None) -> None:
+        self._words, self._style = words, style
+        super().__init__(table_column)
+
+    def render(self, task: Task) -> Text:
+        return Text(self._words(task), style=self._style, no_wrap=True, overflow="ellipsis")
+
+
+def bar(unit_bytes: bool, console: Console) -> Progress:
+    """One line that stays one line: bar and numbers keep their width, words give way."""
+
+    def numbers(task: Task) -> str:
+        if task.total is None:
+            return ""
+        amount, speed = _amount(task.completed, task.total, unit_bytes), task.finished_speed or task.speed
+        return f"{amount} {human_bytes(speed)}/s" if unit_bytes and speed else amount
+
+    whole = Column(no_wrap=True)
     return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        *numbers,
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[now]}", style="dim", markup=False),
-        console=Console(stderr=True),
+        _Words(lambda task: task.description),
+        BarColumn(bar_width=max(4, console.width // 6), table_column=whole),
+        _Words(numbers, table_column=whole),
+        TimeRemainingColumn(compact=True, table_column=whole),
+        _Words(lambda task: str(task.fields["now"]), "dim"),
+        console=console,
         transient=True,
     )
 
 
-def _plain(label: str, unit_bytes: bool) -> Update:
+def _amount(done: float, total: float, unit_bytes: bool) -> str:
+    return f"{human_bytes(done)} of {human_bytes(total)}" if unit_bytes else f"{done:.0f} of {total:.0f}"
+
+
+def plain(label: str, unit_bytes: bool) -> Update:
+    """A line every few seconds."""
     started = time.monotonic()
     last = [started]
 
@@ -99,7 +116,7 @@ def _plain(label: str, unit_bytes: bool) -> Update:
         if time.monotonic() - last[0] < PLAIN_EVERY_S or not total:
             return
         last[0] = time.monotonic()
-        amount = f"{human_bytes(done)} of {human_bytes(total)}" if unit_bytes else f"{done:.0f} of {total:.0f}"
+        amount = _amount(done, total, unit_bytes)
         if done >= GUESS_FROM * total:
             amount += f", {human_seconds((last[0] - started) * (total - done) / done)} left"
         say(f"{label}: {100 * done / total:.0f} %  {amount}  {now}")
