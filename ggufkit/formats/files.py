@@ -36,7 +36,7 @@ def checked_size(path: Path, error: type[InputError]) -> int:
         reason = getattr(cause, "strerror", None) or str(cause)
         raise error(f"{shown(str(path))}: {reason}. Check the path.") from cause
     if stat.S_ISDIR(status.st_mode):
-        raise error(f"{path} is a folder, a file is wanted.")
+        raise error(f"{path} is a folder, a file is wanted. Name one of the files in it.")
     if not stat.S_ISREG(status.st_mode):
         raise error(f"{path} is not a regular file (a pipe or a device?). Copy it to a file first.")
     return status.st_size

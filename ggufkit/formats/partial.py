@@ -18,6 +18,7 @@ import os
 import shutil
 import threading
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -58,9 +59,18 @@ class PartialFile:
 
     identity  hex digest of all that decides the bytes; a journal of another identity is not continued
     resume    continue an unfinished file of the same identity; without it an unfinished file is an error
+    on_verified  called with the bytes of earlier ranges that were read again, of how many
     """
 
-    def __init__(self, final: Path, nbytes: int, identity: str, *, resume: bool = False) -> None:
+    def __init__(
+        self,
+        final: Path,
+        nbytes: int,
+        identity: str,
+        *,
+        resume: bool = False,
+        on_verified: Callable[[int, int], None] = lambda *_: None,
+    ) -> None:
         self.final = final
         self.nbytes = nbytes
         self._lock = threading.Lock()
@@ -72,7 +82,7 @@ class PartialFile:
             self._fd = os.open(partial_path(final), os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
             _lock(self._fd, partial_path(final))
             self._reserve()
-            self._rows = [row for row in earlier if self._verified(row)]
+            self._rows = list(self._still_there(earlier, on_verified))
             self._start_journal(identity)
         except BaseException as error:
             self._give_up(keep=bool(earlier) or not isinstance(error, OSError))
@@ -161,6 +171,14 @@ class PartialFile:
                 "Run with the settings it was started with, or start again with --restart."
             )
         return rows
+
+    def _still_there(self, earlier: list[Range], on_verified: Callable[[int, int], None]) -> Iterator[Range]:
+        done, total = 0, sum(row.nbytes for row in earlier)
+        for row in earlier:
+            if self._verified(row):
+                yield row
+            done += row.nbytes
+            on_verified(done, total)
 
     def _verified(self, row: Range) -> bool:
         """Whether the bytes on the disk are the ones that were recorded."""

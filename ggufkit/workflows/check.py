@@ -6,7 +6,6 @@ GGUF only; the file is removed again. Does not print.
 
 import dataclasses
 import math
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from ggufkit.formats.partial import check_space
 from ggufkit.formats.text import read_text, shipped_text
 from ggufkit.runtime import scoring
+from ggufkit.workflows.destination import check_copy_path, forget_check_copy
 from ggufkit.workflows.inspect import inspect
 from ggufkit.workflows.perplexity import SHIPPED, standard_error_of_means
 from ggufkit.workflows.quantize import QuantizeSettings, prepare, quantize
@@ -58,7 +58,7 @@ def require(settings: QuantizeSettings, text: Path | None) -> None:
 def check(settings: QuantizeSettings, text: Path | None, on_progress: Update = lambda *_: None) -> Check:
     """Measure `settings.output` against `settings.source` on `text` (None: the shipped prose)."""
     content = read_text(text) if text else shipped_text(SHIPPED)
-    with _runnable(settings) as (before_path, type_before):
+    with runnable(settings) as (before_path, type_before):
         before = _score(before_path, content, settings, lambda f: on_progress(f * 50, 100, type_before))
         after = _score(
             settings.output, content, settings, lambda f: on_progress(50 + f * 50, 100, settings.output.name)
@@ -77,16 +77,22 @@ def check(settings: QuantizeSettings, text: Path | None, on_progress: Update = l
 
 
 @contextmanager
-def _runnable(settings: QuantizeSettings) -> Iterator[tuple[Path, str]]:
+def runnable(settings: QuantizeSettings) -> Iterator[tuple[Path, str]]:
     """A GGUF of the source that llama.cpp can run, and the name of its type."""
     if settings.source.is_file():
         yield settings.source, inspect(settings.source).type or "GGUF"
         return
     widest = max((t.dtype for t in open_source(settings.source).tensors if not t.keep_f32), key=_bits)
-    with tempfile.TemporaryDirectory(prefix=".ggufkit-check-", dir=settings.output.parent) as folder:
-        path = Path(folder) / "before.gguf"
-        quantize(dataclasses.replace(settings, output=path, recipe=widest, imatrix=None, fitting=None, resume=False))
+    path = check_copy_path(settings.output)
+    try:
+        quantize(
+            dataclasses.replace(
+                settings, output=path, recipe=widest, imatrix=None, fitting=None, resume=False, restart=True, force=True
+            )
+        )
         yield path, widest
+    finally:
+        forget_check_copy(settings.output)
 
 
 def _bits(dtype: str) -> int:

@@ -22,6 +22,10 @@ def check_output(settings: QuantizeSettings, read: Iterable[Path], nbytes: int) 
     for path in (output, partial_path(output)):
         if path.exists() and any(path.samefile(one) for one in _inputs(settings, read)):
             raise OutputError(f"{path} is the input itself. Choose another name with -o.")
+    if settings.source.is_dir() and output.suffix != ".gguf" and folder.samefile(settings.source):
+        raise OutputError(
+            f"{output} would pass for a part of the checkpoint. Name it {output.with_suffix('.gguf').name}."
+        )
     if output.exists() and not settings.force:
         raise OutputError(f"{output} exists. Replace it with --force, or choose another name with -o.")
     if settings.restart:
@@ -29,6 +33,18 @@ def check_output(settings: QuantizeSettings, read: Iterable[Path], nbytes: int) 
     partial = partial_path(output)
     held = partial.stat().st_blocks * 512 if partial.exists() else 0
     check_space(folder, nbytes - held, f"{output.name}")
+
+
+def check_copy_path(output: Path) -> Path:
+    """Where the unquantized copy lies that `--check` measures; a run that is killed leaves it to the next one."""
+    return output.with_name(f".{output.name}.check.gguf")
+
+
+def forget_check_copy(output: Path) -> None:
+    """Remove that copy, finished or not. Raises OutputError where another run is writing it."""
+    copy = check_copy_path(output)
+    discard_unfinished(copy)
+    copy.unlink(missing_ok=True)
 
 
 def _inputs(settings: QuantizeSettings, read: Iterable[Path]) -> list[Path]:

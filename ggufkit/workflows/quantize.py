@@ -22,7 +22,7 @@ from ggufkit.recipes.build import make_plan, tensor_rows
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.runtime import machine
 from ggufkit.workflows import encode
-from ggufkit.workflows.destination import check_output
+from ggufkit.workflows.destination import check_output, forget_check_copy
 from ggufkit.workflows.provenance import identity, provenance
 from ggufkit.workflows.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
 from ggufkit.workflows.source import open_source
@@ -109,7 +109,16 @@ def quantize(settings: QuantizeSettings, on_progress: Callable[[Progress], None]
 def _write(settings: QuantizeSettings, job: Job, on_progress: Callable[[Progress], None]) -> int:
     header = output_header(job.plan)
     check_output(settings, (file.path for file in job.model.files), job.plan.file_nbytes)
-    with closing(PartialFile(settings.output, job.plan.file_nbytes, job.identity, resume=settings.resume)) as out:
+    forget_check_copy(settings.output)
+
+    def on_verified(done: int, total: int) -> None:
+        on_progress(Progress(done, total, "looking through what is there"))
+
+    with closing(
+        PartialFile(
+            settings.output, job.plan.file_nbytes, job.identity, resume=settings.resume, on_verified=on_verified
+        )
+    ) as out:
         resumed = out.done_nbytes
         if not out.kept(0, len(header)):
             out.write(0, np.frombuffer(header, dtype=np.uint8))

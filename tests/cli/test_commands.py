@@ -1,6 +1,7 @@
 """Every command on the shipped model: exit codes, strict JSON, and what odd terminals and names must not break."""
 
 import errno
+import io
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from ggufkit.cli import console, main
 from ggufkit.formats.text import shipped_text
@@ -173,7 +175,7 @@ def test_what_is_compared_with_is_converted_and_nothing_else(tmp_path: Path) -> 
             raise AssertionError(f"the fitting was asked for {name}")
 
     settings = QuantizeSettings(source=MODEL, output=tmp_path / "x.gguf", fitting=Refusing())
-    with check._runnable(settings) as (path, name):
+    with check.runnable(settings) as (path, name):
         assert (name, inspect(path).type) == ("BF16", "BF16")
     assert os.listdir(tmp_path) == []
 
@@ -211,7 +213,24 @@ def test_no_guess_before_there_is_something_to_go_by(monkeypatch: pytest.MonkeyP
     clock = iter([0.0, 10.0, 10.0, 20.0, 20.0])
     monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(click, "echo", lambda message, err: said.append(message))
-    update = console._plain("work", False)
+    update = console.plain("work", False)
     update(1, 100, "")
     update(50, 100, "")
     assert ["left" in line for line in said] == [False, True]
+
+
+@pytest.mark.parametrize("unit_bytes", [True, False])
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_progress_is_one_line_whose_numbers_survive(width: int, unit_bytes: bool) -> None:
+    shown = io.StringIO()
+    terminal = Console(file=shown, width=width, force_terminal=True, color_system=None)
+    bar = console.bar(unit_bytes, terminal)
+    task = bar.add_task("quantize mixtral-8x7b-instruct-v0.1-Q4_K_M.gguf", total=None, now="")
+    terminal.print(bar.get_renderable())  # no total is known yet
+    done, total = (3 << 29, 28 << 30) if unit_bytes else (37, 642)
+    bar.update(task, completed=done, total=total, now="blk.13.ffn_down_exps.weight")
+    terminal.print(bar.get_renderable())
+    lines = shown.getvalue().splitlines()
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= width
+    assert ("1.50 GiB of 28.00 GiB" if unit_bytes else "37 of 642") in lines[1]

@@ -217,7 +217,7 @@ def test_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     import os
 
-    with pytest.raises(GgufError, match="is a folder, a file is wanted"):
+    with pytest.raises(GgufError, match="is a folder, a file is wanted. Name one of the files in it"):
         GgufFile.open(tmp_path)
     with pytest.raises(GgufError, match="No such file or directory. Check the path"):
         GgufFile.open(tmp_path / "absent.gguf")

@@ -54,6 +54,15 @@ def test_resume_keeps_what_was_written_and_only_that(tmp_path: Path) -> None:
     assert final.read_bytes() == content.tobytes()
 
 
+def test_resume_tells_how_far_it_has_looked(tmp_path: Path) -> None:
+    final, seen = tmp_path / "out.gguf", []
+    with PartialFile(final, 1000, IDENTITY) as out:
+        out.write(0, data(300))
+        out.write(300, data(200))
+    with PartialFile(final, 1000, IDENTITY, resume=True, on_verified=lambda *now: seen.append(now)):
+        assert seen == [(300, 500), (500, 500)]
+
+
 def test_resume_drops_ranges_whose_bytes_were_damaged(tmp_path: Path) -> None:
     final = tmp_path / "out.gguf"
     with PartialFile(final, 1000, IDENTITY) as out:

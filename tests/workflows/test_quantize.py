@@ -20,7 +20,8 @@ from ggufkit.errors import InputError, OutputError, UsageError
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.partial import journal_path, partial_path
 from ggufkit.workflows import encode
-from ggufkit.workflows.quantize import QuantizeSettings, prepare, quantize
+from ggufkit.workflows.destination import check_copy_path
+from ggufkit.workflows.quantize import Progress, QuantizeSettings, prepare, quantize
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "tiny-mixtral"
@@ -55,15 +56,14 @@ def test_bytes_are_those_of_convert_and_llama_quantize(name: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("encoder", list(quant.Encoder))
-def test_same_bytes_for_any_threads_and_slabs(encoder: quant.Encoder, tmp_path: Path) -> None:
+def test_same_bytes_for_any_threads_and_slabs(
+    encoder: quant.Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hashes = set()
     for threads, slab in ((1, 1 << 22), (3, 1 << 10), (2, 5000)):
         out = tmp_path / f"{threads}.gguf"
-        job = prepare(settings(out, threads=threads, encoder=encoder))
-        small = dataclasses.replace(job, slab_weights=slab)
-        from ggufkit.workflows.quantize import _write
-
-        _write(settings(out, threads=threads, encoder=encoder), small, lambda _: None)
+        monkeypatch.setattr(encode, "SLAB_WEIGHTS", slab)
+        quantize(settings(out, threads=threads, encoder=encoder))
         hashes.add(sha256(out))
     assert len(hashes) == 1
 
@@ -98,11 +98,34 @@ def test_resume_finishes_to_the_same_bytes(after: int, tmp_path: Path, monkeypat
     with pytest.raises(OutputError, match="--resume"):
         quantize(settings(out))
     monkeypatch.setattr(encode, "SLAB_WEIGHTS", 7 << 10)  # another slab size than the first run
-    report = quantize(settings(out, resume=True, threads=1))
+    seen: list[Progress] = []
+    report = quantize(settings(out, resume=True, threads=1), seen.append)
     assert report.resumed_nbytes > 0
+    looked = [now for now in seen if now.tensor == "looking through what is there"]
+    assert looked[-1].done_nbytes == looked[-1].total_nbytes == report.resumed_nbytes
     assert sha256(out) == sha256(whole)
     assert not partial_path(out).exists()
     assert not journal_path(out).exists()
+
+
+def test_a_copy_that_a_killed_check_left_is_removed(tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    copy = check_copy_path(out)
+    for path in (copy, partial_path(copy), journal_path(copy)):
+        path.write_bytes(b"left over")
+    quantize(settings(out))
+    assert os.listdir(tmp_path) == ["out.gguf"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model", "added_tokens.json"])
+def test_no_output_passes_for_a_part_of_the_checkpoint(name: str, tmp_path: Path) -> None:
+    source = tmp_path / "checkpoint"
+    shutil.copytree(MODEL, source)
+    (source / name).unlink(missing_ok=True)
+    before = sorted(os.listdir(source))
+    with pytest.raises(OutputError, match=r"would pass for a part of the checkpoint. Name it \w+\.gguf\."):
+        quantize(dataclasses.replace(settings(source / name), source=source))
+    assert sorted(os.listdir(source)) == before
 
 
 def test_resume_of_other_settings_is_refused_and_restart_starts_again(tmp_path: Path) -> None:
