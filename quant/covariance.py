@@ -25,16 +25,13 @@ I32Array = NDArray[np.int32]
 I64Array = NDArray[np.int64]
 
 SUPER_BLOCK = 256
-# Up to this width a plain loop sums: BLAS threads go on spinning after each product, and small products between the
-# steps of a model that spins its own threads cost ten times what they compute.
-MAX_KERNEL_WIDTH = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Covariance:
     """Sums of outer products of one weight tensor's inputs; grows in place by `add`.
 
-    sums    (n_expert, n_block, width, width) float32; n_block * width = n_per_row
+    sums    (n_expert, n_block, width, width) float32, upper triangles; n_block * width = n_per_row
     counts  (n_expert,) int64, tokens
     """
 
@@ -60,16 +57,28 @@ class Covariance:
         for expert, rows in rows_by_expert(x, experts, len(self.sums)):
             self._add_rows(expert, rows)
 
+    def mean(self, expert: int, prior: float = 0.0) -> F32Array:
+        """Mean second moments of one expert (n_block, width, width), symmetric.
+
+        prior  tokens of the mean over all experts that are added to the expert's own
+        """
+        from quant.kernels.feedback import mirror
+
+        total: F32Array = self.sums[expert].copy()
+        if prior:
+            total += np.float32(prior / float(self.counts.sum())) * self.sums.sum(axis=0)
+        total /= np.float32(max(float(self.counts[expert]) + prior, 1.0))
+        for block in total:
+            mirror(block)
+        return total
+
     def _add_rows(self, expert: int, rows: F32Array) -> None:
+        # not BLAS: its threads go on spinning against those of the model, and its sums depend on how many there are
         from quant.kernels.feedback import add_moments
 
         width = self.sums.shape[2]
         for block in range(self.sums.shape[1]):
-            part = np.ascontiguousarray(rows[:, block * width : (block + 1) * width])
-            if width > MAX_KERNEL_WIDTH:
-                self.sums[expert, block] += part.T @ part
-            else:
-                add_moments(part, self.sums[expert, block])
+            add_moments(np.ascontiguousarray(rows[:, block * width : (block + 1) * width]), self.sums[expert, block])
         self.counts[expert] += len(rows)
 
 

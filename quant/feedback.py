@@ -18,12 +18,12 @@ files, names, or whether the result is better on other text: callers compare.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quant.codec import dequantize, quantize
-from quant.covariance import MAX_KERNEL_WIDTH
 from quant.errors import ShapeError
 from quant.grid import Grid, grid_of
 from quant.types import QuantType
@@ -31,10 +31,11 @@ from quant.types import QuantType
 F32Array = NDArray[np.float32]
 F64Array = NDArray[np.float64]
 U8Array = NDArray[np.uint8]
+Float = TypeVar("Float", np.float32, np.float64)
 
 DAMPING = 0.02  # of the mean of H's diagonal, added to the diagonal, with any number of tokens
 DAMPING_PER_TOKEN = 0.8  # more where there are few: times columns over tokens
-MAX_SUPER_BLOCK = 256
+LEAF = 128  # columns below which a matrix is factored in one piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +86,28 @@ def curvature(moments: NDArray[np.floating], *, damping: float = DAMPING) -> Cur
 
 def _factor(h: F64Array) -> F64Array:
     """Upper triangular U with H⁻¹ = UᵀU: with P the reversal of order, PHP = CᵀC, U = P C⁻ᵀ P."""
+    return _inverse_factor(np.ascontiguousarray(h[::-1, ::-1])).T[::-1, ::-1]
+
+
+def _inverse_factor(h: F64Array) -> F64Array:
+    """C⁻¹ of h = CᵀC, C upper triangular. Halves are factored on their own, so that products do most of the work:
+
+    h = | A  B |    C = | Ca  X  |   X = Ca⁻ᵀ B     C⁻¹ = | Ca⁻¹  -Ca⁻¹ X Cd⁻¹ |
+        | Bᵀ D |        |     Cd |   CdᵀCd = D - XᵀX      |        Cd⁻¹        |
+    """
     from quant.kernels.feedback import invert_factor
 
-    reversed_ = np.ascontiguousarray(h[::-1, ::-1])
-    if len(h) > MAX_KERNEL_WIDTH:
-        inverse = np.linalg.inv(np.linalg.cholesky(reversed_).T)
-    else:
-        inverse = np.zeros_like(reversed_)
-        invert_factor(reversed_, inverse)
-    return inverse.T[::-1, ::-1]
+    out = np.zeros_like(h)
+    if len(h) <= LEAF:
+        invert_factor(h.copy(), out)
+        return out
+    half = len(h) // 2
+    first = _inverse_factor(h[:half, :half])
+    x = product(first.T, h[:half, half:])
+    second = _inverse_factor(h[half:, half:] - product(x.T, x))
+    out[:half, :half], out[half:, half:] = first, second
+    out[:half, half:] = -product(product(first, x), second)
+    return out
 
 
 def row_errors(w: F32Array, blocks: U8Array, qtype: QuantType, moments: F32Array) -> F64Array:
@@ -227,12 +241,12 @@ def _two_by_two(
     return step_d.astype(np.float32), step_m.astype(np.float32)
 
 
-def product(a: F32Array, b: F32Array) -> F32Array:
+def product(a: NDArray[Float], b: NDArray[Float]) -> NDArray[Float]:
     """a @ b; each row's sums do not depend on the other rows, and no threads of BLAS are left spinning."""
     from quant.kernels.feedback import add_product
 
-    out = np.zeros((len(a), b.shape[1]), dtype=np.float32)
-    add_product(np.ascontiguousarray(a, dtype=np.float32), np.ascontiguousarray(b), out)
+    out = np.zeros((len(a), b.shape[1]), dtype=a.dtype)
+    add_product(np.ascontiguousarray(a), np.ascontiguousarray(b), out)
     return out
 
 

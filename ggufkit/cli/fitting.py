@@ -91,14 +91,14 @@ def _say_cost(fit: Any) -> None:
     walks = "one walk" if cost.n_walks == 1 else f"{cost.n_walks} walks"
     measuring = ", then measuring what types cost" if fit.target else ""
     console.say(
-        f"effort {fit.effort}: {walks} through the calibration text with {human_bytes(cost.moments_nbytes)} of moments"
-        f"{measuring}, then about {human_seconds(cost.encode_seconds)} to encode"
+        f"effort {fit.effort}: {walks} through the calibration text{measuring}, then about "
+        f"{human_seconds(cost.encode_seconds)} to encode; {human_bytes(cost.peak_nbytes)} of memory"
     )
 
 
 def notes(report: Any) -> tuple[str, ...]:
     """Sentences on the fit for the report."""
-    lines = []
+    lines = list(report.coverage.notes)
     if report.found is not None:
         lines.append(f"types chosen for a predicted KL divergence of {report.found.kld:.2g} nats")
         lines.append(f"the next step would take {report.found.buys}")

@@ -35,8 +35,9 @@ imatrix: Decorator = click.option(
     "--imatrix", type=PATH, default=None, help="Importance file of llama-imatrix, either format."
 )
 max_memory: Decorator = click.option(
-    "--max-memory", type=Bytes(), default="2GiB", show_default=True, help="Cap on resident memory."
-)
+    "--max-memory", type=Bytes(), default=None,
+    help="Cap on resident memory.  [default: 2GiB; half of the machine's where experts are fitted]",
+)  # fmt: skip
 allow_requantize: Decorator = click.option(
     "--allow-requantize", is_flag=True, help="Accept a GGUF that is already quantized."
 )

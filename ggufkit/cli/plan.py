@@ -23,7 +23,7 @@ def command(
     recipe: Path | None,
     imatrix: Path | None,
     threads: int | None,
-    max_memory: int,
+    max_memory: int | None,
     allow_requantize: bool,
     as_json: bool,
 ) -> None:

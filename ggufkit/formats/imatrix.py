@@ -26,6 +26,8 @@ from ggufkit.formats.gguf_writer import TensorRow, header_bytes
 from ggufkit.formats.imatrix_legacy import parse_legacy
 from ggufkit.formats.model import KV, Model, ModelTensor
 from ggufkit.formats.tensor import SourceFile, TensorRef
+from quant.importance import InputSums
+from quant.importance import importance as shrink
 
 F32Array = NDArray[np.float32]
 
@@ -74,6 +76,15 @@ class Imatrix:
         one = ImatrixEntry(entry.sums[expert : expert + 1], entry.counts[expert : expert + 1])
         importance: F32Array = one.importance()[0]
         return importance
+
+    def shrunk_importance_of(self, name: str, expert: int = 0) -> F32Array | None:
+        """The same with an expert that was hardly seen shrunk toward its layer; see `quant.importance`."""
+        entry = self.entries.get(name)
+        if entry is None:
+            return None
+        sums = InputSums(entry.sums.astype(np.float64), np.rint(entry.counts).astype(np.int64))
+        shrunk: F32Array = shrink(sums)[expert]
+        return shrunk
 
     def check_matches(self, model: Model) -> "Imatrix":
         """The same importance with one row for each expert of `model`, which the legacy format does not tell apart.

@@ -78,12 +78,15 @@ class ActivationTap:
 
     wants    says by the weight's name whether its inputs are to be looked at
     observe  runs in llama.cpp's thread; what it raises stops the batch and is raised again by `reraise`
+
+    After `stop_early`, each micro-batch ends with the tensor that was the last one seen before.
     """
 
     def __init__(self, lib: ModuleType, observe: Observer, wants: Callable[[str], bool]) -> None:
         self._ggml = ggml()
         self._observe, self._wants = observe, wants
         self._error: BaseException | None = None
+        self._latest = self._last = ""
         self.callback = lib.ggml_backend_sched_eval_callback(self._on_node)  # kept alive as long as the context
 
     def reraise(self) -> None:
@@ -92,16 +95,22 @@ class ActivationTap:
         if error is not None:
             raise error
 
+    def stop_early(self) -> None:
+        """Compute no more than is looked at: layers behind the last wanted tensor are left out from now on."""
+        self._last = self._latest
+
     def _on_node(self, address: int, ask: bool, _user: Any) -> bool:
         try:
             node = ctypes.cast(address, POINTER).contents
             if ask:
                 return self._asked(node)
-            self._observe(self._read(node))
+            seen = self._read(node)
+            self._observe(seen)
+            self._latest = seen.name
+            return seen.name != self._last
         except BaseException as error:  # an exception cannot cross C; Ctrl-C arrives here too
             self._error = error
             return False
-        return True
 
     def _asked(self, node: Tensor) -> bool:
         if self._error is not None or node.op not in self._ggml.matmul_ops:

@@ -9,27 +9,32 @@ Knows ggml nodes. Does not know why weights differ, texts or logits. Results mus
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.errors import EngineError
 from ggufkit.runtime.activations import Tensor, ggml, weight_name
-from quant.covariance import MAX_KERNEL_WIDTH
 from quant.feedback import product
 
 F32Array = NDArray[np.float32]
 
 
+class Differences(Protocol):
+    """D (n_rows, n_per_row) float32 of each expert of a tensor: an array, or what makes them when asked."""
+
+    def __getitem__(self, expert: int, /) -> F32Array: ...
+
+
 class WeightPatch:
     """A context made with `params.cb_eval = patch.callback` computes with `patch.differences` added to its weights.
 
-    differences  by tensor name, D transposed: (n_expert, n_per_row, n_rows) float32; may be replaced between decodes
+    differences  by tensor name, D of each expert; may be replaced between decodes
     """
 
     def __init__(self, lib: ModuleType) -> None:
-        self.differences: Mapping[str, F32Array] = {}
+        self.differences: Mapping[str, Differences] = {}
         self._ggml = ggml()
         self._error: BaseException | None = None
         self.callback = lib.ggml_backend_sched_eval_callback(self._on_node)
@@ -52,7 +57,7 @@ class WeightPatch:
             return False
         return True
 
-    def _difference(self, node: Tensor) -> F32Array | None:
+    def _difference(self, node: Tensor) -> Differences | None:
         return self.differences.get(weight_name(node.src[0].contents.name))
 
     def _add(self, node: Tensor) -> None:
@@ -63,23 +68,18 @@ class WeightPatch:
             raise EngineError("weights are tried out on the CPU only. Use --device cpu.")
         y = self._ggml.array(node, np.float32)[0]  # a view: what is added reaches llama.cpp
         if node.op == self._ggml.get_rows:
-            y[0] += difference[0].T[self._ggml.array(node.src[1].contents, np.int32)[0, 0, 0]]
+            y[0] += difference[0][self._ggml.array(node.src[1].contents, np.int32)[0, 0, 0]]
             return
         x = self._ggml.array(node.src[1].contents, np.float32)[0]
         if node.op == self._ggml.mul_mat:
-            y[0] += _product(x[0], difference[0])
+            y[0] += product(x[0], difference[0].T)
             return
         _add_by_expert(y, x, self._ggml.array(node.src[2].contents, np.int32)[0, 0], difference)
 
 
-def _add_by_expert(y: F32Array, x: F32Array, experts: NDArray[np.int32], difference: F32Array) -> None:
+def _add_by_expert(y: F32Array, x: F32Array, experts: NDArray[np.int32], difference: Differences) -> None:
     """y (n_tokens, n_used, n_rows) += D[expert] x, with x (n_tokens, 1 or n_used, n_per_row)."""
     shared = x.shape[1] == 1
     for expert in np.unique(experts):
         token, slot = np.nonzero(experts == expert)
-        y[token, slot] += _product(x[token, 0 if shared else slot], difference[expert])
-
-
-def _product(x: F32Array, difference: F32Array) -> F32Array:
-    """Small products without BLAS, whose threads would spin against those of llama.cpp; see quant.covariance."""
-    return product(x, difference) if x.shape[1] <= MAX_KERNEL_WIDTH else x @ difference
+        y[token, slot] += product(x[token, 0 if shared else slot], difference[int(expert)].T)

@@ -1,44 +1,102 @@
-"""What an effort costs, said before it is spent: walks through the text, memory for moments, time to encode.
+"""What an effort costs, said before it is spent: walks through the text, memory, time to encode.
 
-Knows shapes and the rates measured on one core (see benchmarks/fidelity.py). Does not measure this machine.
+    base, header  +  moments of two walks  +  two experts in hand  +  slabs in work  +  what the model computes in
+
+The weights of the model that is run come on top: they are mapped from its file, and the system may take their pages
+back. Knows shapes and the rates measured on one core (see benchmarks/fitted.py). Does not measure this machine.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ggufkit.formats.model import Model
+from ggufkit.errors import UsageError
+from ggufkit.formats.model import Hparams, Model
+from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.quantizable import kept_reason
-from ggufkit.workflows.evidence import MAX_WIDTH, moments_nbytes, walks
-from ggufkit.workflows.fit import Effort
+from ggufkit.runtime import memory
+from ggufkit.workflows import encode
+from ggufkit.workflows.fit import REFINE_ROUNDS, Effort, bytes_per_weight
+from ggufkit.workflows.gather import GROUP_CHUNKS, N_CTX
+from ggufkit.workflows.quantize import BASE_NBYTES
+from ggufkit.workflows.walks import MAX_WIDTH, Shape, plan_walks, walks_nbytes
 from quant.covariance import block_width
 
-# Multiply-adds of one row of n columns, in n², as the stages of quant.feedback do them; refinement stops early.
-_OPERATIONS = {Effort.FAST: 0.0, Effort.BALANCED: 7.0, Effort.BEST: 17.0}
-_RATE = 4e9  # of them a second and core
-_PLAIN_RATE = 20e6  # weights a second and core, searched with importance
+_RATE = 20e9  # multiply-adds a second and core
+_PLAIN_RATE = 60e6  # weights a second and core, searched with importance
+_FACTOR_SCRATCH = 4  # float64 matrices of a block's size while its factor is made
 
 
 @dataclass(frozen=True, slots=True)
 class EffortCost:
-    """`n_walks` readings of the text, `moments_nbytes` at a time, `encode_seconds` to encode on those threads."""
+    """`n_walks` readings of the text, `moments_nbytes` at a time, `encode_seconds` to encode on those threads.
+
+    budget_nbytes  what moments may take, to plan the same walks again
+    held_nbytes    moments and experts in hand: what stays in memory while slabs are encoded
+    peak_nbytes    resident memory without the pages of the model that is run
+    """
 
     n_walks: int
+    budget_nbytes: int
     moments_nbytes: int
+    held_nbytes: int
+    peak_nbytes: int
     encode_seconds: float
 
 
-def effort_cost(model: Model, effort: Effort, *, threads: int, max_nbytes: int) -> EffortCost:
-    """Costs of encoding the whole model. Time to run the model on the text is not included: it is the model's own."""
+def effort_cost(model: Model, plan: QuantPlan, effort: Effort, *, threads: int, max_memory: int) -> EffortCost:
+    """Costs of encoding the whole model under `max_memory` bytes. Time to run the model on the text is not included:
+    it is the model's own. Raises UsageError where the memory does not suffice, with the least that would.
+    """
+    shapes = shapes_of(model)
+    largest = max(t.tensor.n_weights for t in plan.tensors)
+    slab = encode.workers_of(threads) * min(encode.SLAB_WEIGHTS, largest) * bytes_per_weight(effort)
+    fixed = BASE_NBYTES + 4 * plan.data_offset + _running_nbytes(model.hparams, shapes) + slab
+    if effort is Effort.FAST:
+        sums = sum(3 * 8 * n_expert * n_per_row for n_expert, n_per_row in shapes.values())
+        walks, moments, cases, budget = 1, sums, 0, sums
+    else:
+        cases = max((_case_nbytes(n_per_row) for _, n_per_row in shapes.values()), default=0)
+        budget = max(0, max_memory - fixed - cases)
+        planned = plan_walks(shapes, budget)
+        walks, moments = len(planned), walks_nbytes(planned, shapes)
+    peak = fixed + cases + moments
+    if peak > max_memory:
+        instead = "fewer --threads" if effort is Effort.FAST else "--effort fast"
+        raise UsageError(
+            f"--effort {effort} needs {-(-peak >> 20)}MiB of memory for this model, --max-memory is "
+            f"{max_memory >> 20}MiB. Raise it, or use {instead}."
+        )
+    return EffortCost(walks, budget, moments, cases + moments, peak, _seconds(model, effort) / max(1, threads))
+
+
+def shapes_of(model: Model) -> dict[str, Shape]:
+    """(n_expert, n_per_row) of every tensor that may be quantized, in the order of the file."""
+    return {t.name: (t.n_expert, t.n_per_row) for t in model.tensors if kept_reason(t) is None}
+
+
+def _case_nbytes(n_per_row: int) -> int:
+    """Two experts in hand, three matrices each, and what making a third takes."""
+    width = block_width(n_per_row, MAX_WIDTH)
+    return 2 * 3 * 4 * n_per_row * width + 8 * width * (n_per_row + _FACTOR_SCRATCH * width)
+
+
+def _running_nbytes(hparams: Hparams, shapes: Mapping[str, Shape]) -> int:
+    """What llama.cpp allocates besides weights, and one micro-batch of inputs as they are copied for an expert."""
+    n_tokens = GROUP_CHUNKS * N_CTX
+    widest = max((n_per_row for _, n_per_row in shapes.values()), default=0)
+    copies = 2 * 4 * memory.N_UBATCH * max(1, hparams.n_expert_used) * widest
+    return memory.compute_nbytes(hparams, n_tokens, n_outputs=n_tokens) + memory.kv_nbytes(hparams, n_tokens) + copies
+
+
+def _seconds(model: Model, effort: Effort) -> float:
+    """Core seconds: plain search, and with error feedback the products over each row's columns."""
     tensors = [t for t in model.tensors if kept_reason(t) is None]
-    shapes = {t.name: (t.n_expert, t.n_per_row) for t in tensors}
-    groups = walks(shapes, max_nbytes)
-    operations = sum(
-        _OPERATIONS[effort] * t.n_weights * block_width(t.n_per_row, MAX_WIDTH)
-        for t in tensors
-        if t.n_per_row % 32 == 0
-    )
-    n_weights = sum(t.n_weights for t in tensors)
-    return EffortCost(
-        n_walks=len(groups),
-        moments_nbytes=max((sum(moments_nbytes(shapes[name]) for name in names) for names in groups), default=0),
-        encode_seconds=(operations / _RATE + n_weights / _PLAIN_RATE) / max(1, threads),
-    )
+    seconds = sum(t.n_weights for t in tensors) / _PLAIN_RATE
+    if effort is Effort.FAST:
+        return seconds
+    # in products of a row with the moments: rounding a half, two judgements, one to begin and 1.5 for each round
+    products = 3.5 + 1.5 * REFINE_ROUNDS[effort]
+    for t in tensors:
+        width = block_width(t.n_per_row, MAX_WIDTH)
+        seconds += (products * t.n_weights * width + 4 * t.n_expert * t.n_per_row * width * width) / _RATE
+    return seconds

@@ -52,10 +52,19 @@ class Fitting(RowEncoder, Protocol):
     @property
     def covers(self) -> Container[str]: ...
 
+    @property
+    def held_nbytes(self) -> int: ...
+
+    @property
+    def bytes_per_weight(self) -> int: ...
+
 
 @dataclass(frozen=True, slots=True)
 class PlainEncoder:
-    """Encodes every expert on its own, each with its own importance where there is any."""
+    """Encodes every expert on its own, each with its own importance where there is any.
+
+    Importance of experts that were hardly seen leans on their layer, but where llama.cpp's exact bytes are wanted.
+    """
 
     imatrix: Imatrix | None = None
     encoder: quant.Encoder = quant.Encoder.GGUFKIT
@@ -64,7 +73,9 @@ class PlainEncoder:
     def __call__(self, planned: PlannedTensor, expert: int, w: F32Array) -> U8Array:
         importance = None
         if self.imatrix is not None and planned.qtype.is_quantized:
-            importance = self.imatrix.importance_of(planned.name, expert)
+            exact = self.encoder is quant.Encoder.GGML
+            of = self.imatrix.importance_of if exact else self.imatrix.shrunk_importance_of
+            importance = of(planned.name, expert)
         return quant.quantize(
             w, planned.qtype, importance=importance, encoder=self.encoder, allow_nonfinite=self.allow_nonfinite
         )

@@ -1,8 +1,8 @@
 """`Evidence`: second moments of the inputs of every matrix, gathered from a text in two parts.
 
-One group of chunks in five is held out: what is fitted on the other four is judged on it. Moments are gathered layer by
-layer when they are first asked for, as many layers in one walk through the text as fit in `max_nbytes`, and dropped
-when later layers are gathered; so memory is bounded, and time grows with the number of walks.
+One group of chunks in five is held out: what is fitted on the other four is judged on it. Moments are gathered when
+they are first asked for, those of one walk through the text together, and dropped when later ones are gathered; so
+memory is bounded, and time grows with the number of walks.
 
     expert's moments = (its own sum + n_per_row · mean over its layer) / (its own count + n_per_row)
 
@@ -12,6 +12,7 @@ Knows tensors by name and a GGUF that runs. Does not know types or encoders. Cal
 """
 
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +24,35 @@ from ggufkit.errors import InputError
 from ggufkit.recipes.quantizable import layer_of
 from ggufkit.runtime.activations import Activations
 from ggufkit.runtime.engine import Device
+from ggufkit.workflows.coverage import Coverage, LayerCoverage
 from ggufkit.workflows.gather import GROUP_CHUNKS, N_CTX, OnChunk, observe_text
-from quant.covariance import Covariance, block_width
+from ggufkit.workflows.walks import MAX_WIDTH, plan_walks
+from quant.covariance import Covariance
 from quant.feedback import Curvature, curvature, damping_for
 
 F32Array = NDArray[np.float32]
-I64Array = NDArray[np.int64]
 
 HOLD_OUT_EVERY = 5
-MAX_WIDTH = 4096  # columns that know of each other; wider rows are cut into equal blocks
 DEFAULT_MAX_NBYTES = 4 << 30
+_CASES_NBYTES = 256 << 20  # experts in hand are kept up to this size, and two of them in any case
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertEvidence:
+    """What is known of one expert's inputs.
+
+    importance  (n_per_row,) mean squared input of each column, from the text to fit on
+    curve       second moments and their factor, damped for the tokens that the expert saw, from the same text
+    held_out    (n_block, width, width) mean second moments, from the text to judge on
+    """
+
+    importance: F32Array
+    curve: Curvature
+    held_out: F32Array
+
+    @property
+    def nbytes(self) -> int:
+        return self.curve.moments.nbytes + self.curve.factor.nbytes + self.held_out.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +62,18 @@ class Moments:
     fit: Covariance
     held_out: Covariance
 
-    def of_expert(self, expert: int) -> tuple[F32Array, F32Array]:
-        """Mean second moments (n_block, width, width) of one expert: to fit on, and to judge on."""
-        return _mean(self.fit, expert), _mean(self.held_out, expert)
+    def of_expert(self, expert: int) -> ExpertEvidence:
+        """Evidence of one expert, with its layer's as far as its own is thin."""
+        mean, prior = self.fit.mean(expert, _prior(self.fit)), _prior(self.fit)
+        importance = np.ascontiguousarray(np.diagonal(mean, axis1=1, axis2=2).reshape(-1))
+        damping = damping_for(float(self.fit.counts[expert]) + prior, mean.shape[1])
+        held_out = self.held_out.mean(expert, _prior(self.held_out))
+        return ExpertEvidence(importance, curvature(mean, damping=damping), held_out)
 
-    def curvature(self, expert: int) -> Curvature:
-        """What error feedback needs, damped for the tokens that the expert saw."""
-        width = self.fit.sums.shape[2]
-        n_tokens = float(self.fit.counts[expert]) + _prior(self.fit)
-        return curvature(_mean(self.fit, expert), damping=damping_for(n_tokens, width))
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was seen of the inputs, or nothing but zeros."""
+        return not self.fit.sums.any()
 
     def shares(self) -> NDArray[np.float64]:
         """(n_expert,) part of the tokens that each expert saw; sums to 1."""
@@ -66,14 +89,6 @@ def _prior(part: Covariance) -> float:
     return float(part.n_per_row) if len(part.counts) > 1 and part.counts.any() else 0.0
 
 
-def _mean(part: Covariance, expert: int) -> F32Array:
-    total, prior = part.sums[expert], _prior(part)
-    if prior:
-        total = total + (prior / float(part.counts.sum())) * part.sums.sum(axis=0)
-    mean: F32Array = (total / max(float(part.counts[expert]) + prior, 1.0)).astype(np.float32)
-    return mean
-
-
 @dataclass(frozen=True, slots=True)
 class Corpus:
     """What evidence is gathered from. `n_tokens` None reads the whole text."""
@@ -87,7 +102,8 @@ class Corpus:
 
 
 class Evidence:
-    """Moments by tensor name. `shapes`: (n_expert, n_per_row) of every tensor that may be asked for."""
+    """Moments by tensor name. `shapes`: (n_expert, n_per_row) of every tensor that may be asked for, in the order in
+    which they will be."""
 
     def __init__(
         self,
@@ -97,16 +113,27 @@ class Evidence:
         max_nbytes: int = DEFAULT_MAX_NBYTES,
         on_chunk: OnChunk = lambda *_: None,
     ) -> None:
-        self._corpus, self._on_chunk = corpus, on_chunk
-        self._shapes = dict(shapes)
-        self._walks = walks(self._shapes, max_nbytes)
-        self._lock = threading.Lock()
-        self._held: dict[int, dict[str, Moments]] = {}  # by walk; the last two stay
+        self.corpus, self.on_chunk = corpus, on_chunk
+        self._walks = plan_walks(shapes, max_nbytes)
+        self._lock, self._cases_lock = threading.Lock(), threading.Lock()
+        self._held: dict[int, dict[str, Moments]] = {}  # by walk; the last two stay, for workers that are not done
+        self._cases: OrderedDict[tuple[str, int], ExpertEvidence] = OrderedDict()
+        self._experts = _routed(shapes)
+        self._coverage: Coverage | None = None
 
     @property
     def n_walks(self) -> int:
         """Walks through the text that all tensors together take."""
         return len(self._walks)
+
+    @property
+    def coverage(self) -> Coverage:
+        """Tokens that each expert of each layer saw. The first walk counts them."""
+        with self._lock:
+            if self._coverage is None:
+                self._held[0] = self._gather(self._walks[0])
+            assert self._coverage is not None
+            return self._coverage
 
     def of(self, name: str) -> Moments | None:
         """Moments of a tensor, None where nothing was seen of its inputs. Walks through the text where needed."""
@@ -117,61 +144,68 @@ class Evidence:
             if walk not in self._held:
                 self._held = {i: self._held[i] for i in list(self._held)[-1:]}
                 self._held[walk] = self._gather(self._walks[walk])
-            return self._held[walk].get(name)
+            found = self._held[walk].get(name)
+        return None if found is None or found.is_empty else found
+
+    def of_expert(self, name: str, expert: int) -> ExpertEvidence | None:
+        """Evidence of one expert; made once while experts are asked for in order."""
+        moments = self.of(name)
+        if moments is None:
+            return None
+        with self._cases_lock:  # others that want the same one wait for it
+            found = self._cases.get((name, expert))
+            if found is None:
+                while len(self._cases) > 1 and sum(case.nbytes for case in self._cases.values()) > _CASES_NBYTES:
+                    self._cases.popitem(last=False)
+                found = self._cases[name, expert] = moments.of_expert(expert)
+        return found
 
     def _gather(self, names: frozenset[str]) -> dict[str, Moments]:
-        observer = _MomentsObserver()
+        counted = self._experts if self._coverage is None else frozenset()
+        observer = _MomentsObserver(names)
+        wanted = names | counted
         n_chunk = observe_text(
-            self._corpus.model, self._corpus.text, observer, wants=names.__contains__,
-            n_tokens=self._corpus.n_tokens, spread=True, n_ctx=self._corpus.n_ctx, threads=self._corpus.threads,
-            device=self._corpus.device, on_chunk=self._chunk_seen(observer),
+            self.corpus.model, self.corpus.text, observer, wants=wanted.__contains__,
+            n_tokens=self.corpus.n_tokens, spread=True, n_ctx=self.corpus.n_ctx, threads=self.corpus.threads,
+            device=self.corpus.device, on_chunk=self._chunk_seen(observer),
         )  # fmt: skip
         if n_chunk <= GROUP_CHUNKS:
             raise InputError(
-                f"the calibration text has {n_chunk} chunks of {self._corpus.n_ctx} tokens; fitting needs more than "
+                f"the calibration text has {n_chunk} chunks of {self.corpus.n_ctx} tokens; fitting needs more than "
                 f"{GROUP_CHUNKS}, a part to fit on and a part to judge on. Pass more text, or --effort fast."
             )
+        if self._coverage is None:
+            layers = sorted((layer_of(name), observer.counts[name]) for name in counted if name in observer.counts)
+            self._coverage = Coverage(n_chunk * self.corpus.n_ctx, tuple(LayerCoverage(*row) for row in layers))
         return observer.moments
 
     def _chunk_seen(self, observer: "_MomentsObserver") -> OnChunk:
         def on_chunk(done: int, total: int) -> None:
             observer.next_group(-(-done // GROUP_CHUNKS))
-            self._on_chunk(done, total)
+            self.on_chunk(done, total)
 
         return on_chunk
 
 
-def walks(shapes: Mapping[str, tuple[int, int]], max_nbytes: int) -> list[frozenset[str]]:
-    """Names that are gathered together: whole layers in order, within `max_nbytes` where one layer fits."""
-    by_layer: dict[int, list[str]] = {}
-    for name in shapes:
-        by_layer.setdefault(layer_of(name) if layer_of(name) >= 0 else 1 << 30, []).append(name)
-    out: list[frozenset[str]] = []
-    now: list[str] = []
-    used = 0
-    for layer in sorted(by_layer):
-        need = sum(moments_nbytes(shapes[name]) for name in by_layer[layer])
-        if now and used + need > max_nbytes:
-            out.append(frozenset(now))
-            now, used = [], 0
-        now += by_layer[layer]
-        used += need
-    return [*out, frozenset(now)] if now else out
-
-
-def moments_nbytes(shape: tuple[int, int]) -> int:
-    """Bytes of both parts of one tensor (n_expert, n_per_row); an upper bound, shared inputs are kept once."""
-    n_expert, n_per_row = shape
-    return 2 * 4 * n_expert * n_per_row * block_width(n_per_row, MAX_WIDTH)
+def _routed(shapes: Mapping[str, tuple[int, int]]) -> frozenset[str]:
+    """One expert stack of every layer that has some."""
+    by_layer = {layer_of(name): name for name, (n_expert, _) in shapes.items() if n_expert > 1}
+    return frozenset(by_layer.values())
 
 
 class _MomentsObserver:
-    """Adds to the part that the group in hand belongs to. Tensors with one input share one pair of covariances."""
+    """Adds to the part that the group in hand belongs to. Tensors with one input share one pair of covariances.
 
-    def __init__(self) -> None:
+    names   whose moments are wanted; of other tensors only the tokens of each expert are counted
+    counts  (n_expert,) int64 by name
+    """
+
+    def __init__(self, names: frozenset[str]) -> None:
         self.moments: dict[str, Moments] = {}
+        self.counts: dict[str, NDArray[np.int64]] = {}
+        self._names = names
         self._owner: dict[str, str] = {}  # tensor -> the tensor that gathers for it
-        self._first: dict[int, str] = {}  # of the micro-batch in hand: input -> its first tensor
+        self._first: dict[tuple[int, int], str] = {}  # of the micro-batch in hand: input, n_expert -> its first tensor
         self._seen: set[str] = set()
         self._hold_out = False
 
@@ -183,7 +217,13 @@ class _MomentsObserver:
             self._seen.clear()
             self._first.clear()
         self._seen.add(seen.name)
-        owner = self._owner.setdefault(seen.name, self._first.setdefault(seen.source, seen.name))
+        if seen.experts is not None:
+            now = np.bincount(seen.experts.reshape(-1), minlength=seen.n_expert)
+            self.counts[seen.name] = now + self.counts.get(seen.name, 0)
+        if seen.name not in self._names:
+            return
+        first = self._first.setdefault((seen.source, seen.n_expert), seen.name)
+        owner = self._owner.setdefault(seen.name, first)
         if owner != seen.name:
             self.moments[seen.name] = self.moments[owner]
             return

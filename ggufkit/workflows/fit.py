@@ -1,16 +1,17 @@
-"""`FittedEncoder`: encodes each expert for its own inputs, and keeps a row's fitted form only where it proves better.
-
-Knows evidence and efforts. Does not know how types were chosen or files are written. Of each row there are two forms,
-one searched with importance and one with error feedback; the one with less output error on held-out text is stored.
+"""Encoders that calibrate: each expert is encoded for its own inputs.
 
     fast      importance only: one walk through the text for sums of squares
     balanced  error feedback, then 2 rounds of refinement
     best      error feedback, then 16 rounds of refinement
+
+With error feedback there are two forms of each row, that one and one searched with importance; the one with less
+output error on held-out text is stored. Knows evidence and efforts. Does not know how types were chosen or files are
+written.
 """
 
 import hashlib
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Container
 from enum import StrEnum
 
@@ -21,9 +22,13 @@ from numpy.typing import NDArray
 import quant
 from ggufkit.formats.model import KV
 from ggufkit.recipes.plan import PlannedTensor
-from ggufkit.workflows.evidence import Corpus, Evidence, Moments
+from ggufkit.workflows.coverage import Coverage, coverage_of
+from ggufkit.workflows.encode import BYTES_PER_WEIGHT
+from ggufkit.workflows.evidence import Corpus, Evidence, ExpertEvidence
+from ggufkit.workflows.gather import OnChunk, SumsObserver, observe_text
 from quant import feedback
 from quant.grid import has_grid
+from quant.importance import importance
 
 F32Array = NDArray[np.float32]
 U8Array = NDArray[np.uint8]
@@ -38,81 +43,125 @@ class Effort(StrEnum):
 
 
 REFINE_ROUNDS = {Effort.FAST: 0, Effort.BALANCED: 2, Effort.BEST: 16}
-_CACHED_CURVES = 16
+_FEEDBACK_BYTES = 48  # a weight, on top of a plain slab's: what is left, levels, scales, offsets, gradient, changes
 
 
-class FittedEncoder:
-    """Row encoder of `workflows.quantize`, called from several threads.
+def bytes_per_weight(effort: Effort) -> int:
+    """Bytes that each weight of a slab in work takes."""
+    return BYTES_PER_WEIGHT + (0 if effort is Effort.FAST else _FEEDBACK_BYTES)
 
-    covered  names that have evidence
-    tally    rows stored fitted and plain, by tensor: what the report says of the fit
+
+class Calibrated:
+    """What the encoders share: which tensors they cover, and what decides their bytes besides weights and plan.
+
+    tally        rows stored fitted and plain, by tensor: what the report says of the fit
+    held_nbytes  bytes that it keeps in memory while slabs are encoded
     """
 
-    def __init__(self, evidence: Evidence, covered: Container[str], corpus: Corpus, effort: Effort) -> None:
-        self._evidence, self._covered, self._corpus, self._effort = evidence, covered, corpus, effort
-        self._curves: OrderedDict[tuple[str, int], feedback.Curvature] = OrderedDict()
-        self._lock = threading.Lock()
+    def __init__(self, covers: Container[str], corpus: Corpus, effort: Effort, held_nbytes: int = 0) -> None:
+        self.covers, self.corpus, self.effort, self.held_nbytes = covers, corpus, effort, held_nbytes
         self.tally: dict[str, Counter[str]] = {}
+        self._text_sha256 = hashlib.sha256(corpus.text.encode()).hexdigest()
+        self._lock = threading.Lock()
 
     @property
-    def covers(self) -> Container[str]:
-        return self._covered
+    def bytes_per_weight(self) -> int:
+        return bytes_per_weight(self.effort)
+
+    @property
+    def coverage(self) -> Coverage:
+        """Tokens that each expert saw. Walks through the text where that has not been done."""
+        raise NotImplementedError
 
     @property
     def identity(self) -> str:
         """All that decides the bytes besides weights and plan."""
-        corpus = self._corpus
-        text = hashlib.sha256(corpus.text.encode()).hexdigest()
-        return f"fit {self._effort} {text} {corpus.n_tokens} {corpus.n_ctx}"
+        return f"fit {self.effort} {self._text_sha256} {self.corpus.n_tokens} {self.corpus.n_ctx}"
 
     @property
     def metadata(self) -> tuple[KV, ...]:
         """What the file owes to calibration; no paths."""
-        kind, corpus = gguf.GGUFValueType, self._corpus
+        kind = gguf.GGUFValueType
         rows = [
-            KV("ggufkit.fit.effort", kind.STRING, str(self._effort)),
-            KV("ggufkit.fit.text_sha256", kind.STRING, hashlib.sha256(corpus.text.encode()).hexdigest()),
-            KV("ggufkit.fit.n_ctx", kind.UINT32, corpus.n_ctx),
+            KV("ggufkit.fit.effort", kind.STRING, str(self.effort)),
+            KV("ggufkit.fit.text_sha256", kind.STRING, self._text_sha256),
+            KV("ggufkit.fit.n_ctx", kind.UINT32, self.corpus.n_ctx),
         ]
-        if corpus.n_tokens is not None:
-            rows.append(KV("ggufkit.fit.n_tokens", kind.UINT32, corpus.n_tokens))
+        if self.corpus.n_tokens is not None:
+            rows.append(KV("ggufkit.fit.n_tokens", kind.UINT32, self.corpus.n_tokens))
+        layers = self.coverage.layers
+        if layers:
+            least, median = ([int(f(row.counts)) for row in layers] for f in (np.min, np.median))
+            rows += [
+                KV("ggufkit.fit.expert_tokens.least", kind.ARRAY, least, kind.UINT32),
+                KV("ggufkit.fit.expert_tokens.median", kind.ARRAY, median, kind.UINT32),
+            ]
         return tuple(rows)
+
+
+class ImportanceEncoder(Calibrated):
+    """Row encoder of `workflows.quantize` for the effort fast: what `calibrate` and then --imatrix would give."""
+
+    def __init__(
+        self, covers: Container[str], corpus: Corpus, on_chunk: OnChunk = lambda *_: None, held_nbytes: int = 0
+    ) -> None:
+        super().__init__(covers, corpus, Effort.FAST, held_nbytes)
+        self._on_chunk = on_chunk
+        self._known: tuple[dict[str, F32Array], Coverage] | None = None
+
+    def __call__(self, planned: PlannedTensor, expert: int, w: F32Array) -> U8Array:
+        known = self._gathered()[0].get(planned.name) if planned.qtype.is_quantized else None
+        return quant.quantize(w, planned.qtype, importance=None if known is None else known[expert])
+
+    @property
+    def coverage(self) -> Coverage:
+        return self._gathered()[1]
+
+    def _gathered(self) -> tuple[dict[str, F32Array], Coverage]:
+        with self._lock:
+            if self._known is None:
+                observer, corpus = SumsObserver(), self.corpus
+                observe_text(
+                    corpus.model, corpus.text, observer, wants=self.covers.__contains__, n_tokens=corpus.n_tokens,
+                    spread=True, n_ctx=corpus.n_ctx, threads=corpus.threads, device=corpus.device,
+                    on_chunk=self._on_chunk,
+                )  # fmt: skip
+                means = {name: importance(sums) for name, sums in observer.sums.items()}
+                self._known = means, coverage_of(observer.sums)
+        return self._known
+
+
+class FittedEncoder(Calibrated):
+    """Row encoder of `workflows.quantize` with error feedback, called from several threads."""
+
+    def __init__(
+        self, evidence: Evidence, covers: Container[str], corpus: Corpus, effort: Effort, held_nbytes: int = 0
+    ) -> None:
+        super().__init__(covers, corpus, effort, held_nbytes)
+        self._evidence = evidence
+
+    @property
+    def coverage(self) -> Coverage:
+        return self._evidence.coverage
 
     def __call__(self, planned: PlannedTensor, expert: int, w: F32Array) -> U8Array:
         qtype = planned.qtype
-        moments = self._evidence.of(planned.name) if qtype.is_quantized else None
-        if moments is None:
+        known = self._evidence.of_expert(planned.name, expert) if qtype.is_quantized else None
+        if known is None:
             return quant.quantize(w, qtype)
-        fit, held_out = moments.of_expert(expert)
-        plain = quant.quantize(w, qtype, importance=_importance(fit))
-        if self._effort is Effort.FAST or not fits(qtype, fit):
+        plain = quant.quantize(w, qtype, importance=known.importance)
+        if not fits(qtype, known):
             return plain
-        curve = self._curve(planned.name, expert, moments)
-        fitted = feedback.encode(w, qtype, curve, n_refine=REFINE_ROUNDS[self._effort])
-        better = feedback.row_errors(w, fitted, qtype, held_out) < feedback.row_errors(w, plain, qtype, held_out)
+        fitted = feedback.encode(w, qtype, known.curve, n_refine=REFINE_ROUNDS[self.effort])
+        errors = (feedback.row_errors(w, form, qtype, known.held_out) for form in (fitted, plain))
+        better = next(errors) < next(errors)
         with self._lock:
             tally = self.tally.setdefault(planned.name, Counter())
             tally["fitted"] += int(better.sum())
             tally["plain"] += int((~better).sum())
         return np.where(better[:, None], fitted, plain)
 
-    def _curve(self, name: str, expert: int, moments: Moments) -> feedback.Curvature:
-        with self._lock:
-            known = self._curves.get((name, expert))
-        if known is None:
-            known = moments.curvature(expert)
-            with self._lock:
-                self._curves[name, expert] = known
-                while len(self._curves) > _CACHED_CURVES:
-                    self._curves.popitem(last=False)
-        return known
 
-
-def fits(qtype: quant.QuantType, fit: F32Array) -> bool:
+def fits(qtype: quant.QuantType, known: ExpertEvidence) -> bool:
     """Whether error feedback can be used: a known layout, and blocks of columns that hold whole blocks of weights."""
-    return has_grid(qtype.name) and fit.shape[1] % qtype.block_size == 0 and bool(fit.any())
-
-
-def _importance(fit: F32Array) -> F32Array:
-    """Diagonal of the moments (n_per_row,): mean squared input of each column."""
-    return np.ascontiguousarray(np.diagonal(fit, axis1=1, axis2=2).reshape(-1), dtype=np.float32)
+    return has_grid(qtype.name) and known.curve.width % qtype.block_size == 0

@@ -7,9 +7,8 @@ Knows the order of the steps. Does not print. A checkpoint larger than memory is
 """
 
 import dataclasses
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +16,16 @@ from pathlib import Path
 from ggufkit.errors import UsageError
 from ggufkit.formats.model import Model
 from ggufkit.recipes.plan import QuantPlan
-from ggufkit.recipes.quantizable import kept_reason
 from ggufkit.recipes.recipe import Recipe
 from ggufkit.recipes.search import Found, PlanOf, Problem, Target, search
+from ggufkit.runtime import machine
 from ggufkit.runtime.engine import Device
 from ggufkit.workflows.calibrate import texts
-from ggufkit.workflows.effort import EffortCost, effort_cost
-from ggufkit.workflows.evidence import DEFAULT_MAX_NBYTES, Corpus, Evidence
-from ggufkit.workflows.fit import Effort, FittedEncoder
-from ggufkit.workflows.quantize import QuantizeReport, QuantizeSettings, prepare, quantize
+from ggufkit.workflows.coverage import Coverage
+from ggufkit.workflows.effort import EffortCost, effort_cost, shapes_of
+from ggufkit.workflows.evidence import Corpus, Evidence
+from ggufkit.workflows.fit import Effort, FittedEncoder, ImportanceEncoder
+from ggufkit.workflows.quantize import DEFAULT_MAX_MEMORY, QuantizeReport, QuantizeSettings, prepare, quantize
 from ggufkit.workflows.sensitivity import measure
 
 Update = Callable[[float, float, str], None]
@@ -36,11 +36,11 @@ N_TOKENS = 100_000
 class FitSettings:
     """What to make and how hard to try.
 
-    quantize     source, output, recipe and the rest; its imatrix and fitting are not used
+    quantize     source, output, recipe and the rest; its imatrix and fitting are not used. The pages of the model that
+                 is run are mapped and do not count for its max_memory; less memory means more walks through the text
     text         calibration texts; empty takes the shipped one
     n_tokens     at most so many of them, spread evenly over the text; None reads everything
     target       choose types for a size or a divergence instead of taking quantize.recipe
-    max_nbytes   memory for second moments; less means more walks through the text
     n_probe      chunks that each probe of the type choice runs on
     """
 
@@ -49,7 +49,6 @@ class FitSettings:
     text: tuple[Path, ...] = ()
     n_tokens: int | None = N_TOKENS
     target: Target | None = None
-    max_nbytes: int = DEFAULT_MAX_NBYTES
     n_probe: int = 32
     device: Device = Device.AUTO
 
@@ -62,6 +61,7 @@ class FitReport:
     found: Found | None
     texts: tuple[str, ...]
     n_walks: int
+    coverage: Coverage
     rows_fitted: int
     rows_plain: int
     seconds: float
@@ -71,16 +71,17 @@ def quantize_fitted(settings: FitSettings, on_progress: Update = lambda *_: None
     """Do it all. Raises what `quantize`, `calibrate` and `search` raise."""
     started = time.perf_counter()
     text, names = texts(settings.text)
-    model = prepare(settings.quantize).model
+    cost = cost_of(settings)
+    job = dataclasses.replace(settings.quantize, imatrix=None, max_memory=cap_of(settings))
+    model = prepare(job).model
     try:
-        with running_model(settings.quantize, model, on_progress) as running:
+        with running_model(job, model, on_progress) as running:
             corpus = Corpus(
-                running, text, n_tokens=settings.n_tokens, threads=settings.quantize.threads or None,
-                device=settings.device,
-            )  # fmt: skip
-            evidence = Evidence(corpus, shapes_of(model), max_nbytes=settings.max_nbytes, on_chunk=_chunks(on_progress))
-            encoder = FittedEncoder(evidence, shapes_of(model), corpus, settings.effort)
-            job = dataclasses.replace(settings.quantize, fitting=encoder, imatrix=None)
+                running, text, n_tokens=settings.n_tokens, threads=job.threads or None, device=settings.device
+            )
+            evidence = Evidence(corpus, shapes_of(model), max_nbytes=cost.budget_nbytes, on_chunk=_chunks(on_progress))
+            encoder = encoder_for(settings.effort, evidence, shapes_of(model), held_nbytes=cost.held_nbytes)
+            job = dataclasses.replace(job, fitting=encoder)
             found = None
             if settings.target is not None:
                 found = choose_types(
@@ -97,24 +98,37 @@ def quantize_fitted(settings: FitSettings, on_progress: Update = lambda *_: None
         quantized=report,
         found=found,
         texts=names,
-        n_walks=evidence.n_walks,
+        n_walks=cost.n_walks,
+        coverage=encoder.coverage,
         rows_fitted=sum(row["fitted"] for row in tally),
         rows_plain=sum(row["plain"] for row in tally),
         seconds=time.perf_counter() - started,
     )
 
 
+def encoder_for(
+    effort: Effort, evidence: Evidence, covers: Container[str], *, held_nbytes: int = 0
+) -> ImportanceEncoder | FittedEncoder:
+    """The row encoder of an effort; second moments are gathered only where it needs them."""
+    if effort is Effort.FAST:
+        return ImportanceEncoder(covers, evidence.corpus, evidence.on_chunk, held_nbytes)
+    return FittedEncoder(evidence, covers, evidence.corpus, effort, held_nbytes)
+
+
 def cost_of(settings: FitSettings) -> EffortCost:
-    """What `quantize_fitted` will cost with these settings; reads headers only."""
-    job = prepare(settings.quantize)
+    """What `quantize_fitted` will cost with these settings; reads headers only. Raises UsageError where the memory
+    does not suffice."""
+    job = prepare(dataclasses.replace(settings.quantize, max_memory=None))
     for file in job.model.files:
         file.close()
-    return effort_cost(job.model, settings.effort, threads=job.threads, max_nbytes=settings.max_nbytes)
+    # types are chosen with second moments, whatever the effort
+    effort = Effort.BALANCED if settings.target and settings.effort is Effort.FAST else settings.effort
+    return effort_cost(job.model, job.plan, effort, threads=job.threads, max_memory=cap_of(settings))
 
 
-def shapes_of(model: Model) -> dict[str, tuple[int, int]]:
-    """(n_expert, n_per_row) of every tensor that may be quantized."""
-    return {t.name: (t.n_expert, t.n_per_row) for t in model.tensors if kept_reason(t) is None}
+def cap_of(settings: FitSettings) -> int:
+    """Resident bytes that may be used."""
+    return settings.quantize.max_memory or max(DEFAULT_MAX_MEMORY, machine.memory().total // 2)
 
 
 @contextmanager
@@ -156,15 +170,11 @@ def running_source(source: Path, output: Path, on_progress: Update) -> Iterator[
 def quick_type(model: Model) -> str:
     """The finest type whose file leaves a third of this machine's memory free: BF16, Q8_0, Q4_K_M or Q2_K."""
     n_weights = sum(t.n_weights for t in model.tensors)
-    memory = _physical_nbytes()
+    memory = machine.memory().total
     for name, bpw in (("BF16", 16.0), ("Q8_0", 8.5), ("Q4_K_M", 4.9), ("Q2_K", 3.0)):
         if n_weights * bpw / 8 < memory * 2 / 3:
             return name
     return "Q2_K"
-
-
-def _physical_nbytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def choose_types(

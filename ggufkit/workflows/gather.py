@@ -84,6 +84,7 @@ def observe_text(
             group = chunks[first : first + n_seq]
             engine.clear()
             _decode(engine, tap, group)
+            tap.stop_early()
             on_chunk(min(first + n_seq, len(chunks)), len(chunks))
     return len(chunks)
 

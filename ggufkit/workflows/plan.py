@@ -9,7 +9,7 @@ from pathlib import Path
 from ggufkit.formats.model import Hparams
 from ggufkit.recipes.recipe import Recipe
 from ggufkit.runtime import machine, memory
-from ggufkit.workflows.quantize import DEFAULT_MAX_MEMORY, Job, QuantizeSettings, notes, prepare
+from ggufkit.workflows.quantize import Job, QuantizeSettings, notes, prepare
 
 CONTEXTS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
@@ -79,7 +79,7 @@ def plan(
     *,
     imatrix: Path | None = None,
     threads: int = 0,
-    max_memory: int = DEFAULT_MAX_MEMORY,
+    max_memory: int | None = None,
     allow_requantize: bool = False,
 ) -> PlanReport:
     """Plan the quantization of `source`. Raises what `quantize` would raise before its first byte."""

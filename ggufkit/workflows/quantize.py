@@ -75,8 +75,12 @@ def prepare(settings: QuantizeSettings) -> Job:
     extra = provenance(settings, model, imatrix) if settings.provenance else ()
     plan = make_plan(model, settings.recipe, importance=_covered(settings, imatrix), extra_metadata=extra)
     threads = settings.threads or machine.choose_threads().n
-    held = settings.imatrix.stat().st_size if settings.imatrix else 0
-    slab_weights, peak = slab_size(plan, threads, settings.max_memory, held_nbytes=held)
+    fitting = settings.fitting
+    held = fitting.held_nbytes if fitting else settings.imatrix.stat().st_size if settings.imatrix else 0
+    per_weight = fitting.bytes_per_weight if fitting else encode.BYTES_PER_WEIGHT
+    slab_weights, peak = slab_size(
+        plan, threads, settings.max_memory or DEFAULT_MAX_MEMORY, held_nbytes=held, bytes_per_weight=per_weight
+    )
     return Job(
         model, plan, imatrix, threads, slab_weights, peak, identity(settings, model, output_header(plan), imatrix)
     )
@@ -159,25 +163,33 @@ def output_header(plan: QuantPlan) -> bytes:
     return header_bytes(plan.metadata, tensor_rows(plan.tensors), plan.alignment)
 
 
-def slab_size(plan: QuantPlan, threads: int, max_memory: int, *, held_nbytes: int = 0) -> tuple[int, int]:
+def slab_size(
+    plan: QuantPlan,
+    threads: int,
+    max_memory: int,
+    *,
+    held_nbytes: int = 0,
+    bytes_per_weight: int = encode.BYTES_PER_WEIGHT,
+) -> tuple[int, int]:
     """Weights of a slab and the peak resident bytes, for a plan on `threads` threads under `max_memory` bytes.
 
-    held_nbytes  that stay in memory all the time, importance above all: half a gigabyte where experts are many
+    held_nbytes       that stay in memory all the time, importance above all: half a gigabyte where experts are many
+    bytes_per_weight  that each weight of a slab in work takes
 
     Raises UsageError where even the smallest slabs do not fit, with the least that would.
     """
     widest = max(t.tensor.n_per_row * t.tensor.row_group for t in plan.tensors)
     workers = encode.workers_of(threads)
     fixed = BASE_NBYTES + held_nbytes + 4 * plan.data_offset  # the header is held a few times while it is made
-    least = fixed + workers * widest * encode.BYTES_PER_WEIGHT
+    least = fixed + workers * widest * bytes_per_weight
     if max_memory < least:
         raise UsageError(
             f"--max-memory of {max_memory} bytes is too small: {threads} threads on slabs of {widest} weights need "
             f"{-(-least >> 20)}MiB. Raise it, or lower --threads."
         )
-    room = (max_memory - fixed) // (workers * encode.BYTES_PER_WEIGHT)
+    room = (max_memory - fixed) // (workers * bytes_per_weight)
     slab_weights = max(widest, min(room, encode.SLAB_WEIGHTS))
-    return slab_weights, fixed + workers * slab_weights * encode.BYTES_PER_WEIGHT
+    return slab_weights, fixed + workers * slab_weights * bytes_per_weight
 
 
 def _matching_imatrix(settings: QuantizeSettings, model: Model) -> Imatrix | None:

@@ -26,8 +26,9 @@ from ggufkit.recipes.quantizable import Role, kept_reason, layer_of, role_of
 from ggufkit.recipes.search import Sensitivity
 from ggufkit.runtime.engine import Device, Engine
 from ggufkit.runtime.library import load
-from ggufkit.runtime.patches import WeightPatch
-from ggufkit.workflows.evidence import Corpus, Evidence, Moments
+from ggufkit.runtime.patches import Differences, WeightPatch
+from ggufkit.workflows.evidence import Corpus, Evidence
+from ggufkit.workflows.fit import fits
 from ggufkit.workflows.gather import GROUP_CHUNKS, text_chunks
 from quant import feedback, logits
 from quant.grid import has_grid
@@ -64,8 +65,8 @@ def measure(
     with closing(Prober(corpus, n_chunks)) as prober:
         for index, tensor in enumerate(tensors):
             on_progress(index, len(tensors), tensor.name)
-            subject, names = Subject(tensor, evidence.of(tensor.name)), candidates(tensor)
-            errors[tensor.name] = {name: subject.relative_error(name) for name in names}
+            subject, names = Subject(tensor, evidence), candidates(tensor)
+            errors[tensor.name] = subject.relative_errors(names)
             if tensor.name in probed:
                 costs[tensor.name] = fit_cost([subject.probe(prober, name) for name in probe_types(names)])
     return {t.name: Sensitivity(errors[t.name], *_cost_of(t, costs)) for t in tensors}
@@ -95,53 +96,65 @@ def probed_tensors(tensors: Sequence[ModelTensor]) -> frozenset[str]:
 
 
 class Subject:
-    """One tensor with what is known of its inputs; None where nothing is (embeddings that are only looked up)."""
+    """One tensor with what is known of its inputs; nothing is of embeddings that are only looked up."""
 
-    def __init__(self, tensor: ModelTensor, moments: Moments | None) -> None:
-        self.tensor = tensor
-        self._pairs = None
-        if moments is not None and moments.fit.sums.any():
-            self._pairs = [moments.of_expert(expert) for expert in range(tensor.n_expert)]
-            self._curves = [moments.curvature(expert) for expert in range(tensor.n_expert)]
-            self._shares = moments.shares()
+    def __init__(self, tensor: ModelTensor, evidence: Evidence) -> None:
+        self.tensor, self._evidence = tensor, evidence
+        moments = evidence.of(tensor.name)
+        self._shares = np.ones(tensor.n_expert) if moments is None else moments.shares()
 
-    def fitted(self, expert: int, w: F32Array, type_name: str, n_refine: int) -> F32Array:
-        """Rows `w` of one expert as the final file would hold them in that type."""
-        qtype = quant.quant_type(type_name)
-        if self._pairs is None or self._pairs[expert][0].shape[1] % qtype.block_size:
-            return quant.dequantize(quant.quantize(w, qtype), qtype)
-        return quant.dequantize(feedback.encode(w, qtype, self._curves[expert], n_refine=n_refine), qtype)
-
-    def energy(self, expert: int, rows: F32Array) -> float:
-        """Output energy of the rows on held-out text, times the expert's share of the tokens."""
-        if self._pairs is None:
-            return float(np.square(rows).sum())
-        held_out = self._pairs[expert][1]
-        width = held_out.shape[1]
-        parts = (rows[:, b * width : (b + 1) * width] for b in range(len(held_out)))
-        total = sum(np.einsum("ij,ij->", part @ h, part) for part, h in zip(parts, held_out, strict=True))
-        return float(self._shares[expert]) * float(total)
-
-    def relative_error(self, type_name: str) -> float:
-        """r at that type, from a sample of rows."""
-        lost, all_ = 0.0, 0.0
+    def relative_errors(self, names: Sequence[str]) -> dict[str, float]:
+        """r of each type, from a sample of rows."""
+        lost, all_ = dict.fromkeys(names, 0.0), 0.0
         for expert in range(self.tensor.n_expert):
             w = sample_rows(self.tensor, expert)
-            lost += self.energy(expert, self.fitted(expert, w, type_name, TABLE_REFINE) - w)
-            all_ += self.energy(expert, w)
-        return lost / max(all_, 1e-30)
+            all_ += self._energy(expert, w)
+            for name in names:
+                blocks = self._encode(expert, w, name, TABLE_REFINE)
+                lost[name] += self._energy(expert, quant.dequantize(blocks, quant.quant_type(name)) - w)
+        return {name: value / max(all_, 1e-30) for name, value in lost.items()}
 
     def probe(self, prober: "Prober", type_name: str) -> "Probe":
         """What the model loses when this tensor alone is stored in that type."""
-        differences, lost, all_ = [], 0.0, 0.0
+        tried, lost, all_ = Tried(self.tensor, type_name), 0.0, 0.0
         for expert in range(self.tensor.n_expert):
             w = self.tensor.rows(expert, 0, self.tensor.n_rows)
-            difference = self.fitted(expert, w, type_name, 0) - w
-            lost += self.energy(expert, difference)
-            all_ += self.energy(expert, w)
-            differences.append(difference)
-        mean, error = prober.kld({self.tensor.name: np.stack(differences)})
-        return Probe(lost / max(all_, 1e-30), mean, error)
+            tried.blocks.append(self._encode(expert, w, type_name, 0))
+            lost += self._energy(expert, tried[expert])
+            all_ += self._energy(expert, w)
+        return Probe(lost / max(all_, 1e-30), *prober.kld({self.tensor.name: tried}))
+
+    def _encode(self, expert: int, w: F32Array, type_name: str, n_refine: int) -> NDArray[np.uint8]:
+        """Rows `w` of one expert as the final file would hold them in that type."""
+        qtype, known = quant.quant_type(type_name), self._evidence.of_expert(self.tensor.name, expert)
+        if known is None or not fits(qtype, known):
+            return quant.quantize(w, qtype)
+        return feedback.encode(w, qtype, known.curve, n_refine=n_refine)
+
+    def _energy(self, expert: int, rows: F32Array) -> float:
+        """Output energy of the rows on held-out text, times the expert's share of the tokens."""
+        known = self._evidence.of_expert(self.tensor.name, expert)
+        if known is None:
+            return float(np.square(rows).sum())
+        width = known.held_out.shape[1]
+        parts = (np.ascontiguousarray(rows[:, b * width : (b + 1) * width]) for b in range(len(known.held_out)))
+        total = sum(
+            float(np.vdot(feedback.product(part, h), part)) for part, h in zip(parts, known.held_out, strict=True)
+        )
+        return float(self._shares[expert]) * total
+
+
+class Tried:
+    """Stored rows minus the tensor's own, by expert (n_rows, n_per_row); kept as blocks, for memory's sake."""
+
+    def __init__(self, tensor: ModelTensor, type_name: str) -> None:
+        self._tensor, self._qtype = tensor, quant.quant_type(type_name)
+        self.blocks: list[NDArray[np.uint8]] = []
+
+    def __getitem__(self, expert: int) -> F32Array:
+        difference = quant.dequantize(self.blocks[expert], self._qtype)
+        difference -= self._tensor.rows(expert, 0, self._tensor.n_rows)
+        return difference
 
 
 def sample_rows(tensor: ModelTensor, expert: int) -> F32Array:
@@ -219,12 +232,12 @@ class Prober:
     def close(self) -> None:
         self._engine.close()
 
-    def kld(self, differences: Mapping[str, F32Array]) -> tuple[float, float]:
+    def kld(self, differences: Mapping[str, Differences]) -> tuple[float, float]:
         """Mean divergence from the unchanged model, nats a token, and one standard error over groups of chunks.
 
-        differences  by tensor name, other weights minus the model's: (n_expert, n_rows, n_per_row)
+        differences  by tensor name, other weights minus the model's: (n_rows, n_per_row) of each expert
         """
-        self._patch.differences = {n: np.ascontiguousarray(np.swapaxes(d, 1, 2)) for n, d in differences.items()}
+        self._patch.differences = differences
         try:
             pairs = zip(self._base, self._logits(), strict=True)
             means = np.array([_mean_kld(base, now) for base, now in pairs])

@@ -19,7 +19,7 @@ class QuantizeSettings:
     recipe       a mixture's name (Q4_K_M, F16, …) or a Recipe
     imatrix      importance file of llama.cpp, either format
     threads      encoders at work; 0 takes every processor that the process may use
-    max_memory   cap on resident bytes
+    max_memory   cap on resident bytes; None takes 2 GiB, or half of the machine's where experts are fitted
     fitting      encoder that has calibrated on its own, instead of `imatrix` and `encoder`; see workflows.fit
     provenance   whether the file says what it was made from; False gives llama_model_quantize's exact file
     """
@@ -30,7 +30,7 @@ class QuantizeSettings:
     imatrix: Path | None = None
     encoder: quant.Encoder = quant.Encoder.GGUFKIT
     threads: int = 0
-    max_memory: int = DEFAULT_MAX_MEMORY
+    max_memory: int | None = None
     resume: bool = False
     restart: bool = False
     force: bool = False

@@ -64,8 +64,9 @@ def add_product(a, b, out):
     n_rows, m = a.shape
     n = b.shape[1]
     full = m - m % 8
-    for left in range(0, n, 512):
-        right = min(left + 512, n)
+    width = 2048 // b.itemsize
+    for left in range(0, n, width):
+        right = min(left + width, n)
         for k in range(0, full, 8):
             b0, b1, b2, b3 = b[k, left:right], b[k + 1, left:right], b[k + 2, left:right], b[k + 3, left:right]
             b4, b5, b6, b7 = b[k + 4, left:right], b[k + 5, left:right], b[k + 6, left:right], b[k + 7, left:right]
@@ -138,23 +139,36 @@ def move_levels(level, scale, offset, values, gradient, moments, moved):
 
 @kernel
 def add_moments(x, out):
-    """out (n, n) += xᵀ x, x (n_tokens, n); the upper triangle is summed, eight tokens at a time, and mirrored."""
+    """out (n, n) += xᵀ x, x (n_tokens, n), in the upper triangle; below it anything may stand.
+
+    Tiles of 32 lines and 512 columns stay in the nearest cache while eight tokens at a time are added.
+    """
     n_tokens, n = x.shape
     full = n_tokens - n_tokens % 8
-    for first in range(0, full, 8):
-        a, b, c, d = x[first], x[first + 1], x[first + 2], x[first + 3]
-        e, f, g, h = x[first + 4], x[first + 5], x[first + 6], x[first + 7]
+    for top in range(0, n, 32):
+        bottom = min(top + 32, n)
+        for left in range(top - top % 512, n, 512):
+            right = min(left + 512, n)
+            for k in range(0, full, 8):
+                x0, x1, x2, x3 = x[k, left:right], x[k + 1, left:right], x[k + 2, left:right], x[k + 3, left:right]
+                x4, x5, x6, x7 = x[k + 4, left:right], x[k + 5, left:right], x[k + 6, left:right], x[k + 7, left:right]
+                for i in range(top, bottom):
+                    line = out[i, left:right]
+                    p, q, r, s = x[k, i], x[k + 1, i], x[k + 2, i], x[k + 3, i]
+                    t, u, v, w = x[k + 4, i], x[k + 5, i], x[k + 6, i], x[k + 7, i]
+                    for j in range(right - left):
+                        line[j] += (p * x0[j] + q * x1[j] + r * x2[j] + s * x3[j]) + (
+                            t * x4[j] + u * x5[j] + v * x6[j] + w * x7[j]
+                        )
+    for k in range(full, n_tokens):
         for i in range(n):
-            line = out[i]
-            p, q, r, s = a[i], b[i], c[i], d[i]
-            t, u, v, w = e[i], f[i], g[i], h[i]
             for j in range(i, n):
-                line[j] += (p * a[j] + q * b[j] + r * c[j] + s * d[j]) + (t * e[j] + u * f[j] + v * g[j] + w * h[j])
-    for first in range(full, n_tokens):
-        row = x[first]
-        for i in range(n):
-            for j in range(i, n):
-                out[i, j] += row[i] * row[j]
-    for i in range(n):
+                out[i, j] += x[k, i] * x[k, j]
+
+
+@kernel
+def mirror(out):
+    """The upper triangle of out (n, n), copied below the diagonal."""
+    for i in range(out.shape[0]):
         for j in range(i):
             out[i, j] = out[j, i]

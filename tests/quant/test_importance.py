@@ -36,7 +36,28 @@ def test_covariance_has_the_sums_on_its_diagonal(n_slot: int) -> None:
     evidence = input_sums(x, experts, 4)
     np.testing.assert_allclose(np.diagonal(got.sums[:, 0], axis1=1, axis2=2), evidence.sums, rtol=1e-5)
     assert got.counts.tolist() == evidence.counts.tolist()
-    np.testing.assert_allclose(got.sums, np.swapaxes(got.sums, 2, 3), rtol=1e-5)
+    for expert in range(4):
+        mean = got.mean(expert)
+        np.testing.assert_array_equal(mean, np.swapaxes(mean, 1, 2))
+        want = evidence.sums[expert] / max(int(evidence.counts[expert]), 1)
+        np.testing.assert_allclose(np.diagonal(mean[0]), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("n_tokens", "width"), [(3, 40), (8, 32), (61, 600)])
+def test_covariance_is_that_of_the_inputs(n_tokens: int, width: int) -> None:
+    x = np.random.default_rng(n_tokens).normal(size=(n_tokens, 1, width)).astype(np.float32)
+    got = Covariance.zeros(1, width)
+    got.add(x, None)
+    np.testing.assert_allclose(got.mean(0)[0], x[:, 0].T @ x[:, 0] / n_tokens, rtol=1e-4, atol=1e-4)
+
+
+def test_a_prior_is_tokens_of_the_mean_over_all_experts() -> None:
+    x, experts = routed(5, 1)
+    got = Covariance.zeros(4, 5)
+    got.add(x, experts)
+    own = [got.mean(expert)[0] * got.counts[expert] for expert in range(4)]
+    pooled = sum(own) / got.counts.sum()
+    np.testing.assert_allclose(got.mean(2, 10.0)[0], (own[2] + 10 * pooled) / (got.counts[2] + 10), rtol=1e-4)
 
 
 def test_sums_of_two_texts_are_the_sums_of_both() -> None:

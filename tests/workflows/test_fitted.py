@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,13 +14,16 @@ import quant
 from ggufkit.errors import InputError, UsageError
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.recipes.search import Target
-from ggufkit.workflows.effort import effort_cost
-from ggufkit.workflows.evidence import Corpus, Evidence, moments_nbytes, walks
+from ggufkit.workflows.calibrate import CalibrateSettings, calibrate
+from ggufkit.workflows.effort import shapes_of
+from ggufkit.workflows.evidence import Corpus, Evidence
 from ggufkit.workflows.fit import Effort
-from ggufkit.workflows.fitted import FitReport, FitSettings, quantize_fitted, shapes_of
+from ggufkit.workflows.fitted import FitReport, FitSettings, cost_of, quantize_fitted
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
 from ggufkit.workflows.sensitivity import Cost, Probe, Prober, Subject, fit_cost, probe_types, probed_tensors
 from ggufkit.workflows.source import open_source
+from ggufkit.workflows.walks import moments_nbytes, plan_walks, walks_nbytes
+from tests.architectures import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "models" / "tiny-mixtral"
@@ -78,16 +82,53 @@ def test_the_file_says_what_it_owes_to_calibration(base: Path, tmp_path: Path) -
         assert file.value("ggufkit.fit.effort") == "fast"
         assert len(file.value("ggufkit.fit.text_sha256")) == 64
         assert file.value("ggufkit.fit.n_tokens") == N_TOKENS
+        least, median = (file.value(f"ggufkit.fit.expert_tokens.{which}") for which in ("least", "median"))
+    assert len(least) == 4 and all(0 < a < b < N_TOKENS for a, b in zip(least, median, strict=True))
+
+
+def test_coverage_is_the_same_at_every_effort(base: Path, tmp_path: Path) -> None:
+    fast, balanced = (fit(base, tmp_path / f"{effort}.gguf", effort) for effort in (Effort.FAST, Effort.BALANCED))
+    rows = zip(fast.coverage.layers, balanced.coverage.layers, strict=True)
+    assert all(a.layer == b.layer and np.array_equal(a.counts, b.counts) for a, b in rows)
+    assert sum(row.counts.sum() for row in fast.coverage.layers) == 4 * 2 * N_TOKENS
+
+
+def least_memory(settings: FitSettings) -> int:
+    """The smallest cap that is accepted, read from the refusal of a smaller one."""
+    with pytest.raises(UsageError) as refused:
+        cost_of(dataclasses.replace(settings, quantize=dataclasses.replace(settings.quantize, max_memory=1 << 20)))
+    found = re.search(r"needs (\d+)MiB of memory for this model, --max-memory is 1MiB", str(refused.value))
+    assert found
+    return int(found[1]) << 20
 
 
 def test_same_bytes_whatever_the_threads_and_walks(base: Path, tmp_path: Path) -> None:
-    hashes = set()
-    for threads, max_nbytes in ((1, 4 << 30), (2, 50 << 20)):
+    hashes, n_walks = set(), []
+    for threads, least in ((1, False), (2, True)):
         job = QuantizeSettings(source=base, output=tmp_path / f"{threads}.gguf", recipe="Q2_K", threads=threads)
-        report = quantize_fitted(FitSettings(quantize=job, n_tokens=8 * 512, max_nbytes=max_nbytes))
-        assert report.n_walks == threads
+        settings = FitSettings(quantize=job, n_tokens=8 * 512)
+        if least:
+            settings = dataclasses.replace(
+                settings, quantize=dataclasses.replace(job, max_memory=least_memory(settings))
+            )
+        n_walks.append(quantize_fitted(settings).n_walks)
         hashes.add((tmp_path / f"{threads}.gguf").read_bytes())
+    assert n_walks[0] == 1 and n_walks[1] > 4
     assert len(hashes) == 1
+
+
+def test_fast_is_what_calibrate_and_then_imatrix_give(base: Path, tmp_path: Path) -> None:
+    calibrate(CalibrateSettings(model=base, output=tmp_path / "imatrix.gguf", process_output=True, threads=1))
+    job = QuantizeSettings(source=base, output=tmp_path / "one.gguf", recipe="Q3_K_M", threads=1, provenance=False)
+    quantize_fitted(FitSettings(quantize=job, effort=Effort.FAST, n_tokens=None))
+    quantize(dataclasses.replace(job, output=tmp_path / "two.gguf", imatrix=tmp_path / "imatrix.gguf"))
+    assert differences_between(tmp_path / "one.gguf", tmp_path / "two.gguf") < 0.002
+
+
+def differences_between(one: Path, other: Path) -> float:
+    """Share of the bytes that differ: sums in float32 files round importance."""
+    a, b = (np.frombuffer(path.read_bytes(), np.uint8) for path in (one, other))
+    return float((a != b).mean())
 
 
 def test_a_checkpoint_is_calibrated_on_a_quick_file_that_goes_away(tmp_path: Path) -> None:
@@ -121,10 +162,10 @@ def test_a_probe_sees_coarse_types_cost_more(base: Path, corpus: Corpus, prober:
     model = open_source(base)
     evidence = Evidence(corpus, shapes_of(model))
     tensor = next(t for t in model.tensors if t.name == "blk.1.attn_output.weight")
-    subject = Subject(tensor, evidence.of(tensor.name))
+    subject = Subject(tensor, evidence)
     coarse, fine = (subject.probe(prober, name) for name in ("Q2_K", "Q6_K"))
     assert coarse.kld > fine.kld and coarse.r > 50 * fine.r
-    errors = [subject.relative_error(name) for name in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")]
+    errors = list(subject.relative_errors(("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")).values())
     assert all(later < 0.5 * earlier for earlier, later in itertools.pairwise(errors))
 
 
@@ -135,13 +176,24 @@ def test_costs_are_found_again() -> None:
     assert fit_cost([Probe(0.1, -1e-6, 1e-5)]) == pytest.approx(Cost(0.0, 0.0), abs=1e-6)
 
 
-def test_walks_hold_whole_layers_within_the_memory() -> None:
-    shapes = {f"blk.{layer}.ffn_up_exps.weight": (8, 256) for layer in range(10)} | {"output.weight": (1, 256)}
-    one = moments_nbytes((8, 256))
-    made = walks(shapes, 3 * one)
-    assert [len(names) for names in made] == [3, 3, 3, 2]
-    assert set().union(*made) == set(shapes)
-    assert len(walks(shapes, 1)) == 11
+def test_walks_keep_two_in_a_row_within_the_memory() -> None:
+    shapes = {"output.weight": (1, 256)}
+    for layer in range(10):
+        names = ("attn_k", "attn_output", "attn_q", "ffn_down_exps", "ffn_gate_exps", "ffn_up_exps")
+        shapes |= {f"blk.{layer}.{name}.weight": (8 if "exps" in name else 1, 256) for name in names}
+    dense, experts = moments_nbytes((1, 256)), moments_nbytes((8, 256))
+    layer = 2 * dense + 2 * experts  # q and k, output; down, gate and up
+    for room in (layer, 3 * layer, 4 * layer, 1 << 40):
+        made = plan_walks(shapes, room)
+        assert list(shapes) == [name for names in made for name in sorted(names, key=list(shapes).index)]
+        assert walks_nbytes(made, shapes) <= room
+    assert len(made) == 1
+    assert all({f"blk.{i}.ffn_gate_exps.weight", f"blk.{i}.ffn_up_exps.weight"} <= walk_of(i, plan_walks(shapes, 0))
+               for i in range(10))  # fmt: skip
+
+
+def walk_of(layer: int, made: list[frozenset[str]]) -> frozenset[str]:
+    return next(names for names in made if f"blk.{layer}.ffn_up_exps.weight" in names)
 
 
 def test_probes_are_spread_over_the_layers(base: Path) -> None:
@@ -151,7 +203,24 @@ def test_probes_are_spread_over_the_layers(base: Path) -> None:
 
 
 def test_costs_are_said_beforehand(base: Path) -> None:
-    model = open_source(base)
-    cost = {effort: effort_cost(model, effort, threads=2, max_nbytes=50 << 20) for effort in Effort}
-    assert cost[Effort.BEST].n_walks == 2 and cost[Effort.BEST].moments_nbytes <= 50 << 20
+    job = QuantizeSettings(source=base, output=base, recipe="Q4_K_M", threads=2)
+    cost = {effort: cost_of(FitSettings(quantize=job, effort=effort)) for effort in Effort}
+    assert all(cost[effort].n_walks == 1 for effort in Effort)
     assert cost[Effort.FAST].encode_seconds < cost[Effort.BALANCED].encode_seconds < cost[Effort.BEST].encode_seconds
+    assert cost[Effort.FAST].peak_nbytes < cost[Effort.BALANCED].peak_nbytes
+
+
+def test_a_shared_expert_has_inputs_of_its_own(tmp_path: Path) -> None:
+    """It multiplies what the routed experts do, and sees every token."""
+    source = tiny.build("qwen1.5-moe-a2.7b", tmp_path)
+    quantize(QuantizeSettings(source=source, output=tmp_path / "f32.gguf", recipe="F32", threads=1))
+    model = open_source(source)
+    evidence = Evidence(Corpus(tmp_path / "f32.gguf", TEXT[:20_000], n_ctx=64, threads=1), shapes_of(model))
+    routed, shared = (evidence.of(f"blk.0.ffn_gate_{which}.weight") for which in ("exps", "shexp"))
+    assert routed is not None and shared is not None
+    assert len(routed.fit.counts) > 1 and len(shared.fit.counts) == 1
+    n_used = model.hparams.n_expert_used
+    assert shared.fit.counts.sum() * n_used == routed.fit.counts.sum()
+    np.testing.assert_allclose(
+        np.trace(shared.fit.mean(0)[0]), np.trace(routed.fit.sums[:, 0].sum(0)) / routed.fit.counts.sum(), rtol=1e-3
+    )
