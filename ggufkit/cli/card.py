@@ -16,10 +16,12 @@ def command(
     *, results: tuple[Path, ...], output: Path | None, base_model: str | None, license_name: str | None
 ) -> None:
     """Make a model card of RESULTS, JSON files of `ggufkit gate`: what was measured, and how to measure it again."""
-    from ggufkit.formats.atomic import write_atomic
+    from ggufkit.formats.atomic import require_writable, write_atomic
     from ggufkit.reports import card
     from ggufkit.reports.result import load
 
+    if output:
+        require_writable(output, keep=results)
     loaded = [load(path, "ggufkit/gate@1") for path in results]
     text = card.render(loaded, base_model=base_model, license_name=license_name)
     if output:

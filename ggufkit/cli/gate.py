@@ -56,6 +56,7 @@ def command(
 
     Exit code 0: pass, 3: a limit is not met, 4: inconclusive within the text that may be read.
     """
+    from ggufkit.formats.atomic import require_writable
     from ggufkit.reports.gate_text import render
     from ggufkit.reports.result import as_dict
     from ggufkit.runtime.engine import Device
@@ -64,16 +65,19 @@ def command(
 
     asked = read_config(config) if config else GateConfig()
     asked = dataclasses.replace(asked, chunks=chunks or asked.chunks, seed=asked.seed if seed is None else seed)
+    for report in (junit, markdown):
+        if report is not None:
+            require_writable(report, keep=[candidate, settings["baseline"], *([config] if config else [])])
     wanted = GateSettings(candidate=candidate, config=asked, device=Device(device), **settings)
     with console.progress(f"gate {candidate.name}", unit_bytes=False) as update:
         result = as_dict(gate(wanted, update))
-    _write_reports(result, junit, markdown)
-    if github or (github is None and os.environ.get("GITHUB_ACTIONS") == "true"):
-        _tell_github(result)
     if as_json:
         console.print_json(result)
     else:
         console.out().print(render(result))
+    _write_reports(result, junit, markdown)
+    if github or (github is None and os.environ.get("GITHUB_ACTIONS") == "true"):
+        _tell_github(result)
     raise SystemExit(EXIT_CODES[result["verdict"]])
 
 

@@ -16,11 +16,12 @@ def command(*, results: tuple[Path, ...], output: Path) -> None:
     The first is shown in full, the others beside it. The page needs no network and no script. Needs matplotlib:
     pip install 'ggufkit[report]'.
     """
-    from ggufkit.formats.atomic import write_atomic
+    from ggufkit.formats.atomic import require_writable, write_atomic
     from ggufkit.reports import html
     from ggufkit.reports.result import load
     from ggufkit.reports.units import human_bytes
 
+    require_writable(output, keep=results)
     page = html.render([load(path, "ggufkit/gate@1") for path in results]).encode()
     write_atomic(output, [page])
     console.say(f"{output}: {human_bytes(len(page))}")

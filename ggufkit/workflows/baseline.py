@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.errors import OutputError
+from ggufkit.formats.atomic import require_writable
 from ggufkit.formats.baseline import BaselineHeader, entries_for, write_baseline
 from ggufkit.formats.gguf_source import read_hparams
 from ggufkit.runtime import scoring
@@ -62,6 +63,7 @@ def make_baseline(settings: BaselineSettings, on_progress: Update = lambda *_: N
     started = time.perf_counter()
     if settings.output.exists() and not settings.force:
         raise OutputError(f"{settings.output} exists. Replace it with --force, or choose another name with -o.")
+    require_writable(settings.output, keep=[settings.model, *([settings.text] if settings.text else [])])
     text_name, content = named_text(settings.text)
     with scoring.open_for_scoring(
         settings.model, n_ctx=settings.n_ctx, threads=settings.threads, device=settings.device

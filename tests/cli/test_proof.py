@@ -69,3 +69,45 @@ def test_a_limit_that_is_no_number_names_the_key(tiny: Tiny, tmp_path: Path) -> 
     result = run("gate", tiny("Q6_K"), "--baseline", tiny("BF16"), "--config", tmp_path / "gate.toml")
     assert result.exit_code == 1
     assert "limits.kld_mean is 'low', wanted a number" in result.output
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [("no/gate.xml", "its folder does not exist"), (".", "it is a folder"), ("gate.toml", "it is what is to be read")],
+)
+def test_places_that_cannot_be_written_are_found_before_the_work(
+    name: str, problem: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ggufkit.workflows import gate as workflow
+
+    monkeypatch.setattr(workflow, "gate", lambda *_: pytest.fail("the gate ran first"))
+    result = gate(tiny, tmp_path, 0.02, "--junit", tmp_path / name)
+    assert result.exit_code == 1
+    assert f"cannot be written: {problem}. Choose another place." in result.output
+
+
+def test_what_is_read_is_never_replaced(tiny: Tiny, tmp_path: Path) -> None:
+    model, page = tmp_path / "tiny.gguf", tmp_path / "gate.json"
+    model.write_bytes(tiny("Q6_K").read_bytes())
+    page.write_text(Path(__file__).parents[1].joinpath("data/reports/gate.json").read_text())
+    for args in (("baseline", model, "-o", model, "--force"), ("report", page, "-o", page), ("card", page, "-o", page)):
+        before = Path(args[1]).read_bytes()
+        result = run(*args)
+        assert result.exit_code == 1
+        assert "it is what is to be read" in result.output
+        assert Path(args[1]).read_bytes() == before
+
+
+def test_a_verdict_is_shown_though_its_reports_cannot_be_written(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ggufkit.errors import OutputError
+    from ggufkit.formats import atomic
+
+    def full(*_: object) -> None:
+        raise OutputError("gate.xml: cannot be written: No space left on device.")
+
+    monkeypatch.setattr(atomic, "write_atomic", full)
+    result = gate(tiny, tmp_path, 0.02, "--json", "--junit", tmp_path / "gate.xml")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["verdict"] == "pass"
