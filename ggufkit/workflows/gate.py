@@ -155,7 +155,7 @@ _STRUCTURE = {
     "tokenizer": "tokens and their handling are the original's",
     "tensors": "all tensors are there, in the original's shapes, of the types that the file claims",
     "finite": "all weights are finite",
-    "weights": "every tensor is what its type makes of the original's",
+    "weights": "every tensor that both have is what its type makes of the original's",
 }
 
 

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from ggufkit.errors import InputError
 from ggufkit.formats.baseline import Baseline
+from ggufkit.formats.files import shown
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.gguf_source import read_hparams
 from ggufkit.runtime.engine import Engine
 from ggufkit.runtime.scoring import LogitsBlock
 from ggufkit.workflows.facts import ModelFacts, model_facts
 from ggufkit.workflows.scores import Base, LiveBase, Scored
+from ggufkit.workflows.structure import stored
 from quant import logits
 
 I32Array = NDArray[np.int32]
@@ -67,10 +69,18 @@ class StoredReference:
         header, name = self._baseline.header, self._baseline.path.name
         n_vocab = read_hparams(candidate.header).n_vocab
         self._expect("vocabulary", f"{n_vocab} tokens", f"{header.n_vocab} tokens")
-        self._expect("text (SHA-256)", text_digest(content), header.text.get("sha256", ""))
+        metadata, tokens = header.structure.get("metadata"), candidate.header.metadata.get(TOKENS_KEY)
+        if isinstance(metadata, dict) and tokens is not None:
+            self._expect("vocabulary", str(stored(tokens)), str(metadata.get(TOKENS_KEY)))
+        if (digest := text_digest(content)) != (wanted := header.text.get("sha256", "")):
+            self._expect("text (SHA-256)", digest, f"{wanted} ({shown(header.text.get('name', ''))})")
         self._expect("chunk length", str(n_ctx), str(header.n_ctx))
         for key, value in engine_settings(candidate).items():
             self._expect(key, value, header.settings.get(key, ""))
+        if most is not None and most < MIN_CHUNKS:
+            raise InputError(
+                f"{most} chunk is too few to tell how sure a figure is. Use --chunks {MIN_CHUNKS} or more."
+            )
         chunks = cut_chunks(candidate.tokenize(content), n_ctx, header.n_chunk)
         if tokens_digest(chunks) != header.text.get("tokens_sha256"):
             raise InputError(

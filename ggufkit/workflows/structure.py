@@ -42,6 +42,8 @@ _EFFECTS = (
     ("rope.", "positions are computed otherwise"),
     ("attention.", "attention is computed otherwise"),
     ("expert_used_count", "another number of experts is used"),
+    ("expert_", "experts are weighed otherwise"),
+    ("tokenizer.", "text and tokens may become one another otherwise"),
 )
 
 
@@ -109,7 +111,7 @@ def structure_of(model: Model) -> Structure:
     arrays = {kv.key: kv.value for kv in model.metadata if kv.type is gguf.GGUFValueType.ARRAY}
     return Structure(
         arch=model.hparams.arch,
-        metadata={kv.key: _stored(kv) for kv in model.metadata if not _of_the_file(kv.key)},
+        metadata={kv.key: stored(kv) for kv in model.metadata if not _of_the_file(kv.key)},
         tensors={t.name: t.shape for t in model.tensors},
         arrays=arrays,
     )
@@ -155,9 +157,10 @@ def _metadata_finding(base: Structure, key: str, change: str, how: str) -> Findi
     own = key.removeprefix(f"{base.arch}.")
     effect = next((effect for start, effect in _EFFECTS if own.startswith(start)), "")
     is_descriptive = key.startswith("general.") and key != "general.architecture"
-    is_harmless = is_descriptive or (how == "added" and not effect)
+    is_models = key.startswith((f"{base.arch}.", "tokenizer."))
+    is_harmless = is_descriptive or (how == "added" and not is_models)
     message = f"{key} {change}" + (f": {effect}" if effect else "")
-    kind = "template" if key == TEMPLATE else "token" if key == TOKENS else key.partition(".")[0]
+    kind = "template" if key.startswith(TEMPLATE) else "token" if key == TOKENS else key.partition(".")[0]
     kind = kind if kind in ("template", "token", "tokenizer") else "metadata"
     return Finding(kind, key, message, Severity.NOTE if is_harmless else Severity.ERROR)
 
@@ -186,7 +189,8 @@ def _of_the_file(key: str) -> bool:
     return key in _OF_THE_FILE or key.startswith(_OF_THE_FILE_PREFIXES)
 
 
-def _stored(kv: KV) -> Any:
+def stored(kv: KV) -> Any:
+    """An entry as a structure keeps it: arrays and very long texts as digests."""
     if kv.type is gguf.GGUFValueType.ARRAY:
         digest = hashlib.sha256(json.dumps([str(item) for item in kv.value]).encode()).hexdigest()
         return f"{len(kv.value)} items, SHA-256 {digest}"

@@ -68,9 +68,13 @@ def measure(
 ) -> Iterator[Measured]:
     """Sums of every tensor that both have in the same shape, in the candidate's order.
 
+    An output.weight of its own is held against token_embd.weight where that is what the base uses for it.
+
     on_tensor  called with the name and the weights of what is done
     """
     originals = {t.name: t for t in base.tensors}
+    if "token_embd.weight" in originals:
+        originals.setdefault("output.weight", originals["token_embd.weight"])
     with ThreadPoolExecutor(threads) as pool:
         for tensor in candidate.tensors:
             original = originals.get(tensor.name)

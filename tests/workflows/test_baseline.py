@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from ggufkit.errors import InputError, OutputError
+from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.workflows.baseline import BaselineSettings, make_baseline
 from ggufkit.workflows.compare import CompareSettings, compare
+from tests.workflows.faults import rewrite
 
 Tiny = Callable[[str], Path]
 N_CHUNK = 4
@@ -49,8 +51,10 @@ def test_it_is_refused_for_another_text_or_setting(tiny: Tiny, baseline: Path, t
     settings = CompareSettings(base=baseline, candidate=tiny("Q6_K"), threads=1)
     text = tmp_path / "other.txt"
     text.write_text("It was a bright cold day in April. " * 200)
-    with pytest.raises(InputError, match=r"tiny.gkb was made with another text \(SHA-256\)"):
+    with pytest.raises(InputError, match=r"another text \(SHA-256\): \w+ \(evaluation-prose.txt\), now \w+"):
         compare(dataclasses.replace(settings, text=text))
+    with pytest.raises(InputError, match="1 chunk is too few"):
+        compare(dataclasses.replace(settings, chunks=1))
     with pytest.raises(InputError, match="another chunk length: 512, now 256"):
         compare(dataclasses.replace(settings, n_ctx=256))
 
@@ -65,6 +69,12 @@ def test_it_is_refused_for_another_vocabulary_and_engine(
     quantize(QuantizeSettings(source=Path(__file__).parents[2] / "models" / "stories260K", output=other, recipe="F16"))
     with pytest.raises(InputError, match="another vocabulary: 1024 tokens, now 512 tokens"):
         compare(CompareSettings(base=baseline, candidate=other))
+    tokens = list(GgufFile.open(tiny("Q6_K")).value("tokenizer.ggml.tokens"))
+    renamed = rewrite(
+        tiny("Q6_K"), tmp_path / "r.gguf", metadata={"tokenizer.ggml.tokens": [*tokens[:300], "<x>", *tokens[301:]]}
+    )
+    with pytest.raises(InputError, match="another vocabulary: 1024 items"):
+        compare(CompareSettings(base=baseline, candidate=renamed))
     monkeypatch.setattr(reference, "version", lambda _: "0.4.0")
     with pytest.raises(InputError, match=r"another engine: llama-cpp-python 0.3.36, now llama-cpp-python 0.4.0"):
         compare(CompareSettings(base=baseline, candidate=tiny("Q6_K")))

@@ -152,6 +152,11 @@ BAD_METADATA = [
     ({"tokenizer.ggml.add_bos_token": None}, "add_bos_token is missing, the original has True: prompts begin"),
     ({"tokenizer.ggml.pre": "llama-bpe"}, 'tokenizer.ggml.pre is "llama-bpe", the original has "default": text is cut'),
     ({"llama.expert_used_count": 1}, "llama.expert_used_count is 1, the original has 2: another number of experts"),
+    ({"llama.expert_gating_func": 2}, "expert_gating_func is 2, the original has none: experts are weighed otherwise"),
+    (
+        {"tokenizer.ggml.remove_extra_whitespaces": True},
+        "remove_extra_whitespaces is True, the original has none: text and tokens may become one another otherwise",
+    ),
     ({"tokenizer.ggml.eos_token_id": 7}, "eos_token_id is 7, the original has 2: answers may not end"),
 ]
 
@@ -196,6 +201,27 @@ def test_missing_extra_and_misshapen_tensors_are_named() -> None:
     assert found["b"] == ("b has shape [3, 8], the original [2, 8]", Severity.ERROR)
     assert found["c"] == ("c is not in the original", Severity.ERROR)
     assert found["output.weight"][1] is Severity.NOTE
+
+
+def test_an_output_of_its_own_is_held_against_the_embeddings(tiny: Tiny, tmp_path: Path) -> None:
+    """The original ties its output to token_embd.weight; candidates store one: a good one, and one of other weights."""
+    from ggufkit.formats.gguf_writer import header_bytes
+
+    file = GgufFile.open(tiny("BF16"))
+    kept = [t for t in file.tensors if t.name != "output.weight"]
+    rows, blob = [], b""
+    for t in kept:
+        rows.append((t.name, t.shape, int(gguf.GGMLQuantizationType[t.dtype]), len(blob)))
+        data = t.raw_rows(0, t.n_rows).tobytes()
+        blob += data + b"\0" * (-len(data) % file.alignment)
+    tied = tmp_path / "tied.gguf"
+    tied.write_bytes(header_bytes(list(file.metadata.values()), rows, file.alignment) + blob)
+    (embd,) = (t for t in file.tensors if t.name == "token_embd.weight")
+    good = rewrite(
+        tiny("BF16"), tmp_path / "good.gguf", edit=only("output.weight", lambda *_: embd.raw_rows(0, embd.n_rows))
+    )
+    assert run(tied, good).errors == ()
+    assert named(run(tied, tiny("BF16"))) == [("alien", "output.weight")]
 
 
 def test_a_structure_survives_json() -> None:
