@@ -25,7 +25,7 @@ from quant.kernels.affine_codes import (
     try_codes,
 )
 from quant.kernels.compiler import kernel
-from quant.kernels.tile import BLOCK, SLAB, TILE, block_importance, load, load_importance
+from quant.kernels.tile import BLOCK, SLAB, TILE, block_importance, load_tile
 from quant.kernels.units import spread_over_lanes
 
 F32Array = NDArray[np.float32]
@@ -68,11 +68,7 @@ def _search_slab(values, importance, start, x, w, plan, fit, blocks, halves, cod
     n_sub, n_blocks = codes.shape[2:]
     loaded = -1
     for t in range(-(-values.shape[0] // n_blocks)):
-        load(values, t * n_blocks, x)
-        phase = (start + t * n_blocks) % importance.shape[0]
-        if phase != loaded:
-            load_importance(importance, phase, n_sub, w)
-            loaded = phase
+        loaded = load_tile(values, importance, start, t * n_blocks, loaded, x, w)
         search(x, w, plan.nmax, plan.ends, plan.n_refine, _ZERO, fit)
         first_guess(x, w, plan, fit, blocks)
         forget_best(blocks)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from quant.kernels.compiler import inner, kernel
 from quant.kernels.halves import round_to_half
 from quant.kernels.symmetric import Levels, empty_fit, find_levels, invert, level_sums, search, weighted_error
-from quant.kernels.tile import BLOCK, SLAB, TILE, block_importance, load, load_importance
+from quant.kernels.tile import BLOCK, SLAB, TILE, block_importance, load_tile
 from quant.kernels.units import UnitSearch, best_unit, empty_unit_search, spread_over_lanes
 
 F32Array = NDArray[np.float32]
@@ -185,11 +185,7 @@ def _search_slab(values, importance, start, x, w, plan, fit, blocks, halves, cod
     # rounding to code c loses about 1/12c² of what a scale gains; a larger scale makes all codes of its block coarser
     least = _ONE + _ONE / (np.float32(32) * plan.lowest_code * plan.lowest_code)
     for t in range(-(-values.shape[0] // n_blocks)):
-        load(values, t * n_blocks, x)
-        phase = (start + t * n_blocks) % importance.shape[0]
-        if phase != loaded:
-            load_importance(importance, phase, n_sub, w)
-            loaded = phase
+        loaded = load_tile(values, importance, start, t * n_blocks, loaded, x, w)
         search(x, w, plan.levels, plan.ends, plan.n_refine, least, fit)
         _first_guess(x, w, plan, fit, blocks)
         blocks.error[:] = _INFINITY

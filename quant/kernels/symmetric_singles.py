@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from quant.kernels.compiler import inner, kernel
 from quant.kernels.halves import round_to_half
 from quant.kernels.symmetric import Levels, empty_fit, find_levels, search, weighted_error
-from quant.kernels.tile import SLAB, TILE, block_importance, load, load_importance
+from quant.kernels.tile import SLAB, TILE, block_importance, load_tile
 
 F32Array = NDArray[np.float32]
 U8Array = NDArray[np.uint8]
@@ -72,11 +72,7 @@ def _search_slab(values, importance, start, x, w, plan, fit, best, error, halves
     n_blocks = halves.shape[1]
     loaded = -1
     for t in range(-(-values.shape[0] // n_blocks)):
-        load(values, t * n_blocks, x)
-        phase = (start + t * n_blocks) % importance.shape[0]
-        if phase != loaded:
-            load_importance(importance, phase, 1, w)
-            loaded = phase
+        loaded = load_tile(values, importance, start, t * n_blocks, loaded, x, w)
         search(x, w, plan.levels, plan.ends, plan.n_refine, _ONE, fit)
         _round_scales(x, w, plan, fit, best, error, halves[t])
         find_levels(x, halves[t], plan.levels, fit.inverse, levels[t])

@@ -49,7 +49,21 @@ def block_importance(importance: F32Array | None, n_per_row: int, block_size: in
 
 
 @inner
-def load(values, first, x):
+def load_tile(values, importance, start, first, loaded, x, w):
+    """Fill x and w with the tile that begins at values[first:], (n_blocks, n_sub, n).
+
+    start   number of values[0] among all blocks; rows repeat importance (blocks_per_row, block_size)
+    loaded  what the last call returned for this w, else -1: tiles that begin alike in their rows share w
+    """
+    _load(values, first, x)
+    phase = (start + first) % importance.shape[0]
+    if phase != loaded:
+        _load_importance(importance, phase, values.shape[1], w)
+    return phase
+
+
+@inner
+def _load(values, first, x):
     """Fill x (n, lanes) from values[first:], (n_blocks, n_sub, n); lanes past the last block become 0."""
     n, lanes = x.shape
     n_sub = values.shape[1]
@@ -67,7 +81,7 @@ def load(values, first, x):
 
 
 @inner
-def load_importance(importance, phase, n_sub, w):
+def _load_importance(importance, phase, n_sub, w):
     """Fill w (n, lanes): the tile starts with block `phase` of a row; importance (blocks_per_row, block_size)."""
     n, lanes = w.shape
     n_lane_blocks = lanes // n_sub
