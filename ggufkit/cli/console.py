@@ -109,16 +109,19 @@ def _amount(done: float, total: float, unit_bytes: bool) -> str:
 
 def plain(label: str, unit_bytes: bool) -> Update:
     """A line every few seconds."""
-    started = time.monotonic()
-    last = [started]
+    last = time.monotonic()
+    begun, had, whole = last, 0.0, 0.0  # of the step at hand: what an earlier run has done tells nothing of the speed
 
     def update(done: float, total: float, now: str) -> None:
-        if time.monotonic() - last[0] < PLAIN_EVERY_S or not total:
+        nonlocal last, begun, had, whole
+        if total != whole:
+            begun, had, whole = (begun if not whole else time.monotonic()), done, total
+        if time.monotonic() - last < PLAIN_EVERY_S or not total:
             return
-        last[0] = time.monotonic()
+        last = time.monotonic()
         amount = _amount(done, total, unit_bytes)
-        if done >= GUESS_FROM * total:
-            amount += f", {human_seconds((last[0] - started) * (total - done) / done)} left"
+        if done - had >= GUESS_FROM * total:
+            amount += f", {human_seconds((last - begun) * (total - done) / (done - had))} left"
         say(f"{label}: {100 * done / total:.0f} %  {amount}  {now}")
 
     return update

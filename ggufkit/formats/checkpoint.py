@@ -71,7 +71,7 @@ def _check_folder(folder: Path) -> None:
     try:
         empty = next(folder.iterdir(), None) is None
     except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be listed: {error.strerror}.") from error
+        raise CheckpointError(f"{folder}: cannot be listed: {error.strerror}. Check its permissions.") from error
     if empty:
         raise CheckpointError(f"{folder} is empty. The download did not happen; fetch the checkpoint again.")
 

@@ -40,7 +40,10 @@ class SourceFile:
             try:
                 got = os.preadv(self._opened(), [view[done:]], offset + done)
             except OSError as error:
-                raise InputError(f"{self.path}: cannot be read at byte {offset + done}: {error.strerror}.") from error
+                raise InputError(
+                    f"{self.path}: cannot be read at byte {offset + done}: {error.strerror}. "
+                    "Check its permissions and its disk."
+                ) from error
             if got == 0:
                 raise InputError(
                     f"{self.path}: ended at byte {offset + done}, wanted {nbytes} bytes at {offset}. "

@@ -34,7 +34,7 @@ class TokenizerFiles:
         try:
             raw = path.read_bytes()
         except OSError as error:
-            raise TokenizerError(f"{path}: cannot be read ({error.strerror}).") from error
+            raise TokenizerError(f"{path}: cannot be read: {error.strerror}. Check its permissions.") from error
         if what := disguise(raw[:512]):
             raise TokenizerError(f"{path} {what}")
         return raw

@@ -166,7 +166,8 @@ def test_a_file_without_permission_is_no_usage_error(verb: str, q8_0: Path, monk
     monkeypatch.setattr(os, "access", lambda *_, **__: False)
     result = invoke(verb, q8_0)
     assert result.exit_code == 1, result.output
-    assert result.output.startswith(f"Error: {q8_0}: cannot be read at byte 0: Permission denied")
+    said = "cannot be read at byte 0: Permission denied. Check its permissions and its disk."
+    assert result.output.strip() == f"Error: {q8_0}: {said}"
 
 
 def test_what_is_compared_with_is_converted_and_nothing_else(tmp_path: Path) -> None:
@@ -217,6 +218,19 @@ def test_no_guess_before_there_is_something_to_go_by(monkeypatch: pytest.MonkeyP
     update(1, 100, "")
     update(50, 100, "")
     assert ["left" in line for line in said] == [False, True]
+
+
+def test_the_guess_after_a_resume_knows_this_run_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(click, "echo", lambda message, err: said.append(message))
+    update = console.plain("work", False)
+    update(600, 600, "looking through what is there")
+    update(600, 1000, "first")
+    now[0] = 10.0
+    update(700, 1000, "second")
+    assert said == ["work: 70 %  700 of 1000, 30 s left  second"]
 
 
 @pytest.mark.parametrize("unit_bytes", [True, False])
