@@ -80,7 +80,7 @@ def _log_scale(axes: Any) -> None:
 
 def limits_chart(checks: Sequence[dict[str, Any]]) -> str:
     """Every check with a limit: what is known of it, in limits. Left of the line is within. Empty without any."""
-    rows = [check for check in checks if check["limit"] and check["n_chunk"]]
+    rows = [check for check in checks if check["limit"] and check["n_chunk"] and check["value"] is not None]
     if not rows:
         return ""
     with _drawing(8, 0.9 + 0.45 * len(rows)) as (_, axes, tips, svg):
@@ -164,7 +164,7 @@ def text_chart(chunks: Sequence[dict[str, Any]]) -> str:
 
 def _joined(chunks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """At most so many rows as can be told apart."""
-    step = -(-len(chunks) // _MOST_POINTS)
+    step = max(1, -(-len(chunks) // _MOST_POINTS))
     groups = [chunks[i : i + step] for i in range(0, len(chunks), step)]
     return [
         {

@@ -12,6 +12,7 @@ from typing import Any
 from ggufkit.errors import InputError
 from ggufkit.formats import strict_json
 from ggufkit.formats.files import checked_size
+from ggufkit.reports.schema import problem
 from ggufkit.workflows.baseline import BaselineReport
 from ggufkit.workflows.comparison import Comparison
 from ggufkit.workflows.diff import DiffReport
@@ -26,19 +27,8 @@ SCHEMAS = {
     BaselineReport: "ggufkit/baseline@1",
 }
 _MAX_NBYTES = 256 << 20
-# what a view may rely on, by schema: keys, and the types of their values
-_NEEDED: dict[str, dict[str, type]] = {
-    "ggufkit/gate@1": {
-        "verdict": str,
-        "sentence": str,
-        "candidate": dict,
-        "base": dict,
-        "checks": list,
-        "config": dict,
-    },
-    "ggufkit/compare@1": {"base": dict, "candidate": dict, "text": dict, "figures": dict, "chunks": list},
-    "ggufkit/diff@1": {"base": str, "candidate": dict, "findings": list, "tensors": list},
-}
+# figures that views show by name
+_SHOWN = ("kld_mean", "same_top", "ln_ppl_ratio")
 
 
 def as_dict(result: Comparison | DiffReport | GateResult | BaselineReport) -> Result:
@@ -58,10 +48,18 @@ def load(path: Path, *schemas: str) -> Result:
     schema = result.get("schema") if isinstance(result, dict) else None
     if schema not in schemas:
         raise InputError(f"{path} has schema {schema!r}, wanted {' or '.join(schemas)}.")
-    for key, kind in _NEEDED.get(schema, {}).items():
-        if not isinstance(result.get(key), kind):
-            raise InputError(f"{path}: {key} is missing or no {kind.__name__}. The file was changed or cut.")
+    kind = next(kind for kind, name in SCHEMAS.items() if name == schema)
+    found = problem(result, kind) or _missing_figure(result)
+    if found:
+        raise InputError(f"{path}: {found}. The file was changed or cut; pass what `ggufkit gate --json` wrote.")
     return result  # type: ignore[no-any-return]  # a dict, seen above
+
+
+def _missing_figure(result: Result) -> str:
+    figures = (result.get("comparison") or {}).get("figures")
+    return next(
+        (f"comparison.figures.{name} is missing" for name in _SHOWN if figures is not None and name not in figures), ""
+    )
 
 
 def _plain(value: Any) -> Any:  # noqa: PLR0911  one line a kind of value

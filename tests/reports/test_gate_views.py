@@ -1,10 +1,12 @@
 """Views of one result: text, Markdown, JUnit, annotations and card as golden texts, and what must never get through."""
 
 import copy
+import functools
 import json
+import operator
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -119,7 +121,7 @@ def test_a_result_without_measurements_can_be_shown(result: dict[str, Any]) -> N
         (b"{", "is no JSON"),
         (b"[]", "has schema None, wanted ggufkit/gate@1"),
         (b'{"schema": "ggufkit/gate@2"}', "has schema 'ggufkit/gate@2', wanted ggufkit/gate@1"),
-        (b'{"schema": "ggufkit/gate@1", "verdict": 3}', "verdict is missing or no str"),
+        (b'{"schema": "ggufkit/gate@1", "verdict": 3}', "verdict is 3, wanted one of pass, fail, inconclusive"),
     ],
 )
 def test_other_files_are_refused(content: bytes, wanted: str, tmp_path: Path) -> None:
@@ -127,6 +129,40 @@ def test_other_files_are_refused(content: bytes, wanted: str, tmp_path: Path) ->
     path.write_bytes(content)
     with pytest.raises(InputError, match=wanted):
         load(path, "ggufkit/gate@1")
+
+
+def every_path(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths of all values of a result, of lists those of the first two items."""
+    if path:
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from every_path(item, (*path, key))
+
+
+@pytest.mark.parametrize("change", ["gone", "text", "null", "empty"])
+def test_a_changed_result_is_refused_or_shown(change: str, result: dict[str, Any], tmp_path: Path) -> None:
+    """Never a KeyError in a view, whatever is missing or of another type."""
+    path, refused = tmp_path / "result.json", 0
+    for where in every_path(result):
+        made = copy.deepcopy(result)
+        *parents, last = where
+        holder = functools.reduce(operator.getitem, parents, made)
+        if change == "gone":
+            del holder[last]
+        else:
+            holder[last] = {"text": "x", "null": None, "empty": []}[change]
+        path.write_text(json.dumps(made))
+        try:
+            loaded = load(path, "ggufkit/gate@1")
+        except InputError as error:
+            refused += 1
+            assert "was changed or cut" in str(error) or where == ("schema",)
+            continue
+        for view in (gate_text, markdown, junit):
+            view.render(loaded)
+        card.render([loaded])
+    assert refused > 100
 
 
 def test_results_are_read_back() -> None:

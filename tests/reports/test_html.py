@@ -114,6 +114,19 @@ def test_parts_without_data_are_left_out() -> None:
         assert part not in shown
 
 
+def test_empty_lists_leave_their_parts_empty() -> None:
+    bare = copy.deepcopy(RESULT)
+    bare["checks"], bare["comparison"]["chunks"], bare["comparison"]["passages"], bare["diff"]["tensors"] = (
+        [],
+        [],
+        [],
+        [],
+    )
+    bare["comparison"]["routers"] = []
+    shown = html.render([bare])
+    assert "Worst passages" not in shown and "Where the weights" not in shown
+
+
 def test_a_large_model_stays_under_two_megabytes() -> None:
     """80 layers of 64 experts, 4,000 chunks."""
     large = copy.deepcopy(RESULT)
