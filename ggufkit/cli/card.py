@@ -18,11 +18,12 @@ def command(
     """Make a model card of RESULTS, JSON files of `ggufkit gate`: what was measured, and how to measure it again."""
     from ggufkit.formats.atomic import require_writable, write_atomic
     from ggufkit.reports import card
-    from ggufkit.reports.result import load
+    from ggufkit.reports.result import load, require_comparable
 
     if output:
         require_writable(output, keep=results)
     loaded = [load(path, "ggufkit/gate@1") for path in results]
+    require_comparable(loaded)
     text = card.render(loaded, base_model=base_model, license_name=license_name)
     if output:
         write_atomic(output, [text.encode()])

@@ -18,10 +18,12 @@ def command(*, results: tuple[Path, ...], output: Path) -> None:
     """
     from ggufkit.formats.atomic import require_writable, write_atomic
     from ggufkit.reports import html
-    from ggufkit.reports.result import load
+    from ggufkit.reports.result import load, require_comparable
     from ggufkit.reports.units import human_bytes
 
     require_writable(output, keep=results)
-    page = html.render([load(path, "ggufkit/gate@1") for path in results]).encode()
+    loaded = [load(path, "ggufkit/gate@1") for path in results]
+    require_comparable(loaded)
+    page = html.render(loaded).encode()
     write_atomic(output, [page])
     console.say(f"{output}: {human_bytes(len(page))}")

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ggufkit.reports.markdown import escaped, table
-from ggufkit.reports.reproduce import CONFIG, command, config_toml
+from ggufkit.reports.reproduce import command, config_toml, configs
 from ggufkit.reports.units import human_bytes
-from ggufkit.reports.wording import FIGURES, MARKS, number, text_line
+from ggufkit.reports.wording import FIGURES, MARKS, number
 
 
 def render(results: Sequence[dict[str, Any]], *, base_model: str | None = None, license_name: str | None = None) -> str:
@@ -29,12 +29,12 @@ def render(results: Sequence[dict[str, Any]], *, base_model: str | None = None, 
         _summary(first, base_model),
         "## Files",
         _files(ordered),
-        "Differences are against the original on the same text; ± is half of the 95 % interval, chunks of the text "
-        "taken as independent. ✓ stands where the file is within every limit below for sure.",
+        "Differences are against the original; ± is half of the 95 % interval, chunks of the text taken as "
+        "independent. Each file was read until its answer was sure: ✓ stands where it is within every limit below.",
     ]
     for result in ordered:
         blocks += _details(result)
-    blocks += ["## Reproduce", _reproduce(ordered), "## Run", _run(ordered[-1]), _made_with(first)]
+    blocks += ["## Reproduce", _reproduce(ordered), "## Run", _run(_recommended(ordered)), _made_with(first)]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
@@ -56,15 +56,16 @@ def _summary(first: dict[str, Any], base_model: str | None) -> str:
 
 
 def _files(results: Sequence[dict[str, Any]]) -> str:
-    header = ("", "file", "type", "size", "bits a weight", "KL divergence", "same top token", "ln(PPL ratio)")
-    return table(header, [_file(result) for result in results], right=(3, 4, 5, 6, 7))
+    header = ("", "file", "type", "size", "bits a weight", "KL divergence", "same top token", "ln(PPL ratio)", "chunks")
+    return table(header, [_file(result) for result in results], right=(3, 4, 5, 6, 7, 8))
 
 
 def _file(result: dict[str, Any]) -> tuple[str, ...]:
     model, comparison = result["candidate"], result["comparison"]
     figures = [_with_reach(comparison, name) for name in ("kld_mean", "same_top", "ln_ppl_ratio")]
+    chunks = str(comparison["text"]["n_chunk"]) if comparison else "–"
     size = human_bytes(model["nbytes"])
-    return MARKS[result["verdict"]], model["file"], model["type"], size, f"{model['bpw']:.2f}", *figures
+    return MARKS[result["verdict"]], model["file"], model["type"], size, f"{model['bpw']:.2f}", *figures, chunks
 
 
 def _with_reach(comparison: dict[str, Any] | None, name: str) -> str:
@@ -87,13 +88,15 @@ def _details(result: dict[str, Any]) -> list[str]:
 
 
 def _reproduce(results: Sequence[dict[str, Any]]) -> str:
-    first = results[0]
-    lines = [f"pip install ggufkit=={first['environment']['ggufkit']}"]
-    lines += [command(result) for result in results]
-    parts = [_fenced("sh", "\n".join(lines)), f"with `{CONFIG}`:", _fenced("toml", config_toml(first["config"]))]
-    if first["comparison"]:
-        text = first["comparison"]["text"]
-        parts.append(f"Text: {escaped(text_line(text))}, SHA-256 `{text['sha256']}`.")
+    lines = [f"pip install ggufkit=={results[0]['environment']['ggufkit']}"]
+    files = configs(results)
+    lines += [command(one, config=name) for one in results for name, config in files if config == one["config"]]
+    parts = [_fenced("sh", "\n".join(lines))]
+    for name, config in files:
+        parts += [f"with `{name}`:", _fenced("toml", config_toml(config))]
+    text = next((one["comparison"]["text"] for one in results if one["comparison"]), None)
+    if text:
+        parts.append(f"Text: {escaped(text['name'])} in chunks of {text['n_ctx']} tokens, SHA-256 `{text['sha256']}`.")
     parts.append(_fingerprints(results))
     return "\n\n".join(parts)
 
@@ -101,6 +104,11 @@ def _reproduce(results: Sequence[dict[str, Any]]) -> str:
 def _fingerprints(results: Sequence[dict[str, Any]]) -> str:
     models = [results[0]["base"], *(result["candidate"] for result in results)]
     return table(("file", "fingerprint"), [(model["file"], model["fingerprint"]) for model in models])
+
+
+def _recommended(ordered: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The smallest that passes, else the largest."""
+    return next((one for one in ordered if one["verdict"] == "pass"), ordered[-1])
 
 
 def _run(result: dict[str, Any]) -> str:

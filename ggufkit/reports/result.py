@@ -5,6 +5,7 @@ Knows schema names and what JSON cannot say: numbers that are not finite become 
 
 import dataclasses
 import math
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,28 @@ def load(path: Path, *schemas: str) -> Result:
     if found:
         raise InputError(f"{path}: {found}. The file was changed or cut; pass what `ggufkit gate --json` wrote.")
     return result  # type: ignore[no-any-return]  # a dict, seen above
+
+
+def require_comparable(results: Sequence[Result]) -> None:
+    """Raise InputError where results of gate do not stand side by side: another original, text or chunk length."""
+    for result in results[1:]:
+        for what, (first, first_id), (other, other_id) in _shared(results[0], result):
+            if first_id != other_id:
+                raise InputError(
+                    f"{result['candidate']['file']} was measured with another {what} than "
+                    f"{results[0]['candidate']['file']}: {other} ({other_id}), not {first} ({first_id}). "
+                    "Gate all on the same."
+                )
+
+
+def _shared(a: Result, b: Result) -> Iterator[tuple[str, tuple[str, Any], tuple[str, Any]]]:
+    """What two results must share: what it is called, and its name and identity in each."""
+    first, other = (one["base"] for one in (a, b))
+    yield "original", (first["file"], first["fingerprint"][:12]), (other["file"], other["fingerprint"][:12])
+    if a["comparison"] and b["comparison"]:
+        first, other = (one["comparison"]["text"] for one in (a, b))
+        yield "text", (first["name"], first["sha256"][:12]), (other["name"], other["sha256"][:12])
+        yield "chunk length", ("chunks", first["n_ctx"]), ("chunks", other["n_ctx"])
 
 
 def _missing_figure(result: Result) -> str:

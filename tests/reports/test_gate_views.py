@@ -16,7 +16,7 @@ import pytest
 from ggufkit.errors import InputError
 from ggufkit.reports import annotations, card, compare_text, diff_text, gate_text, junit, markdown
 from ggufkit.reports.reproduce import command, config_toml
-from ggufkit.reports.result import load
+from ggufkit.reports.result import load, require_comparable
 from ggufkit.workflows.gate_config import GateConfig, parse_config
 
 RESULT_FILE = Path(__file__).parents[1] / "data" / "reports" / "gate.json"
@@ -103,10 +103,47 @@ def test_the_config_in_a_card_is_the_one_that_was_used(result: dict[str, Any]) -
 
 
 def test_the_command_says_what_differs_from_the_defaults(result: dict[str, Any]) -> None:
+    assert command(result) == "ggufkit gate Q2_K.gguf --baseline tiny-bf16.gguf --config gate.toml --complete"
+    result["comparison"]["text"]["n_chunk"] = 4  # what the last check needed
     assert command(result) == "ggufkit gate Q2_K.gguf --baseline tiny-bf16.gguf --config gate.toml"
+    without = result | {"checks": [check for check in result["checks"] if check["name"] != "weights"]}
+    assert command(without).endswith(" --no-weights")
+    assert command(without | {"diff": None}) == command(result)  # a baseline file has no weights
     result["candidate"]["file"] = "my model.gguf"
     result["comparison"]["text"] |= {"name": "wiki.test.raw", "n_ctx": 2048}
     assert command(result).endswith("gate 'my model.gguf' --baseline tiny-bf16.gguf --config gate.toml --text wiki.test.raw --ctx 2048")  # fmt: skip  # noqa: E501
+
+
+def test_a_card_of_several_files(result: dict[str, Any]) -> None:
+    """Each has its own chunks and config; the one to run is the smallest that passes."""
+    good, large = copy.deepcopy(result), copy.deepcopy(result)
+    good["candidate"] |= {"file": "good.gguf", "nbytes": 4_000_000}
+    good |= {"verdict": "pass", "config": result["config"] | {"seed": 9}}
+    good["comparison"]["text"]["n_chunk"] = 17
+    large["candidate"] |= {"file": "large.gguf", "nbytes": 9_000_000}
+    require_comparable([result, good, large])
+    shown = card.render([large, good, result])
+    assert "gate good.gguf --baseline tiny-bf16.gguf --config gate-2.toml" in shown
+    assert "gate large.gguf --baseline tiny-bf16.gguf --config gate-1.toml" in shown
+    assert "with `gate-2.toml`:\n\n```toml\nalpha = 0.05\nchunks = 60\nseed = 9\n" in shown
+    assert re.search(r"\| good.gguf \|.*\| 17 \|\n", shown)
+    assert "ggufkit run good.gguf" in shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"base": {"fingerprint": "0" * 64}}, "original than Q2_K.gguf: tiny-bf16.gguf (000000000000), not"),
+        ({"comparison": {"text": {"sha256": "1" * 64}}}, "text than"),
+        ({"comparison": {"text": {"n_ctx": 128}}}, "chunk length than Q2_K.gguf: chunks (128), not chunks (512)"),
+    ],
+)
+def test_files_measured_otherwise_do_not_stand_side_by_side(result: dict[str, Any], changes: Any, what: str) -> None:
+    def changed(value: Any, change: Any) -> Any:
+        return value | {k: changed(value[k], v) for k, v in change.items()} if isinstance(change, dict) else change
+
+    with pytest.raises(InputError, match=re.escape(f"was measured with another {what}")):
+        require_comparable([result, changed(result, changes)])
 
 
 def test_a_result_without_measurements_can_be_shown(result: dict[str, Any]) -> None:
