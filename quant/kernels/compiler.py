@@ -11,6 +11,7 @@ Loops over lanes vectorize when they read like `best = new if new < old else old
 and when arrays are local variables: an attribute inside a conditional costs a branch and a reference count.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -18,17 +19,19 @@ from numba import config, njit
 
 from quant.kernels.cache import cache_folder
 
+_DECORATING = threading.Lock()  # threads that call their first encoders at once import several files at once
 _FAST = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
 
 
 def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        folder, chosen = cache_folder(), config.CACHE_DIR
-        config.CACHE_DIR = str(folder or "")  # read by njit, and only while it decorates
-        try:
-            made: Callable[..., Any] = njit(cache=folder is not None, **_FAST, **options)(function)
-        finally:
-            config.CACHE_DIR = chosen
+        folder = cache_folder()
+        with _DECORATING:
+            chosen, config.CACHE_DIR = config.CACHE_DIR, str(folder or "")  # read by njit, and only while it decorates
+            try:
+                made: Callable[..., Any] = njit(cache=folder is not None, **_FAST, **options)(function)
+            finally:
+                config.CACHE_DIR = chosen
         return made
 
     return decorate

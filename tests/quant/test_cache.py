@@ -4,12 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import quant
-from quant.kernels import cache
+from quant.kernels import cache, compiler
 
 FOLDER = "from quant.kernels.cache import cache_folder; print(cache_folder())"
 ENCODE = "import numpy as np; from quant import *; quantize(np.ones((1, 256), np.float32), quant_type('Q8_0'))"
@@ -49,6 +52,26 @@ def test_an_edit_of_any_source_leads_to_another_folder(package: Path) -> None:
 def test_code_is_kept_beside_the_sources(package: Path) -> None:
     _run(package, ENCODE)
     assert list((package / "quant" / "kernels" / "__pycache__").rglob("q8_0*.nbc"))
+
+
+def test_threads_that_decorate_at_once_see_one_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def slow_njit(**_: object) -> Callable[[object], object]:
+        def decorate(function: object) -> object:
+            for _ in range(3):
+                time.sleep(0.005)
+                seen.append(compiler.config.CACHE_DIR)
+            return function
+
+        return decorate
+
+    monkeypatch.setattr(compiler, "njit", slow_njit)
+    before = compiler.config.CACHE_DIR
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(compiler.kernel, range(8)))
+    assert set(seen) == {str(cache.cache_folder())}
+    assert before == compiler.config.CACHE_DIR
 
 
 def test_numba_cache_dir_wins(package: Path) -> None:
