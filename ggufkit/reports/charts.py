@@ -6,6 +6,7 @@ Knows dictionaries as `ggufkit.reports.result` makes them. Does not know the pag
 """
 
 import io
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,7 +74,12 @@ def _tip(artist: Any, tips: list[str], text: str) -> None:
 
 
 def _log_scale(axes: Any) -> None:
+    from matplotlib.ticker import LogLocator
+
     axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high < 30 * low:  # less than two powers of ten would have one label
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_formatter(lambda *_: "")
 
@@ -118,27 +124,35 @@ def size_chart(results: Sequence[dict[str, Any]]) -> str:
     points = sorted((r for r in results if r.get("comparison")), key=lambda r: int(r["candidate"]["nbytes"]))
     if len(points) < 2:
         return ""
+    unit, nbytes = ("GiB", 2**30) if points[-1]["candidate"]["nbytes"] >= 2**31 else ("MiB", 2**20)
     with _drawing(8, 4.2) as (_, axes, tips, svg):
-        sizes = [r["candidate"]["nbytes"] / 2**20 for r in points]
+        sizes = [r["candidate"]["nbytes"] / nbytes for r in points]
         rows = [r["comparison"]["figures"]["kld_mean"] for r in points]
         axes.plot(sizes, [row["value"] for row in rows], color=_SERIES["line"], linewidth=1.2, alpha=0.6)
-        for r, size, row in zip(points, sizes, rows, strict=True):
+        for r, size, row, lift in zip(points, sizes, rows, _label_lifts(sizes), strict=True):
             colour = _SERIES[r["verdict"]]
             low = row["value"] if row["low"] is None else max(row["low"], row["value"] / 5)
             high = row["value"] if row["high"] is None else row["high"]
             axes.plot([size, size], [low, high], color=colour, linewidth=2, alpha=0.6)
             dot = axes.plot([size], [row["value"]], "o", color=colour, markersize=9)[0]
-            _tip(
-                dot, tips, f"{r['candidate']['file']}: {size:.1f} MiB, KL divergence {row['value']:.5f}, {r['verdict']}"
-            )
+            said = f"{size:.1f} {unit}, KL divergence {row['value']:.5f}, {r['verdict']}"
+            _tip(dot, tips, f"{r['candidate']['file']}: {said}")
             label = r["candidate"]["type"] or r["candidate"]["file"]
-            axes.annotate(label, (size, row["value"]), xytext=(8, 6), textcoords="offset points", color=_INK)
+            axes.annotate(label, (size, row["value"]), xytext=(8, lift), textcoords="offset points", color=_INK)
+        axes.margins(x=0.12, y=0.12)
         if min(row["value"] for row in rows) > 0:
             _log_scale(axes)
-        axes.margins(x=0.12, y=0.12)
-        axes.set_xlabel("size, MiB")
+        axes.set_xlabel(f"size, {unit}")
         axes.set_ylabel("mean KL divergence")
     return svg[0]
+
+
+def _label_lifts(sizes: Sequence[float]) -> list[int]:
+    """How high above its point each label stands, in points: labels of near neighbours one above the other."""
+    lifts, width = [6], (sizes[-1] - sizes[0]) / 6
+    for before, size in itertools.pairwise(sizes):
+        lifts.append(lifts[-1] + 15 if size - before < width else 6)
+    return lifts
 
 
 def text_chart(chunks: Sequence[dict[str, Any]]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ggufkit.errors import UsageError
-from ggufkit.reports import html
+from ggufkit.reports import charts, html
 
 pytest.importorskip("matplotlib")
 RESULT = json.loads((Path(__file__).parents[1] / "data" / "reports" / "gate.json").read_text())
@@ -125,6 +125,22 @@ def test_empty_lists_leave_their_parts_empty() -> None:
     bare["comparison"]["routers"] = []
     shown = html.render([bare])
     assert "Worst passages" not in shown and "Where the weights" not in shown
+
+
+def test_near_candidates_stay_apart_on_the_curve() -> None:
+    """Labels of neighbours do not overlap, sizes of real models are in GiB, less than a power of ten has ticks."""
+    near = []
+    for size, kld in ((22.5, 0.06), (26.4, 0.021), (26.5, 0.0205), (33.0, 0.011)):
+        made = copy.deepcopy(RESULT)
+        made["candidate"] |= {"type": f"T{size}", "nbytes": int(size * 2**30)}
+        made["comparison"]["figures"]["kld_mean"] |= {"value": kld, "low": 0.9 * kld, "high": 1.1 * kld}
+        near.append(made)
+    svg = charts.size_chart(near)
+    assert "size, GiB" in svg
+    assert {"0.01", "0.02", "0.05"} <= set(re.findall(r"<text[^>]*>([^<]+)</text>", svg))
+    places = re.findall(r'<text[^>]* x="([\d.]+)" y="([\d.]+)"[^>]*>T26', svg)
+    (_, one), (_, other) = places
+    assert abs(float(one) - float(other)) > 11, "labels overlap"
 
 
 def test_a_large_model_stays_under_two_megabytes() -> None:
