@@ -49,3 +49,11 @@ def test_little_disk_and_memory_are_problems(monkeypatch, tmp_path):
     what = [problem.what for problem in doctor.examine(folder=tmp_path).problems]
     assert any("1.0 GiB are free on the disk" in line for line in what)
     assert any("1.0 of 16.0 GiB of memory" in line for line in what)
+
+
+def test_compiled_code_that_cannot_be_kept_is_a_problem(monkeypatch, tmp_path):
+    _nothing_wrong(monkeypatch)
+    monkeypatch.setattr(doctor, "cache_folder", lambda: None)
+    report = doctor.examine(folder=tmp_path)
+    assert report.numba_cache == "nowhere"
+    assert any("NUMBA_CACHE_DIR" in problem.advice for problem in report.problems)

@@ -68,3 +68,15 @@ def test_the_cache_folder_follows_xdg(monkeypatch, tmp_path):
     assert machine.cache_folder() == tmp_path / "ggufkit"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert machine.cache_folder().is_absolute()
+
+
+def test_the_cache_folder_is_never_the_current_one(monkeypatch):
+    def nobody(_: int) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert machine.cache_folder().is_absolute()
+    monkeypatch.setenv("HOME", "relative")
+    assert machine.cache_folder().is_absolute()
