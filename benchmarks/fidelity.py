@@ -38,9 +38,10 @@ from ggufkit.runtime import library
 from ggufkit.runtime.engine import Device
 from ggufkit.runtime.scoring import iter_logits, open_for_scoring
 from ggufkit.workflows.calibrate import SHIPPED, CalibrateSettings, calibrate
+from ggufkit.workflows.effort import shapes_of
 from ggufkit.workflows.evidence import Corpus, Evidence
-from ggufkit.workflows.fit import Effort, FittedEncoder
-from ggufkit.workflows.fitted import N_TOKENS, planner, shapes_of
+from ggufkit.workflows.fit import Effort
+from ggufkit.workflows.fitted import N_TOKENS, encoder_for, planner
 from ggufkit.workflows.quantize import QuantizeSettings, prepare, quantize
 from ggufkit.workflows.sensitivity import measure
 from quant import logits
@@ -155,13 +156,13 @@ class Bench:
 
     def _ours(self, recipe: object, effort: Effort) -> float:
         started = time.perf_counter()
-        encoder = FittedEncoder(self.evidence, shapes_of(self.model), self.corpus, effort)
+        encoder = encoder_for(effort, self.evidence, shapes_of(self.model))
         settings = self._settings("out.gguf", recipe)
         quantize(dataclasses.replace(settings, fitting=encoder, provenance=recipe not in TYPES.split(",")))
-        return time.perf_counter() - started + self.gathering
+        return time.perf_counter() - started + (0.0 if effort is Effort.FAST else self.gathering)
 
     def _chosen(self) -> float:
-        encoder = FittedEncoder(self.evidence, shapes_of(self.model), self.corpus, Effort.BEST)
+        encoder = encoder_for(Effort.BEST, self.evidence, shapes_of(self.model))
         settings = dataclasses.replace(self._settings("out.gguf", "Q4_K_M"), fitting=encoder)
         tensors = [tensor for tensor in self.model.tensors if tensor.name in self.costs]
         found = search(Problem(tensors, self.costs, planner(settings), "searched"), Target(nbytes=self.budget))
