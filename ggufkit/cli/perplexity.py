@@ -30,9 +30,7 @@ def command(*, file: Path, as_json: bool, device: str, **settings: Any) -> None:
     from ggufkit.workflows.perplexity import PerplexitySettings, perplexity
 
     with console.progress(f"perplexity {file.name}", unit_bytes=False) as update:
-        report = perplexity(PerplexitySettings(file=file, device=Device(device), **settings), update)
-    for notice in report.notices:
-        console.say(notice)
+        report = perplexity(PerplexitySettings(file=file, device=Device(device), **settings), update, console.say)
     if as_json:
         console.print_json({"schema": "ggufkit/perplexity@1"} | dataclasses.asdict(report))
         return

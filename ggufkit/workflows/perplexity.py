@@ -60,13 +60,20 @@ class PerplexityReport:
 
 
 def perplexity(
-    settings: PerplexitySettings, on_progress: Callable[[float, float, str], None] = lambda *_: None
+    settings: PerplexitySettings,
+    on_progress: Callable[[float, float, str], None] = lambda *_: None,
+    on_notice: Callable[[str], None] = lambda _: None,
 ) -> PerplexityReport:
-    """Measure it. Raises GgufError, InputError (text too short or not UTF-8), EngineError."""
+    """Measure it. Raises GgufError, InputError (text too short or not UTF-8), EngineError.
+
+    on_notice  called before the work with what a person should know of the engine
+    """
     text = read_text(settings.text) if settings.text else shipped_text(SHIPPED)
     with scoring.open_for_scoring(
         settings.file, n_ctx=settings.n_ctx, threads=settings.threads, device=settings.device
     ) as engine:
+        for notice in engine.notices:
+            on_notice(notice)
         tokens = engine.tokenize(text)
         total = min(len(tokens) // settings.n_ctx, settings.chunks or len(tokens))
         result = scoring.perplexity(

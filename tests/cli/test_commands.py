@@ -18,6 +18,7 @@ from ggufkit.cli import console, main
 from ggufkit.formats.text import shipped_text
 from ggufkit.workflows import check
 from ggufkit.workflows.inspect import inspect
+from ggufkit.workflows.perplexity import PerplexitySettings, perplexity
 from ggufkit.workflows.quantize import QuantizeSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,6 +180,14 @@ def test_what_is_compared_with_is_converted_and_nothing_else(tmp_path: Path) -> 
     with check.runnable(settings) as (path, name):
         assert (name, inspect(path).type) == ("BF16", "BF16")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_context_beyond_the_trained_one_is_said_before_the_work(q8_0: Path) -> None:
+    said: list[object] = []
+    settings = PerplexitySettings(file=q8_0, n_ctx=2560, chunks=1, threads=1)
+    perplexity(settings, lambda done, total, _: said.append((done, total)), said.append)
+    assert said[0] == "context of 2560 tokens: the model was trained on 2048, beyond that it gets worse."
+    assert said[-1] == (1, 1)
 
 
 def test_a_poor_terminal_shows_what_it_can(q8_0: Path) -> None:
