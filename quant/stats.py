@@ -81,16 +81,14 @@ def quantile(values: F64Array, level: float, *, confidence: float = CONFIDENCE) 
     """The value below which `level` of all lie, linear between neighbours; interval by Woodruff.
 
     That is: the clustered interval of the share below, turned back into values. Where it reaches past the smallest
-    or largest value, that value stands: in a far tail the true bound may lie beyond it. `se` is a quarter of the
-    interval's width.
+    or largest value nothing is known on that side, and the end is infinite. `se` is a quarter of the interval's width.
     """
     flat = np.sort(_chunked(values), axis=None)
     value = float(np.quantile(flat, level))
     share = mean((values <= value).astype(np.float64), confidence=confidence)
-    if not np.isfinite(share.low):
-        return Figure(value, float("nan"), float(flat[0]), float(flat[-1]))
     reach = share.high - share.value
-    low, high = (float(np.quantile(flat, min(max(level + side * reach, 0.0), 1.0))) for side in (-1, 1))
+    low = float(np.quantile(flat, level - reach)) if level - reach > 0 else float("-inf")
+    high = float(np.quantile(flat, level + reach)) if level + reach < 1 else float("inf")
     return Figure(value, (high - low) / 4, low, high)
 
 

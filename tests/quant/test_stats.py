@@ -102,6 +102,19 @@ def test_quantile_interval_holds_the_truth() -> None:
     assert 455 < held < 495
 
 
+def test_a_quantile_beyond_the_values_has_no_bound_there() -> None:
+    """99.9 % of 300 values: the true one often lies above all of them, so no largest value may stand for a bound."""
+    rng = np.random.default_rng(5)
+    truth, held = -np.log(0.001), 0
+    for _ in range(300):
+        figure = stats.quantile(rng.exponential(1, (5, 60)), 0.999)
+        held += figure.low <= truth <= figure.high
+    assert held > 280
+    assert stats.quantile(np.arange(60.0).reshape(3, 20), 1.0)[2:] == (59, np.inf)
+    assert stats.quantile(np.arange(60.0).reshape(3, 20), 0.5).low == -np.inf
+    assert stats.quantile(np.zeros((3, 4)), 0.99) == (0, 0, 0, 0)
+
+
 def test_quantile_is_linear_between_neighbours() -> None:
     assert stats.quantile(np.arange(11.0).reshape(1, 11), 0.25).value == 2.5
 
