@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .PHONY: help setup demo test lint types format fuzz clean bench-encode bench-pipeline bench-generate bench-perplexity \
-        bench-calibrate bench-fidelity bench-fitted bench-rare bench-compare bench-gate bench-inspect
+        bench-calibrate bench-fidelity bench-fitted bench-levers bench-rare bench-compare bench-gate bench-inspect
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
@@ -52,6 +52,9 @@ bench-fidelity: $(READY)   ## KL divergence at equal bytes against llama.cpp wit
 
 bench-fitted: $(READY)     ## memory and time of fitting experts of Mixtral's shapes, planned and measured
 	@$(BIN)/python benchmarks/fitted.py
+
+bench-levers: $(READY)     ## what each lever of fitting buys
+	@$(BIN)/python benchmarks/levers.py
 
 bench-rare: $(READY)       ## what leaning on the layer does for experts that were hardly seen
 	@$(BIN)/python benchmarks/rare_experts.py

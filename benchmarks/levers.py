@@ -1,0 +1,107 @@
+"""What each lever of fitting buys on held-out text, with the types held: KL divergence on the shipped model, one run.
+
+Run it: python benchmarks/levers.py [--types Q2_K,Q3_K_S,Q4_K_S] [--chunks 48] [--threads 2]
+
+    importance      scales searched with mean squared inputs, nothing else (--effort fast)
+    flat            error feedback, scales of a super-block searched without importance when it is reached
+    diagonal        the same, searched with mean squared inputs, the diagonal of H
+    cost            the same, searched with 1 / U[j, j]², what a column's error costs after the columns behind it
+    cost, 2 rounds  and levels and scales refined (--effort balanced, but every row is stored fitted)
+    judged          and each row stored as fitted only where held-out text says so (--effort balanced)
+    16 rounds       the same with up to 16 rounds (--effort best)
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from fidelity import Judge
+from numpy.typing import NDArray
+from side_by_side import ROOT
+
+import quant
+from ggufkit.formats.text import shipped_text
+from ggufkit.recipes.plan import PlannedTensor
+from ggufkit.workflows.effort import shapes_of
+from ggufkit.workflows.evidence import Corpus, Evidence
+from ggufkit.workflows.fit import Effort, FittedEncoder
+from ggufkit.workflows.fitted import N_TOKENS, encoder_for
+from ggufkit.workflows.quantize import QuantizeSettings, prepare, quantize
+from quant import feedback
+
+SOURCE = ROOT / "models" / "tiny-mixtral"
+
+
+class Diagonal(feedback.Curvature):
+    """Searches scales with the diagonal of H."""
+
+    @property
+    def column_cost(self) -> NDArray[np.float32]:
+        return np.ascontiguousarray(np.diagonal(self.moments, axis1=1, axis2=2).reshape(-1))
+
+
+class Variant(FittedEncoder):
+    """Error feedback with some levers left out; every row is stored fitted."""
+
+    def __init__(self, evidence: Evidence, covers: dict, *, search: str, n_refine: int) -> None:
+        super().__init__(evidence, covers, evidence.corpus, Effort.BALANCED)
+        self._search, self._n_refine = search, n_refine
+
+    def __call__(self, planned: PlannedTensor, expert: int, w: NDArray[np.float32]) -> NDArray[np.uint8]:
+        known = self._evidence.of_expert(planned.name, expert) if planned.qtype.is_quantized else None
+        if known is None:
+            return quant.quantize(w, planned.qtype)
+        curve = known.curve
+        if self._search == "diagonal":
+            curve = Diagonal(curve.moments, curve.factor)
+        return feedback.encode(w, planned.qtype, curve, weighted=self._search != "flat", n_refine=self._n_refine)
+
+
+def variants(evidence: Evidence, covers: dict) -> dict[str, object]:
+    """Encoders by name."""
+    return {
+        "importance": encoder_for(Effort.FAST, evidence, covers),
+        "flat": Variant(evidence, covers, search="flat", n_refine=0),
+        "diagonal": Variant(evidence, covers, search="diagonal", n_refine=0),
+        "cost": Variant(evidence, covers, search="cost", n_refine=0),
+        "cost, 2 rounds": Variant(evidence, covers, search="cost", n_refine=2),
+        "judged": encoder_for(Effort.BALANCED, evidence, covers),
+        "16 rounds": encoder_for(Effort.BEST, evidence, covers),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--types", default="Q2_K,Q3_K_S,Q4_K_S")
+    parser.add_argument("--chunks", type=int, default=48)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        base, output = Path(folder) / "base.gguf", Path(folder) / "out.gguf"
+        quantize(QuantizeSettings(source=SOURCE, output=base, recipe="BF16", threads=options.threads))
+        judge = Judge(base, options.chunks, options.threads)
+        covers = shapes_of(prepare(QuantizeSettings(source=base, output=output)).model)
+        corpus = Corpus(base, shipped_text("calibration.txt"), n_tokens=N_TOKENS, threads=options.threads)
+        evidence = Evidence(corpus, covers)
+        assert evidence.coverage.layers
+        for type_name in options.types.split(","):
+            first = None
+            for label, encoder in variants(evidence, covers).items():
+                started = time.perf_counter()
+                quantize(QuantizeSettings(source=base, output=output, recipe=type_name, threads=options.threads,
+                                          fitting=encoder, force=True, provenance=False))  # fmt: skip
+                seconds = time.perf_counter() - started
+                kld = judge.scores(output).kld.mean(axis=1)
+                first = kld if first is None else first
+                ratio, error = kld.mean() / first.mean(), np.std(kld - first, ddof=1) / np.sqrt(len(kld)) / first.mean()
+                print(f"{type_name:8} {label:16} kld {kld.mean():.5f}  {ratio:5.3f} ± {error:.3f} of importance alone"
+                      f"   {seconds:5.1f} s", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
