@@ -27,6 +27,7 @@ from ggufkit.workflows.scores import ChunkScores, Spots, iter_scores
 I32Array = NDArray[np.int32]
 Update = Callable[[float, float, str], None]
 
+_BLANK = 1e-5  # nats; less between all tokens of a text is no prediction
 _SAMPLE_CHARS = 20_000  # of text, to see whether both tokenizers cut alike
 
 
@@ -109,8 +110,15 @@ class Walk:
             ),
             routers=self._watch.result(),
             seconds=time.perf_counter() - self._started,
-            notices=tuple(dict.fromkeys(self._notices())),
+            notices=tuple(dict.fromkeys([*self._notices(), *self._blank(scores)])),
         )
+
+    def _blank(self, scores: TokenScores) -> Iterator[str]:
+        """Models that say nothing: with weights that are not finite llama.cpp may give logits that are all equal."""
+        sides = (self._reference.facts.file, scores.nll_base), (self._candidate.path.name, scores.nll_cand)
+        for name, nll in sides:
+            if np.ptp(nll) < _BLANK:
+                yield f"{name} holds every token equally likely everywhere: it is damaged. `ggufkit diff` says where."
 
     def _notices(self) -> Iterator[str]:
         """Lines a person should see."""

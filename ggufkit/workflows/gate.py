@@ -36,6 +36,8 @@ Update = Callable[[float, float, str], None]
 
 # findings that leave no common ground on which to compare probabilities
 _NO_COMMON_GROUND = ("token", "tensor", "shape", "nan")
+# and where the baseline is a file: its tokens cannot be given to the candidate
+_NOR_WITH_A_FILE = (*_NO_COMMON_GROUND, "tokenizer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +193,7 @@ def _measure_quality(
     wanted = [name for name in settings.config.limits if name in METERS]
     if not wanted:
         return (), None, 0
-    reason = _unmeasurable(findings, settings.config)
+    reason = _unmeasurable(findings, settings)
     if reason:
         return (_no_logits(reason),), None, 0
     try:
@@ -200,9 +202,10 @@ def _measure_quality(
         return (_no_logits(str(error)),), None, 0
 
 
-def _unmeasurable(findings: tuple[Finding, ...], config: GateConfig) -> str:
+def _unmeasurable(findings: tuple[Finding, ...], settings: GateSettings) -> str:
+    kinds = _NOR_WITH_A_FILE if is_baseline(settings.baseline) else _NO_COMMON_GROUND
     for one in findings:
-        if one.kind in _NO_COMMON_GROUND and _counts(one, config):
+        if one.kind in kinds and _counts(one, settings.config):
             return f"not measured, because {one.message}"
     return ""
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from ggufkit.errors import InputError
 from ggufkit.workflows.compare import CompareSettings, compare
 from ggufkit.workflows.comparison import Comparison
+from tests.workflows import faults
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = json.loads((ROOT / "tests" / "data" / "tiny-mixtral" / "figures.json").read_text())["files"]
@@ -112,3 +114,17 @@ def test_texts_that_cannot_be_used_are_refused(content: bytes, wanted: str, tiny
     text.write_bytes(content)
     with pytest.raises(InputError, match=wanted):
         run(tiny("BF16"), tiny("Q6_K"), text=text)
+
+
+def test_a_model_that_predicts_nothing_is_said_to_be_damaged(tiny: Tiny, tmp_path: Path) -> None:
+    """llama.cpp makes equal logits of a NaN in a norm before experts; perplexity is the size of the vocabulary."""
+
+    def nan(ref: Any, raw: np.ndarray) -> np.ndarray:
+        raw.reshape(-1)[12:16] = np.frombuffer(np.float32(np.nan).tobytes(), np.uint8)
+        return raw
+
+    blank = faults.rewrite(tiny("Q6_K"), tmp_path / "blank.gguf", edit=faults.only("blk.2.ffn_norm.weight", nan))
+    result = compare(CompareSettings(base=tiny("Q6_K"), candidate=blank, chunks=2, n_ctx=64, threads=1))
+    assert result.figures["ppl"].value == pytest.approx(1024)
+    (notice,) = [one for one in result.notices if "damaged" in one]
+    assert notice.startswith("blank.gguf holds every token equally likely")

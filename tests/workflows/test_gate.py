@@ -154,6 +154,10 @@ def test_against_a_baseline_file(tiny: Tiny, tmp_path: Path) -> None:
     result = run(baseline, nan)
     assert failed(result)["finite"] == f"{UP} has weights that are not finite"
     assert failed(result)["logits"] == f"not measured, because {UP} has weights that are not finite"
+    bos = rewrite(tiny("Q6_K"), tmp_path / "bos.gguf", metadata={"tokenizer.ggml.add_bos_token": False})
+    result = run(baseline, bos)
+    assert "prompts begin otherwise than in training" in failed(result)["tokenizer"]
+    assert failed(result)["logits"].startswith("not measured, because tokenizer.ggml.add_bos_token is False")
     with pytest.raises(InputError, match="another chunk length: 128, now 512"):
         run(baseline, tiny("Q6_K"), n_ctx=512)
 
