@@ -75,13 +75,13 @@ def damping_for(n_tokens: float, width: int) -> float:
 
 def curvature(moments: NDArray[np.floating], *, damping: float = DAMPING) -> Curvature:
     """Factor the mean second moments (n_block, width, width) of one expert. Columns never used are given no weight."""
-    damped = np.array(moments, dtype=np.float64)
+    damped = np.array(moments, dtype=np.float32)
     factors = np.empty_like(damped)
-    for block, h in enumerate(damped):
+    for h, factor in zip(damped, factors, strict=True):
         level = damping * max(float(np.mean(np.diagonal(h))), 1e-20)
-        h[np.diag_indices_from(h)] += level
-        factors[block] = _factor(h)
-    return Curvature(damped.astype(np.float32), factors.astype(np.float32))
+        h[np.diag_indices_from(h)] += np.float32(level)
+        factor[:] = _factor(h.astype(np.float64))
+    return Curvature(damped, factors)
 
 
 def _factor(h: F64Array) -> F64Array:

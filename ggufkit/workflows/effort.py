@@ -23,6 +23,7 @@ from quant.covariance import block_width
 
 _RATE = 20e9  # multiply-adds a second and core
 _PLAIN_RATE = 60e6  # weights a second and core, searched with importance
+_SLAB_WEIGHTS = 1 << 20
 _FACTOR_SCRATCH = 4  # float64 matrices of a block's size while its factor is made
 
 
@@ -31,7 +32,7 @@ class EffortCost:
     """`n_walks` readings of the text, `moments_nbytes` at a time, `encode_seconds` to encode on those threads.
 
     budget_nbytes  what moments may take, to plan the same walks again
-    held_nbytes    moments and experts in hand: what stays in memory while slabs are encoded
+    held_nbytes    moments, experts in hand and what the model computes in: all but base and slabs
     peak_nbytes    resident memory without the pages of the model that is run
     """
 
@@ -49,8 +50,9 @@ def effort_cost(model: Model, plan: QuantPlan, effort: Effort, *, threads: int, 
     """
     shapes = shapes_of(model)
     largest = max(t.tensor.n_weights for t in plan.tensors)
-    slab = encode.workers_of(threads) * min(encode.SLAB_WEIGHTS, largest) * bytes_per_weight(effort)
-    fixed = BASE_NBYTES + 4 * plan.data_offset + _running_nbytes(model.hparams, shapes) + slab
+    slabs = encode.workers_of(threads) * min(_SLAB_WEIGHTS, largest) * bytes_per_weight(effort)
+    running = _running_nbytes(model.hparams, shapes)
+    fixed = BASE_NBYTES + 4 * plan.data_offset + running + slabs
     if effort is Effort.FAST:
         sums = sum(3 * 8 * n_expert * n_per_row for n_expert, n_per_row in shapes.values())
         walks, moments, cases, budget = 1, sums, 0, sums
@@ -66,7 +68,8 @@ def effort_cost(model: Model, plan: QuantPlan, effort: Effort, *, threads: int, 
             f"--effort {effort} needs {-(-peak >> 20)}MiB of memory for this model, --max-memory is "
             f"{max_memory >> 20}MiB. Raise it, or use {instead}."
         )
-    return EffortCost(walks, budget, moments, cases + moments, peak, _seconds(model, effort) / max(1, threads))
+    held = running + cases + moments
+    return EffortCost(walks, budget, moments, held, peak, _seconds(model, effort) / max(1, threads))
 
 
 def shapes_of(model: Model) -> dict[str, Shape]:
@@ -77,7 +80,7 @@ def shapes_of(model: Model) -> dict[str, Shape]:
 def _case_nbytes(n_per_row: int) -> int:
     """Two experts in hand, three matrices each, and what making a third takes."""
     width = block_width(n_per_row, MAX_WIDTH)
-    return 2 * 3 * 4 * n_per_row * width + 8 * width * (n_per_row + _FACTOR_SCRATCH * width)
+    return 2 * 3 * 4 * n_per_row * width + 8 * _FACTOR_SCRATCH * width * width
 
 
 def _running_nbytes(hparams: Hparams, shapes: Mapping[str, Shape]) -> int:

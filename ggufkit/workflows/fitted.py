@@ -72,7 +72,7 @@ def quantize_fitted(settings: FitSettings, on_progress: Update = lambda *_: None
     started = time.perf_counter()
     text, names = texts(settings.text)
     cost = cost_of(settings)
-    job = dataclasses.replace(settings.quantize, imatrix=None, max_memory=cap_of(settings))
+    job = dataclasses.replace(settings.quantize, imatrix=None, max_memory=cost.peak_nbytes)
     model = prepare(job).model
     try:
         with running_model(job, model, on_progress) as running:
