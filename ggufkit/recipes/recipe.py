@@ -139,7 +139,7 @@ def parse_recipe(text: str, where: str) -> Recipe:
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{where} is not TOML: {error}") from error
+        raise RecipeError(f"{where} is not TOML: {error}. Is it a recipe?") from error
     rules = table.pop("rules", [])
     if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
         raise RecipeError(f"{where}: rules are tables. Begin each with [[rules]]")
