@@ -1,6 +1,7 @@
 """Options of `ggufkit quantize` that calibrate and choose types, and the run that they ask for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,35 @@ def run(settings: Any, chosen: dict[str, Any], *, type_given: bool) -> Any:
         target=target,
     )
     _say_cost(fit)
-    with console.progress(f"quantize {settings.output.name}", unit_bytes=False) as update:
+    if chosen["save_recipe"]:
+        _check_place(chosen["save_recipe"])
+    title = f"quantize {settings.output.name}"
+    with console.progress(title, unit_bytes=False) as update, resumable(settings.output):
         report = quantize_fitted(fit, update)
     if chosen["save_recipe"] and report.found is not None:
         _save(chosen["save_recipe"], report.found.recipe.to_toml())
     return report
+
+
+@contextmanager
+def resumable(output: Path) -> Iterator[None]:
+    """Say how to go on where Ctrl-C leaves an unfinished file."""
+    from ggufkit.formats.partial import partial_path
+
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if partial_path(output).exists():
+            error.add_note("interrupted; what is done is kept. Continue with --resume.")
+        raise
+
+
+def _check_place(path: Path) -> None:
+    """Raise OutputError where the recipe could not be written when all work is done."""
+    from ggufkit.errors import OutputError
+
+    if path.is_dir() or not path.parent.is_dir():
+        raise OutputError(f"{path} cannot be written: name a file in a folder that exists with --save-recipe.")
 
 
 def _say_cost(fit: Any) -> None:

@@ -88,16 +88,10 @@ def _fitted(settings: Any, chosen: dict[str, Any], given: dict[str, Any]) -> Any
 
 
 def _run(settings: Any) -> Any:
-    from ggufkit.formats.partial import partial_path
     from ggufkit.workflows.quantize import quantize
 
-    with console.progress(f"quantize {settings.output.name}") as update:
-        try:
-            return quantize(settings, lambda p: update(p.done_nbytes, p.total_nbytes, p.tensor))
-        except KeyboardInterrupt as error:
-            if partial_path(settings.output).exists():
-                error.add_note("interrupted; what is done is kept. Continue with --resume.")
-            raise
+    with console.progress(f"quantize {settings.output.name}") as update, fitting.resumable(settings.output):
+        return quantize(settings, lambda p: update(p.done_nbytes, p.total_nbytes, p.tensor))
 
 
 def _require_check(settings: Any, text: Path | None, *, wanted: bool) -> None:

@@ -158,13 +158,8 @@ class PartialFile:
         if not (journal.exists() and partial.exists()):
             discard_unfinished(self.final)  # one without the other: nobody vouches for the bytes
             return []
+        check_unfinished(self.final, resume=resume)
         found, rows = _read_journal(journal)
-        if not resume:
-            done = sum(row.nbytes for row in rows)
-            raise OutputError(
-                f"{partial} holds an unfinished run ({done} of {self.nbytes} bytes). "
-                "Continue it with --resume, or start again with --restart."
-            )
         if found != identity:
             raise OutputError(
                 f"{partial} was made from another source or with other settings. "
@@ -208,6 +203,18 @@ class PartialFile:
             if error.errno not in _NO_FALLOCATE:
                 raise
         os.ftruncate(self._fd, self.nbytes)
+
+
+def check_unfinished(final: Path, *, resume: bool) -> None:
+    """Raise OutputError where an earlier run was not finished and is not to be continued."""
+    partial, journal = partial_path(final), journal_path(final)
+    if resume or not (partial.exists() and journal.exists()):
+        return
+    done = sum(row.nbytes for row in _read_journal(journal)[1])
+    raise OutputError(
+        f"{partial} holds an unfinished run ({done} of {partial.stat().st_size} bytes). "
+        "Continue it with --resume, or start again with --restart."
+    )
 
 
 def discard_unfinished(final: Path) -> None:

@@ -188,14 +188,18 @@ def _needs_importance(name: str, qtype: QuantType, recipe: Recipe) -> bool:
 
 
 def _metadata(model: Model, file_type: int, extra: Sequence[KV]) -> tuple[KV, ...]:
-    """The model's entries without those of a split file, then the two that llama_model_quantize sets, then `extra`."""
+    """The model's entries without those of a split file, then the two that llama_model_quantize sets, then `extra`.
+
+    What an earlier quantization said of itself goes where this one says something.
+    """
     own = (
         KV(QUANTIZATION_VERSION, GGUFValueType.UINT32, GGML_QUANT_VERSION),
         KV(FILE_TYPE, GGUFValueType.UINT32, file_type),
         *extra,
     )
     replaced = {kv.key for kv in own}
-    return tuple(kv for kv in model.metadata if kv.key not in replaced and not kv.key.startswith("split.")) + own
+    stale = ("split.", "ggufkit.", "quantize.imatrix.") if extra else ("split.",)
+    return tuple(kv for kv in model.metadata if kv.key not in replaced and not kv.key.startswith(stale)) + own
 
 
 def _placed(tensors: Sequence[ModelTensor], choices: Sequence[Choice], alignment: int) -> tuple[PlannedTensor, ...]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from ggufkit.formats.partial import check_space
 from ggufkit.formats.text import read_text, shipped_text
 from ggufkit.runtime import scoring
-from ggufkit.workflows.destination import check_copy_path, forget_check_copy
+from ggufkit.workflows.destination import copy_path, forget_copy
 from ggufkit.workflows.inspect import inspect
 from ggufkit.workflows.perplexity import SHIPPED, standard_error_of_means
 from ggufkit.workflows.quantize import QuantizeSettings, prepare, quantize
@@ -83,7 +83,7 @@ def runnable(settings: QuantizeSettings) -> Iterator[tuple[Path, str]]:
         yield settings.source, inspect(settings.source).type or "GGUF"
         return
     widest = max((t.dtype for t in open_source(settings.source).tensors if not t.keep_f32), key=_bits)
-    path = check_copy_path(settings.output)
+    path = copy_path(settings.output, "check")
     try:
         quantize(
             dataclasses.replace(
@@ -92,7 +92,7 @@ def runnable(settings: QuantizeSettings) -> Iterator[tuple[Path, str]]:
         )
         yield path, widest
     finally:
-        forget_check_copy(settings.output)
+        forget_copy(settings.output, "check")
 
 
 def _bits(dtype: str) -> int:

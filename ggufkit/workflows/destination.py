@@ -35,14 +35,17 @@ def check_output(settings: QuantizeSettings, read: Iterable[Path], nbytes: int) 
     check_space(folder, nbytes - held, f"{output.name}")
 
 
-def check_copy_path(output: Path) -> Path:
-    """Where the unquantized copy lies that `--check` measures; a run that is killed leaves it to the next one."""
-    return output.with_name(f".{output.name}.check.gguf")
+def copy_path(output: Path, purpose: str) -> Path:
+    """Where a copy of the model lies that is needed on the way; a run that is killed leaves it to the next one.
+
+    purpose  "check", the unquantized one that `--check` measures, or "calibration", the one that is calibrated on
+    """
+    return output.with_name(f".{output.name}.{purpose}.gguf")
 
 
-def forget_check_copy(output: Path) -> None:
+def forget_copy(output: Path, purpose: str) -> None:
     """Remove that copy, finished or not. Raises OutputError where another run is writing it."""
-    copy = check_copy_path(output)
+    copy = copy_path(output, purpose)
     discard_unfinished(copy)
     copy.unlink(missing_ok=True)
 

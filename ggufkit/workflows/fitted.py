@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ggufkit.errors import UsageError
 from ggufkit.formats.model import Model
+from ggufkit.formats.partial import check_unfinished
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.recipe import Recipe
 from ggufkit.recipes.search import Found, PlanOf, Problem, Target, search
@@ -22,6 +23,7 @@ from ggufkit.runtime import machine
 from ggufkit.runtime.engine import Device
 from ggufkit.workflows.calibrate import texts
 from ggufkit.workflows.coverage import Coverage
+from ggufkit.workflows.destination import check_output, copy_path, forget_copy
 from ggufkit.workflows.effort import EffortCost, effort_cost, shapes_of
 from ggufkit.workflows.evidence import Corpus, Evidence
 from ggufkit.workflows.fit import Effort, FittedEncoder, ImportanceEncoder
@@ -73,7 +75,7 @@ def quantize_fitted(settings: FitSettings, on_progress: Update = lambda *_: None
     text, names = texts(settings.text)
     cost = cost_of(settings)
     job = dataclasses.replace(settings.quantize, imatrix=None, max_memory=cost.peak_nbytes)
-    model = prepare(job).model
+    model = _checked(job)
     try:
         with running_model(job, model, on_progress) as running:
             corpus = Corpus(
@@ -104,6 +106,19 @@ def quantize_fitted(settings: FitSettings, on_progress: Update = lambda *_: None
         rows_plain=sum(row["plain"] for row in tally),
         seconds=time.perf_counter() - started,
     )
+
+
+def _checked(settings: QuantizeSettings) -> Model:
+    """The source's model, after all that would keep the end from being reached is looked for: hours lie in between."""
+    job = prepare(settings)
+    try:
+        check_output(settings, [file.path for file in job.model.files], job.plan.file_nbytes)
+        check_unfinished(settings.output, resume=settings.resume)
+    except BaseException:
+        for file in job.model.files:
+            file.close()
+        raise
+    return job.model
 
 
 def encoder_for(
@@ -137,18 +152,18 @@ def running_model(settings: QuantizeSettings, model: Model, on_progress: Update)
     if settings.source.is_file():
         yield settings.source
         return
-    quick = settings.output.with_name(f".{settings.output.name}.calibration.gguf")
-    kind = quick_type(model)
+    quick, kind = copy_path(settings.output, "calibration"), quick_type(model)
+    forget_copy(settings.output, "calibration")
     try:
         quantize(
             dataclasses.replace(
-                settings, output=quick, recipe=kind, imatrix=None, fitting=None, force=True, resume=False
+                settings, output=quick, recipe=kind, imatrix=None, fitting=None, force=True, resume=False, restart=False
             ),
             lambda p: on_progress(p.done_nbytes, p.total_nbytes, f"quick {kind} file to calibrate on"),
         )
         yield quick
     finally:
-        quick.unlink(missing_ok=True)
+        forget_copy(settings.output, "calibration")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from ggufkit.recipes.build import make_plan, tensor_rows
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.runtime import machine
 from ggufkit.workflows import encode
-from ggufkit.workflows.destination import check_output, forget_check_copy
+from ggufkit.workflows.destination import check_output, forget_copy
 from ggufkit.workflows.provenance import identity, provenance
 from ggufkit.workflows.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
 from ggufkit.workflows.source import open_source
@@ -113,7 +113,7 @@ def quantize(settings: QuantizeSettings, on_progress: Callable[[Progress], None]
 def _write(settings: QuantizeSettings, job: Job, on_progress: Callable[[Progress], None]) -> int:
     header = output_header(job.plan)
     check_output(settings, (file.path for file in job.model.files), job.plan.file_nbytes)
-    forget_check_copy(settings.output)
+    forget_copy(settings.output, "check")
 
     def on_verified(done: int, total: int) -> None:
         on_progress(Progress(done, total, "looking through what is there"))

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 import quant
-from ggufkit.errors import InputError, UsageError
+from ggufkit.errors import InputError, OutputError, UsageError
 from ggufkit.formats.gguf_reader import GgufFile
+from ggufkit.formats.partial import journal_path, partial_path
 from ggufkit.recipes.search import Target
 from ggufkit.workflows.calibrate import CalibrateSettings, calibrate
+from ggufkit.workflows.destination import copy_path
 from ggufkit.workflows.effort import shapes_of
 from ggufkit.workflows.evidence import Corpus, Evidence
 from ggufkit.workflows.fit import Effort
@@ -135,6 +137,50 @@ def test_a_checkpoint_is_calibrated_on_a_quick_file_that_goes_away(tmp_path: Pat
     job = QuantizeSettings(source=SOURCE, output=tmp_path / "out.gguf", recipe="Q4_K_S", threads=1)
     report = quantize_fitted(FitSettings(quantize=job, effort=Effort.FAST, n_tokens=8 * 512))
     assert report.n_walks == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
+
+
+class StopError(Exception):
+    """Stands for Ctrl-C or a crash."""
+
+
+@pytest.mark.parametrize("effort", [Effort.FAST, Effort.BALANCED])
+def test_a_fitted_file_is_resumed_to_the_same_bytes(effort: Effort, base: Path, tmp_path: Path) -> None:
+    job = QuantizeSettings(source=base, output=tmp_path / "whole.gguf", recipe="Q3_K_M", threads=1)
+    settings = FitSettings(quantize=job, effort=effort, n_tokens=8 * 512)
+    quantize_fitted(settings)
+
+    def stop(done: float, total: float, what: str) -> None:
+        if what.startswith("encode blk.1") and done > total / 2:
+            raise StopError
+
+    out = dataclasses.replace(job, output=tmp_path / "out.gguf")
+    with pytest.raises(StopError):
+        quantize_fitted(dataclasses.replace(settings, quantize=out), stop)
+    with pytest.raises(OutputError, match=r"holds an unfinished run .* Continue it with --resume"):
+        quantize_fitted(dataclasses.replace(settings, quantize=out))
+    report = quantize_fitted(dataclasses.replace(settings, quantize=dataclasses.replace(out, resume=True)))
+    assert report.quantized.resumed_nbytes > 0
+    assert out.output.read_bytes() == job.output.read_bytes()
+
+
+def test_what_cannot_be_written_is_said_before_the_model_is_run(base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    out.write_bytes(b"here already")
+    seen: list[str] = []
+    job = QuantizeSettings(source=base, output=out, recipe="Q3_K_M", threads=1)
+    with pytest.raises(OutputError, match="exists. Replace it with --force"):
+        quantize_fitted(FitSettings(quantize=job), lambda _done, _total, what: seen.append(what))
+    assert not seen
+
+
+def test_a_quick_file_that_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    copy = copy_path(out, "calibration")
+    for path in (copy, partial_path(copy), journal_path(copy)):
+        path.write_bytes(b"left over")
+    job = QuantizeSettings(source=SOURCE, output=out, recipe="Q4_K_S", threads=1)
+    quantize_fitted(FitSettings(quantize=job, effort=Effort.FAST, n_tokens=8 * 512))
     assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
 
 

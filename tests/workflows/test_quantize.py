@@ -20,7 +20,7 @@ from ggufkit.errors import InputError, OutputError, UsageError
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.partial import journal_path, partial_path
 from ggufkit.workflows import encode
-from ggufkit.workflows.destination import check_copy_path
+from ggufkit.workflows.destination import copy_path
 from ggufkit.workflows.quantize import Progress, QuantizeSettings, prepare, quantize
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,7 +110,7 @@ def test_resume_finishes_to_the_same_bytes(after: int, tmp_path: Path, monkeypat
 
 def test_a_copy_that_a_killed_check_left_is_removed(tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
-    copy = check_copy_path(out)
+    copy = copy_path(out, "check")
     for path in (copy, partial_path(copy), journal_path(copy)):
         path.write_bytes(b"left over")
     quantize(settings(out))
