@@ -41,8 +41,8 @@ def is_asked(chosen: dict[str, Any]) -> bool:
     return bool(chosen["calibrate"] or chosen["effort"] or _targets(chosen))
 
 
-def refuse_dry_run(chosen: dict[str, Any]) -> None:
-    """A target's types are known after calibration only, which a dry run leaves out."""
+def dry_run(settings: Any, chosen: dict[str, Any], *, type_given: bool) -> None:
+    """Say what calibration would cost. A target's types are known after it only, and a dry run leaves it out."""
     from ggufkit.errors import UsageError
 
     if _targets(chosen):
@@ -50,14 +50,31 @@ def refuse_dry_run(chosen: dict[str, Any]) -> None:
             "--dry-run reads no weights, and a target's types are chosen by measuring. Run it with --save-recipe, then "
             "look at the plan of that recipe."
         )
+    if is_asked(chosen):
+        _say_cost(_fit_settings(settings, chosen, type_given=type_given))
 
 
 def run(settings: Any, chosen: dict[str, Any], *, type_given: bool) -> Any:
     """Calibrate, choose, encode; returns the FitReport. Raises UsageError for options that contradict each other."""
+    from ggufkit.workflows.fitted import quantize_fitted
+
+    fit = _fit_settings(settings, chosen, type_given=type_given)
+    _say_cost(fit)
+    if chosen["save_recipe"]:
+        _check_place(chosen["save_recipe"])
+    title = f"quantize {settings.output.name}"
+    with console.progress(title, unit_bytes=False) as update, resumable(settings.output):
+        report = quantize_fitted(fit, update)
+    if chosen["save_recipe"] and report.found is not None:
+        _save(chosen["save_recipe"], report.found.recipe.to_toml())
+    return report
+
+
+def _fit_settings(settings: Any, chosen: dict[str, Any], *, type_given: bool) -> Any:
     from ggufkit.errors import UsageError
     from ggufkit.recipes.search import Target
     from ggufkit.workflows.fit import Effort
-    from ggufkit.workflows.fitted import FitSettings, quantize_fitted
+    from ggufkit.workflows.fitted import FitSettings
 
     targets = _targets(chosen)
     if len(targets) > 1:
@@ -69,22 +86,13 @@ def run(settings: Any, chosen: dict[str, Any], *, type_given: bool) -> Any:
     if chosen["save_recipe"] and not targets:
         raise UsageError("--save-recipe writes the types that a target chose. Give a target with it.")
     target = Target(nbytes=chosen["target_size"], bpw=chosen["target_bpw"], kld=chosen["max_kld"]) if targets else None
-    fit = FitSettings(
+    return FitSettings(
         quantize=settings,
         effort=Effort(chosen["effort"] or "balanced"),
         text=chosen["calibration_text"],
         n_tokens=chosen["n_tokens"],
         target=target,
     )
-    _say_cost(fit)
-    if chosen["save_recipe"]:
-        _check_place(chosen["save_recipe"])
-    title = f"quantize {settings.output.name}"
-    with console.progress(title, unit_bytes=False) as update, resumable(settings.output):
-        report = quantize_fitted(fit, update)
-    if chosen["save_recipe"] and report.found is not None:
-        _save(chosen["save_recipe"], report.found.recipe.to_toml())
-    return report
 
 
 @contextmanager
@@ -126,7 +134,7 @@ def notes(report: Any) -> tuple[str, ...]:
     lines = list(report.coverage.notes)
     if report.found is not None:
         lines.append(f"types chosen for a predicted KL divergence of {report.found.kld:.2g} nats")
-        lines.append(f"the next step would take {report.found.buys}")
+        lines.append(f"the next step: {report.found.buys}")
     rows = report.rows_fitted + report.rows_plain
     if rows:
         lines.append(

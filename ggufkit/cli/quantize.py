@@ -53,7 +53,7 @@ def command(*, as_json: bool, dry_run: bool, check: bool, text: Path | None, **o
     chosen = {name: options_.pop(name) for name in fitting.NAMES}
     settings = _settings(**options_)
     if dry_run:
-        fitting.refuse_dry_run(chosen)
+        fitting.dry_run(settings, chosen, type_given=bool(options_["type_name"] or options_["recipe"]))
         _show_plan(settings, as_json)
         return
     _require_check(settings, text, wanted=check)

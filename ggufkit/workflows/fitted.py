@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import quant
 from ggufkit.errors import UsageError
 from ggufkit.formats.model import Model
 from ggufkit.formats.partial import check_unfinished
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.recipe import Recipe
-from ggufkit.recipes.search import Found, PlanOf, Problem, Target, search
+from ggufkit.recipes.search import Found, PlanOf, Problem, Sensitivity, Target, search
 from ggufkit.runtime import machine
 from ggufkit.runtime.engine import Device
 from ggufkit.workflows.calibrate import texts
@@ -28,7 +29,7 @@ from ggufkit.workflows.effort import EffortCost, effort_cost, shapes_of
 from ggufkit.workflows.evidence import Corpus, Evidence
 from ggufkit.workflows.fit import Effort, FittedEncoder, ImportanceEncoder
 from ggufkit.workflows.quantize import DEFAULT_MAX_MEMORY, QuantizeReport, QuantizeSettings, prepare, quantize
-from ggufkit.workflows.sensitivity import measure
+from ggufkit.workflows.sensitivity import candidates, measure, tried_tensors
 
 Update = Callable[[float, float, str], None]
 N_TOKENS = 100_000
@@ -77,6 +78,8 @@ def quantize_fitted(settings: FitSettings, on_progress: Update = lambda *_: None
     job = dataclasses.replace(settings.quantize, imatrix=None, max_memory=cost.peak_nbytes)
     model = _checked(job)
     try:
+        if settings.target is not None:
+            check_target(settings.target, model, planner(job))
         with running_model(job, model, on_progress) as running:
             corpus = Corpus(
                 running, text, n_tokens=settings.n_tokens, threads=job.threads or None, device=settings.device
@@ -203,11 +206,22 @@ def choose_types(
     on_progress: Update,
 ) -> Found:
     """Measure what each tensor costs at each type, and solve for the target."""
-    if sum(value is not None for value in target) != 1:
-        raise UsageError("give one of --target-size, --target-bpw and --max-kld")
     costs = measure(model, evidence, corpus, n_chunks=n_probe, on_progress=on_progress)
     tensors = [t for t in model.tensors if t.name in costs]
     return search(Problem(tensors, costs, plan_of, "searched"), target)
+
+
+def check_target(target: Target, model: Model, plan_of: PlanOf) -> None:
+    """Raise UsageError for a size that no types make, before anything is measured."""
+    if sum(value is not None for value in target) != 1:
+        raise UsageError("give one of --target-size, --target-bpw and --max-kld")
+    if target.kld is None:
+        tensors = tried_tensors(model)
+        guessed = {
+            t.name: Sensitivity({name: 4.0 ** -quant.quant_type(name).bpw for name in candidates(t)}, 1.0, 0.0)
+            for t in tensors
+        }
+        search(Problem(tensors, guessed, plan_of, "guessed"), target)
 
 
 def planner(settings: QuantizeSettings) -> PlanOf:

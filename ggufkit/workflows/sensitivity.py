@@ -58,7 +58,7 @@ def measure(
 
     Raises InputError for a text without enough chunks, EngineError where the model does not run on the CPU.
     """
-    tensors = [t for t in model.tensors if kept_reason(t) is None and t.n_per_row % 32 == 0]
+    tensors = tried_tensors(model)
     probed = probed_tensors(tensors)
     errors: dict[str, Mapping[str, float]] = {}
     costs: dict[str, Cost] = {}
@@ -70,6 +70,11 @@ def measure(
             if tensor.name in probed:
                 costs[tensor.name] = fit_cost([subject.probe(prober, name) for name in probe_types(names)])
     return {t.name: Sensitivity(errors[t.name], *_cost_of(t, costs)) for t in tensors}
+
+
+def tried_tensors(model: Model) -> list[ModelTensor]:
+    """Tensors whose type is chosen: all that may be quantized and divide into blocks."""
+    return [t for t in model.tensors if kept_reason(t) is None and t.n_per_row % 32 == 0]
 
 
 def candidates(tensor: ModelTensor) -> tuple[str, ...]:

@@ -63,3 +63,12 @@ def test_a_checkpoint_is_calibrated_on_a_quick_file(tmp_path: Path) -> None:
     report = json.loads(done.stdout)
     assert (report["model"], report["n_tokens"], report["n_entries"]) == ("tiny-mixtral", 1024, 32)
     assert [path.name for path in tmp_path.iterdir()] == ["imatrix.gguf"]
+
+
+def test_a_dry_run_says_what_fitting_costs_and_shows_the_plan(tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    done = CliRunner().invoke(main, ["quantize", MODEL, "-o", str(out), "--effort", "best", "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert "effort best: one walk through the calibration text, then about" in done.stderr
+    assert "MiB of memory" in done.stderr and "Q4_K_M" in done.stdout
+    assert not list(tmp_path.iterdir())

@@ -194,6 +194,15 @@ def test_two_targets_are_refused(base: Path, tmp_path: Path) -> None:
         fit(base, tmp_path / "out.gguf", Effort.FAST, target=Target(nbytes=4_000_000, kld=0.1))
 
 
+@pytest.mark.parametrize("target", [Target(nbytes=1_000_000), Target(bpw=1.5)])
+def test_a_size_out_of_reach_is_said_before_the_model_is_run(target: Target, base: Path, tmp_path: Path) -> None:
+    seen: list[str] = []
+    job = QuantizeSettings(source=base, output=tmp_path / "out.gguf", threads=1)
+    with pytest.raises(UsageError, match=r"out of reach: the types at hand give \d+ to \d+ bytes"):
+        quantize_fitted(FitSettings(quantize=job, target=target), lambda _done, _total, what: seen.append(what))
+    assert not seen
+
+
 def test_a_patched_weight_speaks_as_the_file_does(base: Path, prober: Prober) -> None:
     model = open_source(base)
     nothing = {name: np.zeros((1, 1, 1), np.float32) for name in ()}
