@@ -88,6 +88,14 @@ class Judge:
             yield whole[np.linspace(0, len(whole) - 1, n_chunks // 2).astype(int)].reshape(-1)
 
 
+def judged_model(folder: Path, options: argparse.Namespace) -> tuple[Path, Judge, dict[str, tuple[int, int]]]:
+    """The shipped model as BF16, its judge, and (n_expert, n_per_row) of its tensors."""
+    base = folder / "base.gguf"
+    quantize(QuantizeSettings(source=MODELS[0], output=base, recipe="BF16", threads=options.threads))
+    shapes = shapes_of(prepare(QuantizeSettings(source=base, output=folder / "out.gguf")).model)
+    return base, Judge(base, options.chunks, options.threads), shapes
+
+
 def llama_quantize(source: Path, output: Path, type_name: str, imatrix: Path | None, threads: int) -> None:
     """llama_model_quantize of the installed llama.cpp, as llama-quantize calls it."""
     lib = library.load()

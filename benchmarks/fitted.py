@@ -1,7 +1,7 @@
 """Calibrating and fitting experts of Mixtral's shapes under a cap: planned memory and time against those measured.
 
 Run it: python benchmarks/fitted.py [--effort balanced] [--max-memory 6GiB] [--n-expert 2] [--n-ff 14336]
-                                   [--tokens 8192] [--threads 2]
+                                   [--tokens 4096] [--threads 2]
 One layer, 4096 wide, weights of noise, from safetensors to Q4_K_S with `ggufkit quantize --calibrate`. Memory is what
 the process holds of its own (RssAnon); pages of the quick file that the model is run from are mapped and not counted.
 Linux only: it is read from /proc.
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--max-memory", default="6GiB")
     parser.add_argument("--n-expert", type=int, default=2)
     parser.add_argument("--n-ff", type=int, default=14336)
-    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

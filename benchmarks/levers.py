@@ -20,21 +20,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from fidelity import Judge
+from fidelity import judged_model
 from numpy.typing import NDArray
-from side_by_side import ROOT
 
 import quant
 from ggufkit.formats.text import shipped_text
 from ggufkit.recipes.plan import PlannedTensor
-from ggufkit.workflows.effort import shapes_of
 from ggufkit.workflows.evidence import Corpus, Evidence
 from ggufkit.workflows.fit import Effort, FittedEncoder
 from ggufkit.workflows.fitted import N_TOKENS, encoder_for
-from ggufkit.workflows.quantize import QuantizeSettings, prepare, quantize
+from ggufkit.workflows.quantize import QuantizeSettings, quantize
 from quant import feedback
-
-SOURCE = ROOT / "models" / "tiny-mixtral"
 
 
 class Diagonal(feedback.Curvature):
@@ -82,10 +78,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        base, output = Path(folder) / "base.gguf", Path(folder) / "out.gguf"
-        quantize(QuantizeSettings(source=SOURCE, output=base, recipe="BF16", threads=options.threads))
-        judge = Judge(base, options.chunks, options.threads)
-        covers = shapes_of(prepare(QuantizeSettings(source=base, output=output)).model)
+        output = Path(folder) / "out.gguf"
+        base, judge, covers = judged_model(Path(folder), options)
         corpus = Corpus(base, shipped_text("calibration.txt"), n_tokens=N_TOKENS, threads=options.threads)
         evidence = Evidence(corpus, covers)
         assert evidence.coverage.layers

@@ -16,21 +16,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from fidelity import Judge
+from fidelity import judged_model
 from numpy.typing import NDArray
-from side_by_side import ROOT
 
 import quant
 from ggufkit.formats.text import shipped_text
 from ggufkit.recipes.plan import PlannedTensor
-from ggufkit.workflows.effort import shapes_of
 from ggufkit.workflows.evidence import Corpus
 from ggufkit.workflows.fit import ImportanceEncoder
 from ggufkit.workflows.gather import SumsObserver, observe_text
-from ggufkit.workflows.quantize import QuantizeSettings, prepare, quantize
+from ggufkit.workflows.quantize import QuantizeSettings, quantize
 from quant.importance import PRIOR_TOKENS, InputSums, importance
 
-SOURCE = ROOT / "models" / "tiny-mixtral"
 PRIORS = (0.0, 16.0, 64.0, PRIOR_TOKENS)
 N_CTX = 128
 
@@ -62,6 +59,34 @@ def draw(base: Path, n_tokens: int, seed: int, options: argparse.Namespace) -> d
     return observer.sums
 
 
+class Bench:
+    """The shipped model, its judge, and how far files made with other priors are from it."""
+
+    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
+        self.options, self.output = options, folder / "out.gguf"
+        self.base, self.judge, self.covers = judged_model(folder, options)
+
+    def ratios(self, sums: dict[str, InputSums], type_name: str) -> list[float]:
+        """KL divergence with each prior, of that without."""
+        kld = [self._kld(WithPrior(self.covers, Corpus(self.base, ""), sums, prior), type_name) for prior in PRIORS]
+        return [value / kld[0] for value in kld[1:]]
+
+    def _kld(self, encoder: WithPrior, type_name: str) -> float:
+        settings = QuantizeSettings(source=self.base, output=self.output, recipe=type_name, force=True,
+                                    threads=self.options.threads, fitting=encoder, provenance=False)  # fmt: skip
+        quantize(settings)
+        return float(self.judge.scores(self.output).kld.mean())
+
+    def show(self, n_tokens: int) -> None:
+        """A line for every type."""
+        sums = [draw(self.base, n_tokens, seed, self.options) for seed in range(self.options.draws)]
+        rare = statistics.mean(rare_experts(one) for one in sums)
+        for type_name in self.options.types.split(","):
+            columns = zip(*(self.ratios(one, type_name) for one in sums), strict=True)
+            shown = (f"{statistics.median(column):9.3f} ({max(column):.3f})" for column in columns)
+            print(f"{n_tokens:>8} {rare:>6.1f} {type_name:8}" + "".join(shown), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--types", default="Q2_K,Q3_K_S,Q4_K_S")
@@ -71,31 +96,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        base, output = Path(folder) / "base.gguf", Path(folder) / "out.gguf"
-        quantize(QuantizeSettings(source=SOURCE, output=base, recipe="BF16", threads=options.threads))
-        judge = Judge(base, options.chunks, options.threads)
-        covers = shapes_of(prepare(QuantizeSettings(source=base, output=output)).model)
-        corpus = Corpus(base, "")
+        bench = Bench(Path(folder), options)
         print("KL divergence, of that without a prior: median of the draws (worst)")
         print(f"{'tokens':>8} {'rare':>6} {'type':8}" + "".join(f"{prior:>9g} tokens" for prior in PRIORS[1:]))
         for n_tokens in map(int, options.tokens.split(",")):
-            sums = [draw(base, n_tokens, seed, options) for seed in range(options.draws)]
-            rare = statistics.mean(rare_experts(one) for one in sums)
-            for type_name in options.types.split(","):
-                ratios = []
-                for one in sums:
-                    kld = []
-                    for prior in PRIORS:
-                        quantize(QuantizeSettings(
-                            source=base, output=output, recipe=type_name, threads=options.threads, force=True,
-                            fitting=WithPrior(covers, corpus, one, prior), provenance=False,
-                        ))  # fmt: skip
-                        kld.append(float(judge.scores(output).kld.mean()))
-                    ratios.append([value / kld[0] for value in kld[1:]])
-                shown = (
-                    f"{statistics.median(column):9.3f} ({max(column):.3f})" for column in zip(*ratios, strict=True)
-                )
-                print(f"{n_tokens:>8} {rare:>6.1f} {type_name:8}" + "".join(shown), flush=True)
+            bench.show(n_tokens)
 
 
 def rare_experts(sums: dict[str, InputSums]) -> int:

@@ -208,7 +208,7 @@ def _reason(kld: float) -> str:
 
 def _buys(groups: Sequence[Group], allocation: Allocation) -> str:
     if allocation.next_choice is None:
-        return "none, every tensor has its best type"
+        return "nothing, every tensor has its best type"
     g, c = allocation.next_choice
     group, now, then = groups[g], groups[g].choices[allocation.chosen[g]], groups[g].choices[c]
     saved, nbytes = now.loss - then.loss, then.nbytes - now.nbytes
