@@ -73,7 +73,7 @@ class Moments:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was seen of the inputs, or nothing but zeros."""
-        return not self.fit.sums.any()
+        return not np.diagonal(self.fit.sums, axis1=2, axis2=3).any()
 
     def shares(self) -> NDArray[np.float64]:
         """(n_expert,) part of the tokens that each expert saw; sums to 1."""
@@ -91,7 +91,10 @@ def _prior(part: Covariance) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """What evidence is gathered from. `n_tokens` None reads the whole text."""
+    """What evidence is gathered from. `n_tokens` None reads the whole text.
+
+    type_name  of the model's file where it was made for this, "" where it is the source itself
+    """
 
     model: Path
     text: str
@@ -99,6 +102,7 @@ class Corpus:
     n_ctx: int = N_CTX
     threads: int | None = None
     device: Device = Device.AUTO
+    type_name: str = ""
 
 
 class Evidence:

@@ -76,7 +76,8 @@ class Calibrated:
     @property
     def identity(self) -> str:
         """All that decides the bytes besides weights and plan."""
-        return f"fit {self.effort} {self._text_sha256} {self.corpus.n_tokens} {self.corpus.n_ctx}"
+        corpus = self.corpus
+        return f"fit {self.effort} {self._text_sha256} {corpus.n_tokens} {corpus.n_ctx} {corpus.type_name}"
 
     @property
     def metadata(self) -> tuple[KV, ...]:
@@ -89,6 +90,8 @@ class Calibrated:
         ]
         if self.corpus.n_tokens is not None:
             rows.append(KV("ggufkit.fit.n_tokens", kind.UINT32, self.corpus.n_tokens))
+        if self.corpus.type_name:
+            rows.append(KV("ggufkit.fit.quick_type", kind.STRING, self.corpus.type_name))
         layers = self.coverage.layers
         if layers:
             least, median = ([int(f(row.counts)) for row in layers] for f in (np.min, np.median))

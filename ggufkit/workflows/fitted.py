@@ -82,8 +82,9 @@ def quantize_fitted(settings: FitSettings, on_progress: Update = lambda *_: None
             check_target(settings.target, model, planner(job))
         with running_model(job, model, on_progress) as running:
             corpus = Corpus(
-                running, text, n_tokens=settings.n_tokens, threads=job.threads or None, device=settings.device
-            )
+                running, text, n_tokens=settings.n_tokens, threads=job.threads or None, device=settings.device,
+                type_name="" if job.source.is_file() else quick_type(model),
+            )  # fmt: skip
             evidence = Evidence(corpus, shapes_of(model), max_nbytes=cost.budget_nbytes, on_chunk=_chunks(on_progress))
             encoder = encoder_for(settings.effort, evidence, shapes_of(model), held_nbytes=cost.held_nbytes)
             job = dataclasses.replace(job, fitting=encoder)

@@ -138,6 +138,8 @@ def test_a_checkpoint_is_calibrated_on_a_quick_file_that_goes_away(tmp_path: Pat
     report = quantize_fitted(FitSettings(quantize=job, effort=Effort.FAST, n_tokens=8 * 512))
     assert report.n_walks == 1
     assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
+    with closing(GgufFile.open(tmp_path / "out.gguf")) as file:
+        assert file.value("ggufkit.fit.quick_type") == "BF16"
 
 
 class StopError(Exception):
