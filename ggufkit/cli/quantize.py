@@ -51,13 +51,14 @@ def command(*, as_json: bool, dry_run: bool, check: bool, text: Path | None, **o
     One pass: weights go from safetensors to the finished file, with no 16-bit file in between.
     """
     chosen = {name: options_.pop(name) for name in fitting.NAMES}
+    type_given = bool(options_["type_name"] or options_["recipe"])
     settings = _settings(**options_)
     if dry_run:
-        fitting.dry_run(settings, chosen, type_given=bool(options_["type_name"] or options_["recipe"]))
+        fitting.dry_run(settings, chosen, type_given=type_given)
         _show_plan(settings, as_json)
         return
     _require_check(settings, text, wanted=check)
-    fitted = _fitted(settings, chosen, options_) if fitting.is_asked(chosen) else None
+    fitted = fitting.run(settings, chosen, type_given=type_given) if fitting.is_asked(chosen) else None
     report = fitted.quantized if fitted else _run(settings)
     from ggufkit.reports.quantize_text import as_dict, render, render_check
 
@@ -81,10 +82,6 @@ def _settings(*, type_name: str | None, recipe: Path | None, encoder: str, threa
 
     chosen = options.chosen_recipe(type_name, recipe)
     return QuantizeSettings(recipe=chosen, encoder=quant.Encoder(encoder), threads=threads or 0, **rest)
-
-
-def _fitted(settings: Any, chosen: dict[str, Any], given: dict[str, Any]) -> Any:
-    return fitting.run(settings, chosen, type_given=bool(given["type_name"] or given["recipe"]))
 
 
 def _run(settings: Any) -> Any:

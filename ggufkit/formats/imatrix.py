@@ -9,6 +9,7 @@ The legacy format (.dat) is drawn in `imatrix_legacy`.
 Knows what the entries mean and llama-quantize's arithmetic. Does not collect, merge or smooth importance.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,6 +57,12 @@ class ImatrixEntry:
         return np.where(used, self.sums / np.where(used, counts, np.float32(1)), np.float32(1))
 
 
+@functools.lru_cache(maxsize=4)
+def _shrunk(entry: ImatrixEntry) -> F32Array:
+    """Shrunk importance of all experts of one tensor, (n_mat, n_per_row); asked for with every slab of it."""
+    return shrink(InputSums(entry.sums.astype(np.float64), np.rint(entry.counts).astype(np.int64)))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Imatrix:
     """Importance for the tensors of one model, by their GGUF names.
@@ -82,9 +89,8 @@ class Imatrix:
         entry = self.entries.get(name)
         if entry is None:
             return None
-        sums = InputSums(entry.sums.astype(np.float64), np.rint(entry.counts).astype(np.int64))
-        shrunk: F32Array = shrink(sums)[expert]
-        return shrunk
+        one: F32Array = _shrunk(entry)[expert]
+        return one
 
     def check_matches(self, model: Model) -> "Imatrix":
         """The same importance with one row for each expert of `model`, which the legacy format does not tell apart.

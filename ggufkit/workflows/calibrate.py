@@ -95,7 +95,7 @@ def calibrate(
         n_chunk=n_chunk,
         n_ctx=settings.n_ctx,
         n_entries=len(merged.entries),
-        coverage=coverage_of(sums_of(merged)),
+        coverage=coverage_in(merged),
         interrupted=interrupted,
         seconds=time.perf_counter() - started,
     )
@@ -127,7 +127,7 @@ def merge_files(paths: tuple[Path, ...], output: Path, *, force: bool = False) -
         raise OutputError(f"{output} exists. Replace it with --force, or choose another name with -o.")
     merged = merge([read_imatrix(path) for path in paths])
     write_imatrix(output, merged)
-    return coverage_of(sums_of(merged))
+    return coverage_in(merged)
 
 
 def sums_of(imatrix: Imatrix) -> dict[str, InputSums]:
@@ -136,6 +136,11 @@ def sums_of(imatrix: Imatrix) -> dict[str, InputSums]:
         name: InputSums(entry.sums.astype(np.float64), np.rint(entry.counts).astype(np.int64))
         for name, entry in imatrix.entries.items()
     }
+
+
+def coverage_in(imatrix: Imatrix) -> Coverage:
+    """Coverage that an importance file tells of."""
+    return coverage_of({name: evidence.counts for name, evidence in sums_of(imatrix).items()})
 
 
 def _as_imatrix(sums: Mapping[str, InputSums], texts: tuple[str, ...], n_chunk: int, n_ctx: int) -> Imatrix:

@@ -3,19 +3,17 @@
 Knows counts and tensor names. Does not know where the counts come from; one number a router, not one a projection.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.importance import InputSums
+from ggufkit.recipes.quantizable import layer_of
 
 I64Array = NDArray[np.int64]
 # An expert with fewer tokens than a row has columns cannot even fill the rank of its input covariance.
 MIN_TOKENS = 256
-_LAYER = re.compile(r"^blk\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +59,18 @@ class Coverage:
         )
 
 
-def coverage_of(sums: Mapping[str, InputSums]) -> Coverage:
-    """Coverage by layer, from the largest expert stack of each."""
+def coverage_of(counts: Mapping[str, I64Array], n_tokens: int | None = None) -> Coverage:
+    """Coverage by layer, from one expert stack of each.
+
+    counts    (n_expert,) tokens by tensor name
+    n_tokens  that plain tensors saw; None looks it up in `counts`
+    """
     by_layer: dict[int, I64Array] = {}
-    n_tokens = 0
-    for name, evidence in sums.items():
-        match = _LAYER.match(name)
-        if len(evidence.counts) > 1 and match:
-            by_layer.setdefault(int(match[1]), evidence.counts)
-        elif len(evidence.counts) == 1:
-            n_tokens = max(n_tokens, int(evidence.counts[0]))
-    return Coverage(n_tokens, tuple(LayerCoverage(layer, by_layer[layer]) for layer in sorted(by_layer)))
+    plain = 0
+    for name, tokens in counts.items():
+        if len(tokens) > 1 and layer_of(name) >= 0:
+            by_layer.setdefault(layer_of(name), tokens)
+        elif len(tokens) == 1:
+            plain = max(plain, int(tokens[0]))
+    layers = tuple(LayerCoverage(layer, by_layer[layer]) for layer in sorted(by_layer))
+    return Coverage(plain if n_tokens is None else n_tokens, layers)

@@ -24,7 +24,7 @@ from ggufkit.errors import InputError
 from ggufkit.recipes.quantizable import layer_of
 from ggufkit.runtime.activations import Activations
 from ggufkit.runtime.engine import Device
-from ggufkit.workflows.coverage import Coverage, LayerCoverage
+from ggufkit.workflows.coverage import Coverage, coverage_of
 from ggufkit.workflows.gather import GROUP_CHUNKS, N_CTX, OnChunk, observe_text
 from ggufkit.workflows.walks import MAX_WIDTH, plan_walks
 from quant.covariance import Covariance
@@ -179,8 +179,7 @@ class Evidence:
                 f"{GROUP_CHUNKS}, a part to fit on and a part to judge on. Pass more text, or --effort fast."
             )
         if self._coverage is None:
-            layers = sorted((layer_of(name), observer.counts[name]) for name in counted if name in observer.counts)
-            self._coverage = Coverage(n_chunk * self.corpus.n_ctx, tuple(LayerCoverage(*row) for row in layers))
+            self._coverage = coverage_of(observer.counts, n_chunk * self.corpus.n_ctx)
         return observer.moments
 
     def _chunk_seen(self, observer: "_MomentsObserver") -> OnChunk:

@@ -130,7 +130,7 @@ class ImportanceEncoder(Calibrated):
                     on_chunk=self._on_chunk,
                 )  # fmt: skip
                 means = {name: importance(sums) for name, sums in observer.sums.items()}
-                self._known = means, coverage_of(observer.sums)
+                self._known = means, coverage_of({name: sums.counts for name, sums in observer.sums.items()})
         return self._known
 
 

@@ -21,18 +21,24 @@ def plan_walks(shapes: Mapping[str, Shape], max_nbytes: int) -> list[frozenset[s
 
     What shares inputs is never parted, so a walk may be larger where memory is short; see `walks_nbytes`.
     """
+    if walk_nbytes(list(shapes), shapes) <= max_nbytes:  # all of it fits: nothing will be dropped
+        return [frozenset(shapes)] if shapes else []
+    walks = _filled(shapes, max_nbytes // 2)
+    return walks if walks_nbytes(walks, shapes) <= max_nbytes else _filled(shapes, 0)
+
+
+def _filled(shapes: Mapping[str, Shape], room: int) -> list[frozenset[str]]:
+    """Walks of at most `room` bytes each, or of one unit where that is more."""
     out: list[list[str]] = []
     used = 0
     for _, unit in groupby(shapes, key=_unit):
         names = list(unit)
         need = walk_nbytes(names, shapes)
-        if not out or used + need > max_nbytes // 2:
+        if not out or used + need > room:
             out.append([])
             used = 0
         out[-1] += names
         used += need
-    if sum(walk_nbytes(names, shapes) for names in out) <= max_nbytes:  # all of it fits: nothing will be dropped
-        return [frozenset(shapes)] if shapes else []
     return [frozenset(names) for names in out]
 
 

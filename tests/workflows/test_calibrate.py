@@ -109,7 +109,7 @@ def test_coverage_names_experts_that_were_hardly_seen() -> None:
         "blk.0.ffn_up_exps.weight": InputSums(zeros, np.array([500, 500, 500, 500])),
         "blk.0.attn_q.weight": InputSums(zeros[:1], np.array([1000])),
     }
-    coverage = coverage_of(sums)
+    coverage = coverage_of({name: one.counts for name, one in sums.items()})
     assert coverage.n_tokens == 1000
     assert [row.layer for row in coverage.layers] == [0, 1]
     assert coverage.under_visited == ((1, 1), (1, 2))

@@ -249,6 +249,15 @@ def test_walks_keep_two_in_a_row_within_the_memory() -> None:
                for i in range(10))  # fmt: skip
 
 
+def test_the_least_memory_is_enough() -> None:
+    """Greedy walks may need more than walks of single units do, where one of these is large."""
+    shapes = {"output.weight": (1, 1024), "blk.0.attn_q.weight": (1, 1024)}
+    shapes |= {"blk.0.ffn_down_exps.weight": (8, 3584), "blk.0.ffn_up_exps.weight": (8, 256)}
+    least = walks_nbytes(plan_walks(shapes, 0), shapes)
+    for room in (least, least + 1, least + moments_nbytes((1, 1024)) - 1, least + moments_nbytes((1, 1024))):
+        assert walks_nbytes(plan_walks(shapes, room), shapes) <= room
+
+
 def walk_of(layer: int, made: list[frozenset[str]]) -> frozenset[str]:
     return next(names for names in made if f"blk.{layer}.ffn_up_exps.weight" in names)
 
