@@ -30,20 +30,20 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufkit.fitting.cost import shapes_of
+from ggufkit.fitting.encoders import Effort
+from ggufkit.fitting.evidence import Corpus, Evidence
+from ggufkit.fitting.sensitivity import measure
 from ggufkit.formats.imatrix import read_imatrix
-from ggufkit.formats.text import shipped_text
+from ggufkit.formats.text import CALIBRATION_TEXT, shipped_text
 from ggufkit.recipes.mixtures import mixture
 from ggufkit.recipes.search import Problem, Target, search
 from ggufkit.runtime import library
 from ggufkit.runtime.engine import Device
 from ggufkit.runtime.scoring import iter_logits, open_for_scoring
-from ggufkit.workflows.calibrate import SHIPPED, CalibrateSettings, calibrate
-from ggufkit.workflows.effort import shapes_of
-from ggufkit.workflows.evidence import Corpus, Evidence
-from ggufkit.workflows.fit import Effort
+from ggufkit.workflows.calibrate import CalibrateSettings, calibrate
 from ggufkit.workflows.fitted import N_TOKENS, encoder_for, planner
 from ggufkit.workflows.quantize import QuantizeSettings, prepare, quantize
-from ggufkit.workflows.sensitivity import measure
 from quant import logits
 
 ROOT = Path(__file__).parents[1]
@@ -118,7 +118,7 @@ def llama_quantize(source: Path, output: Path, type_name: str, imatrix: Path | N
 def importance_file(base: Path, folder: Path, peer: str | None, threads: int) -> tuple[Path, str]:
     """The importance file and who made it."""
     out, text = folder / "imatrix.gguf", folder / "calibration.txt"
-    text.write_text(shipped_text(SHIPPED))
+    text.write_text(shipped_text(CALIBRATION_TEXT))
     if peer is None:
         calibrate(CalibrateSettings(model=base, output=out, threads=threads))
         return out, "ggufkit calibrate"
@@ -140,7 +140,7 @@ class Bench:
         print(f"\n{source.name}: {widest} base of {self.base.stat().st_size} bytes, importance by {maker}")
         started = time.perf_counter()
         self.model = prepare(self._settings("x", "Q4_K_M")).model
-        self.corpus = Corpus(self.base, shipped_text(SHIPPED), n_tokens=N_TOKENS, threads=options.threads)
+        self.corpus = Corpus(self.base, shipped_text(CALIBRATION_TEXT), n_tokens=N_TOKENS, threads=options.threads)
         self.evidence = Evidence(self.corpus, shapes_of(self.model))
         self.evidence.of(self.model.tensors[0].name)
         self.gathering = time.perf_counter() - started

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import mixtral_shape
 from side_by_side import GGUFKIT, ROOT
 
+from ggufkit.fitting.encoders import Effort
 from ggufkit.reports.units import human_bytes, parse_bytes
-from ggufkit.workflows.fit import Effort
 from ggufkit.workflows.fitted import FitSettings, cost_of
 from ggufkit.workflows.quantize import QuantizeSettings
 

@@ -155,9 +155,9 @@ def gate_the_shipped_model(n_seed: int) -> bool:
     """Gates of an honest Q6_K with other orders of the same chunks, scored once; whether none raised an alarm."""
     from contextlib import ExitStack
 
-    from ggufkit.workflows.checks import Trial
+    from ggufkit.proof.limits import GateConfig
+    from ggufkit.proof.trial import Trial
     from ggufkit.workflows.compare import CompareSettings, Walk
-    from ggufkit.workflows.gate_config import GateConfig
     from ggufkit.workflows.quantize import QuantizeSettings, quantize
 
     source = Path(__file__).resolve().parents[1] / "models" / "tiny-mixtral"

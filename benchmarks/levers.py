@@ -24,10 +24,10 @@ from fidelity import judged_model
 from numpy.typing import NDArray
 
 import quant
+from ggufkit.fitting.encoders import Effort, FittedEncoder
+from ggufkit.fitting.evidence import Corpus, Evidence
 from ggufkit.formats.text import shipped_text
 from ggufkit.recipes.plan import PlannedTensor
-from ggufkit.workflows.evidence import Corpus, Evidence
-from ggufkit.workflows.fit import Effort, FittedEncoder
 from ggufkit.workflows.fitted import N_TOKENS, encoder_for
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
 from quant import feedback

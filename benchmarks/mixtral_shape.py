@@ -105,8 +105,8 @@ def _write_shard(path: Path, shapes: dict[str, tuple[int, ...]], noise: Noise) -
 
 def make_imatrix(path: Path, model_path: Path, seed: int = 1) -> Path:
     """An importance file with a log-normal spread for every tensor of the checkpoint that has one in practice."""
+    from ggufkit.architectures.source import open_source
     from ggufkit.formats.imatrix import Imatrix, ImatrixEntry, write_imatrix
-    from ggufkit.workflows.source import open_source
 
     rng = np.random.default_rng(seed)
     entries = {}

@@ -20,11 +20,11 @@ from fidelity import judged_model
 from numpy.typing import NDArray
 
 import quant
+from ggufkit.fitting.encoders import ImportanceEncoder
+from ggufkit.fitting.evidence import Corpus
+from ggufkit.fitting.gather import SumsObserver, observe_text
 from ggufkit.formats.text import shipped_text
 from ggufkit.recipes.plan import PlannedTensor
-from ggufkit.workflows.evidence import Corpus
-from ggufkit.workflows.fit import ImportanceEncoder
-from ggufkit.workflows.gather import SumsObserver, observe_text
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
 from quant.importance import PRIOR_TOKENS, InputSums, importance
 

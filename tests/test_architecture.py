@@ -9,31 +9,23 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 # a package may import itself and what stands in its row
+LOW = {"quant", "ggufkit.errors", "ggufkit.formats"}
+MIDDLE = LOW | {"ggufkit.architectures", "ggufkit.recipes", "ggufkit.runtime"}
+ROOMS = MIDDLE | {"ggufkit.differences", "ggufkit.proof", "ggufkit.encoding", "ggufkit.fitting"}
 MAY_IMPORT = {
     "quant": set(),
     "ggufkit.errors": set(),
     "ggufkit.formats": {"quant", "ggufkit.errors"},
-    "ggufkit.architectures": {"quant", "ggufkit.errors", "ggufkit.formats", "ggufkit.tokenizer"},
-    "ggufkit.tokenizer": {"quant", "ggufkit.errors", "ggufkit.formats"},
-    "ggufkit.recipes": {"quant", "ggufkit.errors", "ggufkit.formats"},
-    "ggufkit.runtime": {"quant", "ggufkit.errors", "ggufkit.formats"},
-    "ggufkit.workflows": {
-        "quant",
-        "ggufkit.errors",
-        "ggufkit.formats",
-        "ggufkit.architectures",
-        "ggufkit.tokenizer",
-        "ggufkit.recipes",
-        "ggufkit.runtime",
-    },
-    "ggufkit.reports": {
-        "quant",
-        "ggufkit.errors",
-        "ggufkit.formats",
-        "ggufkit.recipes",
-        "ggufkit.runtime",
-        "ggufkit.workflows",
-    },
+    "ggufkit.tokenizer": LOW,
+    "ggufkit.architectures": LOW | {"ggufkit.tokenizer"},
+    "ggufkit.recipes": LOW,
+    "ggufkit.runtime": LOW,
+    "ggufkit.differences": LOW | {"ggufkit.recipes"},
+    "ggufkit.proof": LOW | {"ggufkit.differences", "ggufkit.runtime"},
+    "ggufkit.encoding": MIDDLE,
+    "ggufkit.fitting": MIDDLE | {"ggufkit.encoding"},
+    "ggufkit.workflows": ROOMS,
+    "ggufkit.reports": ROOMS | {"ggufkit.workflows"},
     "ggufkit.cli": {"quant", "ggufkit"},
 }
 CTYPES = ("quant/_ggml.py", "ggufkit/runtime/")

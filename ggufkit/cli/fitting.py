@@ -72,8 +72,8 @@ def run(settings: Any, chosen: dict[str, Any], *, type_given: bool) -> Any:
 
 def _fit_settings(settings: Any, chosen: dict[str, Any], *, type_given: bool) -> Any:
     from ggufkit.errors import UsageError
+    from ggufkit.fitting.encoders import Effort
     from ggufkit.recipes.search import Target
-    from ggufkit.workflows.fit import Effort
     from ggufkit.workflows.fitted import FitSettings
 
     targets = _targets(chosen)

@@ -57,11 +57,11 @@ def command(
     Exit code 0: pass, 3: a limit is not met, 4: inconclusive within the text that may be read.
     """
     from ggufkit.formats.atomic import require_writable
+    from ggufkit.proof.limits import GateConfig, read_config
     from ggufkit.reports.gate_text import render
     from ggufkit.reports.result import as_dict
     from ggufkit.runtime.engine import Device
     from ggufkit.workflows.gate import GateSettings, gate
-    from ggufkit.workflows.gate_config import GateConfig, read_config
 
     asked = read_config(config) if config else GateConfig()
     asked = dataclasses.replace(asked, chunks=chunks or asked.chunks, seed=asked.seed if seed is None else seed)

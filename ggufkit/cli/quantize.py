@@ -114,8 +114,8 @@ def _before_and_after(settings: Any, text: Path | None) -> dict[str, Any]:
 
 
 def _show_plan(settings: Any, as_json: bool) -> None:
+    from ggufkit.encoding.destination import check_output
     from ggufkit.reports.plan_text import as_dict, render
-    from ggufkit.workflows.destination import check_output
     from ggufkit.workflows.plan import plan_report
     from ggufkit.workflows.quantize import prepare
 

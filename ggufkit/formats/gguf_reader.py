@@ -6,8 +6,11 @@ Knows how the parts of a split are named and numbered. Does not know what a key 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Self
+
+from gguf import LlamaFileType
 
 from ggufkit.errors import GgufError
 from ggufkit.formats.files import shown
@@ -53,6 +56,23 @@ class GgufFile:
     @property
     def nbytes(self) -> int:
         return sum(part.nbytes for part in self.parts)
+
+    @property
+    def n_weights(self) -> int:
+        return sum(prod(t.shape) for t in self.tensors)
+
+    @property
+    def bpw(self) -> float:
+        """Bits a weight, over all tensors."""
+        return 8 * sum(t.nbytes for t in self.tensors) / self.n_weights if self.n_weights else 0.0
+
+    @property
+    def type_name(self) -> str:
+        """The mixture that general.file_type names, or ""."""
+        try:
+            return str(LlamaFileType(self.value("general.file_type")).name).removeprefix("MOSTLY_").removeprefix("ALL_")
+        except ValueError:
+            return ""
 
     def close(self) -> None:
         for part in self.parts:

@@ -9,7 +9,8 @@ from pathlib import Path
 from ggufkit.errors import InputError, UsageError
 from ggufkit.formats.files import checked_size, shown
 
-SHIPPED_TEXTS = ("calibration.txt", "evaluation-prose.txt", "evaluation-code.txt")
+CALIBRATION_TEXT, EVALUATION_TEXT = "calibration.txt", "evaluation-prose.txt"  # read where no text is named
+SHIPPED_TEXTS = (CALIBRATION_TEXT, EVALUATION_TEXT, "evaluation-code.txt")
 MAX_TEXT_NBYTES = 1 << 30
 
 

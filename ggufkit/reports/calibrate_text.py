@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from ggufkit.fitting.coverage import Coverage, LayerCoverage
 from ggufkit.reports.units import human_count, human_seconds
 from ggufkit.workflows.calibrate import CalibrateReport
-from ggufkit.workflows.coverage import Coverage, LayerCoverage
 
 SCHEMA = "ggufkit/calibrate@1"
 _MAX_LAYERS = 80

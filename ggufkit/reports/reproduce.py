@@ -5,8 +5,8 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from ggufkit.workflows.facts import DEFAULT_CTX
-from ggufkit.workflows.perplexity import SHIPPED
+from ggufkit.formats.text import EVALUATION_TEXT
+from ggufkit.proof.facts import DEFAULT_CTX
 
 CONFIG = "gate.toml"
 
@@ -15,7 +15,7 @@ def command(result: dict[str, Any], *, config: str = CONFIG) -> str:
     """The call of `ggufkit gate`; `config_toml` is what the file `config` holds."""
     comparison = result["comparison"]
     words = ["ggufkit", "gate", result["candidate"]["file"], "--baseline", result["base"]["file"], "--config", config]
-    if comparison and comparison["text"]["name"] != SHIPPED:
+    if comparison and comparison["text"]["name"] != EVALUATION_TEXT:
         words += ["--text", comparison["text"]["name"]]
     if comparison and comparison["text"]["n_ctx"] != DEFAULT_CTX:
         words += ["--ctx", str(comparison["text"]["n_ctx"])]

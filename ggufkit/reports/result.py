@@ -13,9 +13,9 @@ from typing import Any
 from ggufkit.errors import InputError
 from ggufkit.formats import strict_json
 from ggufkit.formats.files import checked_size
+from ggufkit.proof.comparison import Comparison
 from ggufkit.reports.schema import problem
 from ggufkit.workflows.baseline import BaselineReport
-from ggufkit.workflows.comparison import Comparison
 from ggufkit.workflows.diff import DiffReport
 from ggufkit.workflows.gate import GateResult
 

@@ -10,10 +10,10 @@ import typing
 from enum import Enum
 from typing import Any
 
+from ggufkit.differences.weights import TensorError
 from ggufkit.formats.files import shown
-from ggufkit.workflows.checks import Check
-from ggufkit.workflows.figures import FigureRow
-from ggufkit.workflows.weights import TensorError
+from ggufkit.proof.figures import FigureRow
+from ggufkit.proof.trial import Check
 
 _MAY_BE_NULL = {
     Check: {"value", "low", "high", "limit"},

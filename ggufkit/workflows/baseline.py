@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufkit.architectures.source import open_source
+from ggufkit.differences.structure import structure_of
 from ggufkit.errors import OutputError
 from ggufkit.formats.atomic import require_writable
 from ggufkit.formats.baseline import BaselineHeader, entries_for, write_baseline
 from ggufkit.formats.gguf_source import read_hparams
+from ggufkit.proof.facts import ModelFacts, model_facts, named_text
+from ggufkit.proof.original import cut_chunks, engine_settings, text_digest, tokens_digest
 from ggufkit.runtime import scoring
 from ggufkit.runtime.engine import Device, Engine
-from ggufkit.workflows.facts import ModelFacts, model_facts, named_text
-from ggufkit.workflows.reference import cut_chunks, engine_settings, text_digest, tokens_digest
-from ggufkit.workflows.source import open_source
-from ggufkit.workflows.structure import structure_of
 from quant import logits
 
 I32Array = NDArray[np.int32]

@@ -13,14 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from ggufkit.errors import ImatrixError, OutputError, UsageError
+from ggufkit.fitting.coverage import Coverage, coverage_of
+from ggufkit.fitting.gather import N_CTX, SumsObserver, observe_text, wants_block_weights
 from ggufkit.formats.imatrix import Imatrix, ImatrixEntry, read_imatrix, write_imatrix
-from ggufkit.formats.text import read_text, shipped_text
+from ggufkit.formats.text import CALIBRATION_TEXT, read_text, shipped_text
 from ggufkit.runtime.engine import Device
-from ggufkit.workflows.coverage import Coverage, coverage_of
-from ggufkit.workflows.gather import N_CTX, SumsObserver, observe_text, wants_block_weights
 from quant.importance import InputSums
-
-SHIPPED = "calibration.txt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +177,7 @@ def _walk(
 def texts(paths: tuple[Path, ...]) -> tuple[str, tuple[str, ...]]:
     """The whole text and the names of its files; names without folders, so that no local path is recorded."""
     if not paths:
-        return shipped_text(SHIPPED), (SHIPPED,)
+        return shipped_text(CALIBRATION_TEXT), (CALIBRATION_TEXT,)
     return "".join(read_text(path) for path in paths), tuple(path.name for path in paths)
 
 

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ggufkit.architectures.source import open_source
+from ggufkit.encoding.destination import copy_path, forget_copy
 from ggufkit.formats.partial import check_space
-from ggufkit.formats.text import read_text, shipped_text
+from ggufkit.formats.text import EVALUATION_TEXT, read_text, shipped_text
 from ggufkit.runtime import scoring
-from ggufkit.workflows.destination import copy_path, forget_copy
 from ggufkit.workflows.inspect import inspect
-from ggufkit.workflows.perplexity import SHIPPED, standard_error_of_means
+from ggufkit.workflows.perplexity import standard_error_of_means
 from ggufkit.workflows.quantize import QuantizeSettings, prepare, quantize
-from ggufkit.workflows.source import open_source
 
 MAX_CHUNKS = 60  # of 512 tokens: enough to tell a broken file, a few seconds on a small model
 
@@ -57,7 +57,7 @@ def require(settings: QuantizeSettings, text: Path | None) -> None:
 
 def check(settings: QuantizeSettings, text: Path | None, on_progress: Update = lambda *_: None) -> Check:
     """Measure `settings.output` against `settings.source` on `text` (None: the shipped prose)."""
-    content = read_text(text) if text else shipped_text(SHIPPED)
+    content = read_text(text) if text else shipped_text(EVALUATION_TEXT)
     with runnable(settings) as (before_path, type_before):
         before = _score(before_path, content, settings, lambda f: on_progress(f * 50, 100, type_before))
         after = _score(
@@ -65,7 +65,7 @@ def check(settings: QuantizeSettings, text: Path | None, on_progress: Update = l
         )
     difference = after.nll - before.nll
     return Check(
-        text=text.name if text else SHIPPED,
+        text=text.name if text else EVALUATION_TEXT,
         n_ctx=after.n_ctx,
         n_chunk=after.n_chunk,
         type_before=type_before,

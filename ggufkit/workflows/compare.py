@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.formats.baseline import is_baseline
+from ggufkit.proof.comparison import Comparison, chunk_rows, readable
+from ggufkit.proof.facts import TextFacts, model_facts, named_text
+from ggufkit.proof.figures import TokenScores, figures
+from ggufkit.proof.original import LiveReference, Reference, open_baseline, text_digest
+from ggufkit.proof.routers import RouterWatch
+from ggufkit.proof.scores import ChunkScores, Spots, iter_scores
 from ggufkit.runtime import scoring
 from ggufkit.runtime.engine import Device, Engine
-from ggufkit.workflows.comparison import Comparison, chunk_rows, readable
-from ggufkit.workflows.facts import TextFacts, model_facts, named_text
-from ggufkit.workflows.figures import TokenScores, figures
-from ggufkit.workflows.reference import LiveReference, Reference, open_baseline, text_digest
-from ggufkit.workflows.routers import RouterWatch
-from ggufkit.workflows.scores import ChunkScores, Spots, iter_scores
 
 I32Array = NDArray[np.int32]
 Update = Callable[[float, float, str], None]

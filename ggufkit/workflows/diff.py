@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ggufkit.architectures.source import open_source
+from ggufkit.differences.diagnosis import expected_error, explain, requantized_from
+from ggufkit.differences.structure import Finding, Severity, compare_structure, structure_of
+from ggufkit.differences.weights import Measured, TensorError, measure
 from ggufkit.errors import RecipeError, UsageError
 from ggufkit.formats.model import Model
+from ggufkit.proof.facts import ModelFacts, model_facts
 from ggufkit.recipes.build import make_plan
 from ggufkit.recipes.recipe import Recipe, named, parse_recipe
 from ggufkit.runtime import machine
-from ggufkit.workflows.facts import ModelFacts, model_facts
-from ggufkit.workflows.source import open_source
-from ggufkit.workflows.structure import Finding, Severity, compare_structure, structure_of
-from ggufkit.workflows.suspects import expected_error, explain, requantized_from
-from ggufkit.workflows.weights import Measured, TensorError, measure
 from quant import quant_type
 
 Update = Callable[[float, float, str], None]

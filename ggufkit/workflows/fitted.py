@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import quant
+from ggufkit.encoding.destination import check_output, copy_path, forget_copy
 from ggufkit.errors import UsageError
+from ggufkit.fitting.cost import EffortCost, effort_cost, shapes_of
+from ggufkit.fitting.coverage import Coverage
+from ggufkit.fitting.encoders import Effort, FittedEncoder, ImportanceEncoder
+from ggufkit.fitting.evidence import Corpus, Evidence
+from ggufkit.fitting.sensitivity import candidates, measure, tried_tensors
 from ggufkit.formats.model import Model
 from ggufkit.formats.partial import check_unfinished
 from ggufkit.recipes.plan import QuantPlan
@@ -23,13 +29,7 @@ from ggufkit.recipes.search import Found, PlanOf, Problem, Sensitivity, Target, 
 from ggufkit.runtime import machine
 from ggufkit.runtime.engine import Device
 from ggufkit.workflows.calibrate import texts
-from ggufkit.workflows.coverage import Coverage
-from ggufkit.workflows.destination import check_output, copy_path, forget_copy
-from ggufkit.workflows.effort import EffortCost, effort_cost, shapes_of
-from ggufkit.workflows.evidence import Corpus, Evidence
-from ggufkit.workflows.fit import Effort, FittedEncoder, ImportanceEncoder
 from ggufkit.workflows.quantize import DEFAULT_MAX_MEMORY, QuantizeReport, QuantizeSettings, prepare, quantize
-from ggufkit.workflows.sensitivity import candidates, measure, tried_tensors
 
 Update = Callable[[float, float, str], None]
 N_TOKENS = 100_000

@@ -15,21 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit import __version__
+from ggufkit.architectures.source import open_source
+from ggufkit.differences.structure import KINDS, Finding, Severity, Structure, compare_structure, structure_of
+from ggufkit.differences.weights import unreadable_blocks
 from ggufkit.errors import InputError
 from ggufkit.formats.baseline import Baseline, is_baseline
+from ggufkit.proof.comparison import Comparison
+from ggufkit.proof.facts import ModelFacts, model_facts
+from ggufkit.proof.limits import METRICS, SIZES, GateConfig
+from ggufkit.proof.original import facts_of
+from ggufkit.proof.scores import ChunkScores, LogitsError
+from ggufkit.proof.trial import METERS, Check, Trial
 from ggufkit.runtime import machine, scoring
 from ggufkit.runtime.engine import Device
-from ggufkit.workflows.checks import METERS, Check, Trial
 from ggufkit.workflows.compare import CompareSettings, Walk
-from ggufkit.workflows.comparison import Comparison
 from ggufkit.workflows.diff import DiffReport, DiffSettings, diff, type_findings
-from ggufkit.workflows.facts import ModelFacts, model_facts
-from ggufkit.workflows.gate_config import METRICS, SIZES, GateConfig
-from ggufkit.workflows.reference import facts_of
-from ggufkit.workflows.scores import ChunkScores, LogitsError
-from ggufkit.workflows.source import open_source
-from ggufkit.workflows.structure import KINDS, Finding, Severity, Structure, compare_structure, structure_of
-from ggufkit.workflows.weights import unreadable_blocks
 from quant.confseq import Outcome
 
 Update = Callable[[float, float, str], None]

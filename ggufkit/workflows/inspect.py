@@ -1,11 +1,10 @@
 """`inspect`: what is in a GGUF, from its header alone. Does not print, runs nothing."""
 
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
-from gguf import GGUFValueType, LlamaFileType
+from gguf import GGUFValueType
 
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.model import KV
@@ -67,7 +66,6 @@ def inspect(path: Path) -> InspectReport:
     """Read the header. Raises GgufError for a file that breaks the format."""
     file = GgufFile.open(path)
     file.close()
-    n_weights = sum(prod(t.shape) for t in file.tensors)
     return InspectReport(
         file=path.name,
         nbytes=file.nbytes,
@@ -75,9 +73,9 @@ def inspect(path: Path) -> InspectReport:
         n_part=len(file.parts),
         arch=str(file.value("general.architecture") or ""),
         name=str(file.value("general.name") or ""),
-        type=_file_type(file.value("general.file_type")),
-        n_weights=n_weights,
-        bpw=8 * sum(t.nbytes for t in file.tensors) / n_weights if n_weights else 0.0,
+        type=file.type_name,
+        n_weights=file.n_weights,
+        bpw=file.bpw,
         chat_template=str(file.value(CHAT_TEMPLATE) or ""),
         metadata=tuple(_row(kv) for kv in file.metadata.values()),
         tensors=tuple(TensorRow(t.name, t.shape, t.dtype, t.nbytes) for t in file.tensors),
@@ -89,10 +87,3 @@ def _row(kv: KV) -> MetadataRow:
         return MetadataRow(kv.key, kv.type.name, kv.value)
     head = [kv.value[i] for i in range(min(_SHOWN_ITEMS, len(kv.value)))]
     return MetadataRow(kv.key, f"{kv.item_type.name}[]", head, len(kv.value))
-
-
-def _file_type(number: Any) -> str:
-    try:
-        return str(LlamaFileType(number).name).removeprefix("MOSTLY_").removeprefix("ALL_")
-    except ValueError:
-        return ""

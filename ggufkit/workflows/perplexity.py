@@ -12,11 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufkit.formats.text import read_text, shipped_text
+from ggufkit.formats.text import EVALUATION_TEXT, read_text, shipped_text
 from ggufkit.runtime import scoring
 from ggufkit.runtime.engine import Device
-
-SHIPPED = "evaluation-prose.txt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +66,7 @@ def perplexity(
 
     on_notice  called before the work with what a person should know of the engine
     """
-    text = read_text(settings.text) if settings.text else shipped_text(SHIPPED)
+    text = read_text(settings.text) if settings.text else shipped_text(EVALUATION_TEXT)
     with scoring.open_for_scoring(
         settings.file, n_ctx=settings.n_ctx, threads=settings.threads, device=settings.device
     ) as engine:
@@ -83,7 +81,7 @@ def perplexity(
         notices = engine.notices
     return PerplexityReport(
         file=settings.file.name,
-        text=settings.text.name if settings.text else SHIPPED,
+        text=settings.text.name if settings.text else EVALUATION_TEXT,
         text_sha256=hashlib.sha256(text.encode()).hexdigest(),
         ppl=result.ppl,
         ppl_error=result.ppl_error,

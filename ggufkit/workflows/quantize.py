@@ -13,7 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 import quant
-from ggufkit.errors import ImatrixError, InputError, OutputError, UsageError
+from ggufkit.architectures.source import open_source
+from ggufkit.encoding import pipeline
+from ggufkit.encoding.destination import check_output, forget_copy
+from ggufkit.encoding.memory import slab_size
+from ggufkit.encoding.provenance import identity, provenance
+from ggufkit.encoding.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
+from ggufkit.errors import ImatrixError, InputError, OutputError
 from ggufkit.formats.gguf_writer import header_bytes
 from ggufkit.formats.imatrix import Imatrix, read_imatrix
 from ggufkit.formats.model import Model
@@ -21,17 +27,8 @@ from ggufkit.formats.partial import PartialFile, partial_path
 from ggufkit.recipes.build import make_plan, tensor_rows
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.runtime import machine
-from ggufkit.workflows import encode
-from ggufkit.workflows.destination import check_output, forget_copy
-from ggufkit.workflows.provenance import identity, provenance
-from ggufkit.workflows.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
-from ggufkit.workflows.source import open_source
 
 __all__ = ["DEFAULT_MAX_MEMORY", "Job", "Progress", "QuantizeReport", "QuantizeSettings", "prepare", "quantize"]
-
-# Resident bytes of the interpreter with numpy, numba, the compiled kernels and the ggml library, measured with
-# benchmarks/pipeline.py and rounded up.
-BASE_NBYTES = 320 << 20
 
 
 class Progress(NamedTuple):
@@ -77,7 +74,7 @@ def prepare(settings: QuantizeSettings) -> Job:
     threads = settings.threads or machine.choose_threads().n
     fitting = settings.fitting
     held = fitting.held_nbytes if fitting else settings.imatrix.stat().st_size if settings.imatrix else 0
-    per_weight = fitting.bytes_per_weight if fitting else encode.BYTES_PER_WEIGHT
+    per_weight = fitting.bytes_per_weight if fitting else pipeline.BYTES_PER_WEIGHT
     slab_weights, peak = slab_size(
         plan, threads, settings.max_memory or DEFAULT_MAX_MEMORY, held_nbytes=held, bytes_per_weight=per_weight
     )
@@ -126,14 +123,14 @@ def _write(settings: QuantizeSettings, job: Job, on_progress: Callable[[Progress
         resumed = out.done_nbytes
         if not out.kept(0, len(header)):
             out.write(0, np.frombuffer(header, dtype=np.uint8))
-        plain = encode.PlainEncoder(job.imatrix, settings.encoder, settings.allow_nonfinite)
+        plain = pipeline.PlainEncoder(job.imatrix, settings.encoder, settings.allow_nonfinite)
         encoder = settings.fitting or plain
 
-        def on_slab(slab: encode.Slab) -> None:
+        def on_slab(slab: pipeline.Slab) -> None:
             on_progress(Progress(out.done_nbytes, job.plan.file_nbytes, slab.planned.name))
 
         try:
-            encode.run(
+            pipeline.run(
                 job.plan, out, encoder,
                 threads=job.threads, slab_weights=job.slab_weights,
                 allow_nonfinite=settings.allow_nonfinite, on_slab=on_slab,
@@ -161,35 +158,6 @@ def _covered(settings: QuantizeSettings, imatrix: Imatrix | None) -> Container[s
 def output_header(plan: QuantPlan) -> bytes:
     """Everything before the tensor data."""
     return header_bytes(plan.metadata, tensor_rows(plan.tensors), plan.alignment)
-
-
-def slab_size(
-    plan: QuantPlan,
-    threads: int,
-    max_memory: int,
-    *,
-    held_nbytes: int = 0,
-    bytes_per_weight: int = encode.BYTES_PER_WEIGHT,
-) -> tuple[int, int]:
-    """Weights of a slab and the peak resident bytes, for a plan on `threads` threads under `max_memory` bytes.
-
-    held_nbytes       that stay in memory all the time, importance above all: half a gigabyte where experts are many
-    bytes_per_weight  that each weight of a slab in work takes
-
-    Raises UsageError where even the smallest slabs do not fit, with the least that would.
-    """
-    widest = max(t.tensor.n_per_row * t.tensor.row_group for t in plan.tensors)
-    workers = encode.workers_of(threads)
-    fixed = BASE_NBYTES + held_nbytes + 4 * plan.data_offset  # the header is held a few times while it is made
-    least = fixed + workers * widest * bytes_per_weight
-    if max_memory < least:
-        raise UsageError(
-            f"--max-memory of {max_memory} bytes is too small: {threads} threads on slabs of {widest} weights need "
-            f"{-(-least >> 20)}MiB. Raise it, or lower --threads."
-        )
-    room = (max_memory - fixed) // (workers * bytes_per_weight)
-    slab_weights = max(widest, min(room, encode.SLAB_WEIGHTS))
-    return slab_weights, fixed + workers * slab_weights * bytes_per_weight
 
 
 def _matching_imatrix(settings: QuantizeSettings, model: Model) -> Imatrix | None:

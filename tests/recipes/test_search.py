@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from ggufkit.architectures.source import open_source
 from ggufkit.errors import UsageError
 from ggufkit.recipes.build import make_plan
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.quantizable import kept_reason
 from ggufkit.recipes.recipe import Recipe, parse_recipe
 from ggufkit.recipes.search import Problem, Sensitivity, Target, search
-from ggufkit.workflows.source import open_source
 from quant import quant_type
 
 MODEL = open_source(Path(__file__).resolve().parents[2] / "models" / "tiny-mixtral")

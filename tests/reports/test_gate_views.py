@@ -14,10 +14,10 @@ from xml.etree import ElementTree
 import pytest
 
 from ggufkit.errors import InputError
+from ggufkit.proof.limits import GateConfig, parse_config
 from ggufkit.reports import annotations, card, compare_text, diff_text, gate_text, junit, markdown
 from ggufkit.reports.reproduce import command, config_toml
 from ggufkit.reports.result import load, require_comparable
-from ggufkit.workflows.gate_config import GateConfig, parse_config
 
 RESULT_FILE = Path(__file__).parents[1] / "data" / "reports" / "gate.json"
 Golden = Callable[[str, str], None]

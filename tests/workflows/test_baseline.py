@@ -62,7 +62,7 @@ def test_it_is_refused_for_another_text_or_setting(tiny: Tiny, baseline: Path, t
 def test_it_is_refused_for_another_vocabulary_and_engine(
     tiny: Tiny, baseline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ggufkit.workflows import reference
+    from ggufkit.proof import original
     from ggufkit.workflows.quantize import QuantizeSettings, quantize
 
     other = tmp_path / "stories.gguf"
@@ -75,6 +75,6 @@ def test_it_is_refused_for_another_vocabulary_and_engine(
     )
     with pytest.raises(InputError, match="another vocabulary: 1024 items"):
         compare(CompareSettings(base=baseline, candidate=renamed))
-    monkeypatch.setattr(reference, "version", lambda _: "0.4.0")
+    monkeypatch.setattr(original, "version", lambda _: "0.4.0")
     with pytest.raises(InputError, match=r"another engine: llama-cpp-python 0.3.36, now llama-cpp-python 0.4.0"):
         compare(CompareSettings(base=baseline, candidate=tiny("Q6_K")))

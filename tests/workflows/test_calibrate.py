@@ -12,9 +12,9 @@ import pytest
 
 import quant
 from ggufkit.errors import ImatrixError, InputError, OutputError
+from ggufkit.fitting.coverage import coverage_of
 from ggufkit.formats.imatrix import Imatrix, ImatrixEntry, read_imatrix
 from ggufkit.workflows.calibrate import CalibrateSettings, calibrate, merge, merge_files
-from ggufkit.workflows.coverage import coverage_of
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
 from quant.importance import InputSums
 
@@ -76,7 +76,7 @@ def test_an_error_of_the_observer_is_raised_after_the_batch(
     def fail(*_: object) -> None:
         raise quant.errors.NonFiniteError("activations are NaN or infinite")
 
-    monkeypatch.setattr("ggufkit.workflows.gather.input_sums", fail)
+    monkeypatch.setattr("ggufkit.fitting.gather.input_sums", fail)
     with pytest.raises(InputError, match=r"bf16.gguf: inputs of blk\.0\.attn_\w+\.weight: activations are NaN"):
         calibrate(settings(model, tmp_path / "never.gguf"))
     assert not (tmp_path / "never.gguf").exists()

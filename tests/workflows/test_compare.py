@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ggufkit.errors import InputError
+from ggufkit.proof.comparison import Comparison
 from ggufkit.workflows.compare import CompareSettings, compare
-from ggufkit.workflows.comparison import Comparison
 from tests.workflows import faults
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import quant
+from ggufkit.differences.structure import Severity, Structure, compare_structure
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.recipes.recipe import parse_recipe
 from ggufkit.workflows.diff import DiffReport, DiffSettings, diff
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
-from ggufkit.workflows.structure import Severity, Structure, compare_structure
 from tests.workflows import faults
 from tests.workflows.faults import only, rewrite
 

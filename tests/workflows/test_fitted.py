@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 
 import quant
+from ggufkit.architectures.source import open_source
+from ggufkit.encoding.destination import copy_path
 from ggufkit.errors import InputError, OutputError, UsageError
+from ggufkit.fitting.cost import shapes_of
+from ggufkit.fitting.encoders import Effort
+from ggufkit.fitting.evidence import Corpus, Evidence
+from ggufkit.fitting.sensitivity import Cost, Probe, Prober, Subject, fit_cost, probe_types, probed_tensors
+from ggufkit.fitting.walks import moments_nbytes, plan_walks, walks_nbytes
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.partial import journal_path, partial_path
 from ggufkit.recipes.search import Target
 from ggufkit.workflows.calibrate import CalibrateSettings, calibrate
-from ggufkit.workflows.destination import copy_path
-from ggufkit.workflows.effort import shapes_of
-from ggufkit.workflows.evidence import Corpus, Evidence
-from ggufkit.workflows.fit import Effort
 from ggufkit.workflows.fitted import FitReport, FitSettings, cost_of, quantize_fitted
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
-from ggufkit.workflows.sensitivity import Cost, Probe, Prober, Subject, fit_cost, probe_types, probed_tensors
-from ggufkit.workflows.source import open_source
-from ggufkit.workflows.walks import moments_nbytes, plan_walks, walks_nbytes
 from tests.architectures import tiny
 
 ROOT = Path(__file__).resolve().parents[2]

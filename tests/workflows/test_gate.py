@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from ggufkit.errors import InputError
+from ggufkit.proof.limits import METRICS, GateConfig, parse_config, read_config
+from ggufkit.proof.trial import Check
 from ggufkit.reports.result import as_dict
 from ggufkit.workflows.baseline import BaselineSettings, make_baseline
-from ggufkit.workflows.checks import Check
 from ggufkit.workflows.gate import GateResult, GateSettings, gate
-from ggufkit.workflows.gate_config import METRICS, GateConfig, parse_config, read_config
 from quant.confseq import Outcome
 from tests.workflows import faults
 from tests.workflows.faults import only, rewrite

@@ -16,11 +16,10 @@ from pathlib import Path
 import pytest
 
 import quant
+from ggufkit.encoding.destination import copy_path
 from ggufkit.errors import InputError, OutputError, UsageError
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.partial import journal_path, partial_path
-from ggufkit.workflows import encode
-from ggufkit.workflows.destination import copy_path
 from ggufkit.workflows.quantize import Progress, QuantizeSettings, prepare, quantize
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +61,7 @@ def test_same_bytes_for_any_threads_and_slabs(
     hashes = set()
     for threads, slab in ((1, 1 << 22), (3, 1 << 10), (2, 5000)):
         out = tmp_path / f"{threads}.gguf"
-        monkeypatch.setattr(encode, "SLAB_WEIGHTS", slab)
+        monkeypatch.setattr(pipeline, "SLAB_WEIGHTS", slab)
         quantize(settings(out, threads=threads, encoder=encoder))
         hashes.add(sha256(out))
     assert len(hashes) == 1
@@ -97,7 +96,7 @@ def test_resume_finishes_to_the_same_bytes(after: int, tmp_path: Path, monkeypat
     assert partial_path(out).exists()
     with pytest.raises(OutputError, match="--resume"):
         quantize(settings(out))
-    monkeypatch.setattr(encode, "SLAB_WEIGHTS", 7 << 10)  # another slab size than the first run
+    monkeypatch.setattr(pipeline, "SLAB_WEIGHTS", 7 << 10)  # another slab size than the first run
     seen: list[Progress] = []
     report = quantize(settings(out, resume=True, threads=1), seen.append)
     assert report.resumed_nbytes > 0

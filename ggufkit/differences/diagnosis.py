@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import quant
+from ggufkit.differences.structure import Finding
+from ggufkit.differences.weights import SLAB_WEIGHTS, Measured
 from ggufkit.formats.model import Hparams, Model, ModelTensor
 from ggufkit.formats.tensor import F32Array
-from ggufkit.workflows.structure import Finding
-from ggufkit.workflows.weights import SLAB_WEIGHTS, Measured
 from quant.errors import QuantError
 
 I64Array = NDArray[np.int64]

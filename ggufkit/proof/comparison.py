@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufkit.proof.facts import ModelFacts, TextFacts
+from ggufkit.proof.figures import FigureRow, TokenScores
+from ggufkit.proof.routers import LayerAgreement
+from ggufkit.proof.scores import Alternative, Spot
 from ggufkit.runtime.vocabulary import Vocabulary
-from ggufkit.workflows.facts import ModelFacts, TextFacts
-from ggufkit.workflows.figures import FigureRow, TokenScores
-from ggufkit.workflows.routers import LayerAgreement
-from ggufkit.workflows.scores import Alternative, Spot
 
 I32Array = NDArray[np.int32]
 
@@ -51,7 +51,7 @@ class ChunkRow:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What was measured; `figures` by name, see `ggufkit.workflows.figures`. Routers only where both have experts."""
+    """What was measured; `figures` by name, see `ggufkit.proof.figures`. Routers only where both have experts."""
 
     base: ModelFacts
     candidate: ModelFacts

@@ -11,10 +11,10 @@ import gguf
 
 import quant
 from ggufkit import __version__
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.formats.imatrix import Imatrix
 from ggufkit.formats.model import KV, Model
 from ggufkit.recipes.recipe import Recipe
-from ggufkit.workflows.settings import QuantizeSettings
 from quant._ggml import library_path
 
 

@@ -9,16 +9,16 @@ back. Knows shapes and the rates measured on one core (see benchmarks/fitted.py)
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ggufkit.encoding import pipeline
+from ggufkit.encoding.memory import BASE_NBYTES
 from ggufkit.errors import UsageError
+from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, bytes_per_weight
+from ggufkit.fitting.gather import GROUP_CHUNKS, N_CTX
+from ggufkit.fitting.walks import MAX_WIDTH, Shape, plan_walks, walks_nbytes
 from ggufkit.formats.model import Hparams, Model
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.quantizable import kept_reason
 from ggufkit.runtime import memory
-from ggufkit.workflows import encode
-from ggufkit.workflows.fit import REFINE_ROUNDS, Effort, bytes_per_weight
-from ggufkit.workflows.gather import GROUP_CHUNKS, N_CTX
-from ggufkit.workflows.quantize import BASE_NBYTES
-from ggufkit.workflows.walks import MAX_WIDTH, Shape, plan_walks, walks_nbytes
 from quant.covariance import block_width
 
 _RATE = 20e9  # multiply-adds a second and core
@@ -50,7 +50,7 @@ def effort_cost(model: Model, plan: QuantPlan, effort: Effort, *, threads: int, 
     """
     shapes = shapes_of(model)
     largest = max(t.tensor.n_weights for t in plan.tensors)
-    slabs = encode.workers_of(threads) * min(_SLAB_WEIGHTS, largest) * bytes_per_weight(effort)
+    slabs = pipeline.workers_of(threads) * min(_SLAB_WEIGHTS, largest) * bytes_per_weight(effort)
     running = _running_nbytes(model.hparams, shapes)
     fixed = BASE_NBYTES + 4 * plan.data_offset + running + slabs
     if effort is Effort.FAST:

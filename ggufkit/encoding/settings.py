@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import quant
+from ggufkit.encoding.pipeline import Fitting
 from ggufkit.recipes.recipe import Recipe
-from ggufkit.workflows.encode import Fitting
 
 DEFAULT_MAX_MEMORY = 2 << 30
 
@@ -20,7 +20,7 @@ class QuantizeSettings:
     imatrix      importance file of llama.cpp, either format
     threads      encoders at work; 0 takes every processor that the process may use
     max_memory   cap on resident bytes; None takes 2 GiB, or half of the machine's where experts are fitted
-    fitting      encoder that has calibrated on its own, instead of `imatrix` and `encoder`; see workflows.fit
+    fitting      encoder that has calibrated on its own, instead of `imatrix` and `encoder`; see fitting.encoders
     provenance   whether the file says what it was made from; False gives llama_model_quantize's exact file
     """
 

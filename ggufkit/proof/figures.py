@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufkit.workflows.scores import ChunkScores
+from ggufkit.proof.scores import ChunkScores
 from quant import stats
 
 F64Array = NDArray[np.float64]

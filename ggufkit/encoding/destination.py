@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import OutputError
 from ggufkit.formats.partial import check_space, discard_unfinished, partial_path
-from ggufkit.workflows.settings import QuantizeSettings
 
 
 def check_output(settings: QuantizeSettings, read: Iterable[Path], nbytes: int) -> None:

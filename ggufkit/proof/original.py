@@ -11,16 +11,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufkit.differences.structure import stored
 from ggufkit.errors import InputError
 from ggufkit.formats.baseline import Baseline
 from ggufkit.formats.files import shown
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.gguf_source import read_hparams
+from ggufkit.proof.facts import ModelFacts, model_facts
+from ggufkit.proof.scores import Base, LiveBase, Scored
 from ggufkit.runtime.engine import Engine
 from ggufkit.runtime.scoring import LogitsBlock
-from ggufkit.workflows.facts import ModelFacts, model_facts
-from ggufkit.workflows.scores import Base, LiveBase, Scored
-from ggufkit.workflows.structure import stored
 from quant import logits
 
 I32Array = NDArray[np.int32]

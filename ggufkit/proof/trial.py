@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ggufkit.workflows.gate_config import METRICS, GateConfig
-from ggufkit.workflows.scores import ChunkScores
+from ggufkit.proof.limits import METRICS, GateConfig
+from ggufkit.proof.scores import ChunkScores
 from quant import confseq
 from quant.confseq import Bounds, Outcome
 from quant.logits import SketchComparison

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ggufkit.workflows.checks import Check, Trial
-from ggufkit.workflows.gate_config import GateConfig
-from ggufkit.workflows.scores import ChunkScores
+from ggufkit.proof.limits import GateConfig
+from ggufkit.proof.scores import ChunkScores
+from ggufkit.proof.trial import Check, Trial
 from quant.confseq import Outcome
 from quant.logits import SketchComparison
 

@@ -21,15 +21,15 @@ from numpy.typing import NDArray
 
 import quant
 from ggufkit.errors import InputError
+from ggufkit.fitting.encoders import fits
+from ggufkit.fitting.evidence import Corpus, Evidence
+from ggufkit.fitting.gather import GROUP_CHUNKS, text_chunks
 from ggufkit.formats.model import Model, ModelTensor
 from ggufkit.recipes.quantizable import Role, kept_reason, layer_of, role_of
 from ggufkit.recipes.search import Sensitivity
 from ggufkit.runtime.engine import Device, Engine
 from ggufkit.runtime.library import load
 from ggufkit.runtime.patches import Differences, WeightPatch
-from ggufkit.workflows.evidence import Corpus, Evidence
-from ggufkit.workflows.fit import fits
-from ggufkit.workflows.gather import GROUP_CHUNKS, text_chunks
 from quant import feedback, logits
 from quant.grid import has_grid
 

@@ -1,7 +1,7 @@
 """How far every tensor of a candidate is from the base's, by rows, experts and as a whole. Runs no model.
 
 Streams both in slabs; memory is a few slabs and the sums of one tensor's rows. Does not know why a tensor is far:
-`ggufkit.workflows.suspects` does.
+`ggufkit.differences.diagnosis` does.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import gguf
 
+from ggufkit.differences.structure import Finding
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.model import Model, ModelTensor
 from ggufkit.formats.tensor import TensorRef
-from ggufkit.workflows.structure import Finding
 from quant._ggml import blocks_are_valid
 from quant.difference import RowSums, joined, row_sums
 

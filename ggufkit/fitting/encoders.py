@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import quant
+from ggufkit.encoding.pipeline import BYTES_PER_WEIGHT
+from ggufkit.fitting.coverage import Coverage, coverage_of
+from ggufkit.fitting.evidence import Corpus, Evidence, ExpertEvidence
+from ggufkit.fitting.gather import OnChunk, SumsObserver, observe_text
 from ggufkit.formats.model import KV
 from ggufkit.recipes.plan import PlannedTensor
-from ggufkit.workflows.coverage import Coverage, coverage_of
-from ggufkit.workflows.encode import BYTES_PER_WEIGHT
-from ggufkit.workflows.evidence import Corpus, Evidence, ExpertEvidence
-from ggufkit.workflows.gather import OnChunk, SumsObserver, observe_text
 from quant import feedback
 from quant.grid import has_grid
 from quant.importance import importance

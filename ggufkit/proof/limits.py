@@ -20,9 +20,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ggufkit.differences.structure import Finding
 from ggufkit.errors import InputError
 from ggufkit.formats.files import checked_size
-from ggufkit.workflows.structure import Finding
 
 _MAX_NBYTES = 1 << 20
 MAX_CHUNKS = 100_000

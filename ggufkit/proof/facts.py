@@ -5,10 +5,8 @@ from pathlib import Path
 
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.gguf_source import fingerprint
-from ggufkit.formats.text import read_text, shipped_text
+from ggufkit.formats.text import EVALUATION_TEXT, read_text, shipped_text
 from ggufkit.runtime import scoring
-from ggufkit.workflows.inspect import inspect
-from ggufkit.workflows.perplexity import SHIPPED
 
 DEFAULT_CTX = scoring.N_CTX
 
@@ -40,17 +38,15 @@ class TextFacts:
 
 def model_facts(path: Path) -> ModelFacts:
     """Facts of the GGUF at `path` from its header and a sample of its weights. Raises GgufError."""
-    report = inspect(path)
     file = GgufFile.open(path)
     try:
         digest = fingerprint(file)
     finally:
         file.close()
-    return ModelFacts(
-        report.file, report.nbytes, digest, report.arch, report.name, report.type, report.n_weights, report.bpw
-    )
+    arch, name = (str(file.value(f"general.{key}") or "") for key in ("architecture", "name"))
+    return ModelFacts(path.name, file.nbytes, digest, arch, name, file.type_name, file.n_weights, file.bpw)
 
 
 def named_text(path: Path | None) -> tuple[str, str]:
     """Name and content of the text to read: a file, or the one that ships."""
-    return (path.name, read_text(path)) if path else (SHIPPED, shipped_text(SHIPPED))
+    return (path.name, read_text(path)) if path else (EVALUATION_TEXT, shipped_text(EVALUATION_TEXT))

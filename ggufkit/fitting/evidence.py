@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.errors import InputError
+from ggufkit.fitting.coverage import Coverage, coverage_of
+from ggufkit.fitting.gather import GROUP_CHUNKS, N_CTX, OnChunk, observe_text
+from ggufkit.fitting.walks import MAX_WIDTH, plan_walks
 from ggufkit.recipes.quantizable import layer_of
 from ggufkit.runtime.activations import Activations
 from ggufkit.runtime.engine import Device
-from ggufkit.workflows.coverage import Coverage, coverage_of
-from ggufkit.workflows.gather import GROUP_CHUNKS, N_CTX, OnChunk, observe_text
-from ggufkit.workflows.walks import MAX_WIDTH, plan_walks
 from quant.covariance import Covariance
 from quant.feedback import Curvature, curvature, damping_for
 
