@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import quant
+from ggufkit.encoding import pipeline
 from ggufkit.encoding.destination import copy_path
 from ggufkit.errors import InputError, OutputError, UsageError
 from ggufkit.formats.gguf_reader import GgufFile
