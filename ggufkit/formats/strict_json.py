@@ -6,11 +6,13 @@ Knows JSON. Does not know what the values mean.
 import json
 from typing import Any, NoReturn
 
+from ggufkit.formats.text import decoded
+
 _MAX_DIGITS = 20  # of an unsigned 64-bit number
 
 
 def loads(raw: bytes, *, header: bool = False) -> Any:
-    """Value of UTF-8 JSON. Raises ValueError with the reason.
+    """Value of UTF-8 JSON; a byte-order mark is passed over, but not in a header. Raises ValueError with the reason.
 
     A key that appears twice with different values is an error; with the same value it passes, people's configs do that.
     header  for headers made by machines: no key twice at all, and no number but whole ones from 0 within 64 bits
@@ -20,7 +22,7 @@ def loads(raw: bytes, *, header: bool = False) -> Any:
         hooks = {"object_pairs_hook": _strict_object, "parse_int": _whole}
         hooks |= {"parse_float": _refuse_number, "parse_constant": _refuse_number}
     try:
-        return json.loads(raw.decode("utf-8"), **hooks)
+        return json.loads(raw.decode("utf-8") if header else decoded(raw), **hooks)
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}") from error
     except RecursionError as error:

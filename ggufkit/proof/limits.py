@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from ggufkit.differences.structure import Finding
 from ggufkit.errors import InputError
-from ggufkit.formats.files import checked_size
+from ggufkit.formats.text import read_utf8
 
 _MAX_NBYTES = 1 << 20
 MAX_CHUNKS = 100_000
@@ -71,12 +71,7 @@ class GateConfig:
 
 def read_config(path: Path) -> GateConfig:
     """The config in a TOML file. Raises InputError naming the line, or the key and what it may be."""
-    if checked_size(path, InputError) > _MAX_NBYTES:
-        raise InputError(f"{path} has more than {_MAX_NBYTES} bytes. Is it a gate's config?")
-    try:
-        return parse_config(path.read_bytes().decode(), path.name)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text in UTF-8 (byte {error.start}). Is it a gate's config?") from error
+    return parse_config(read_utf8(path, _MAX_NBYTES, InputError), path.name)
 
 
 def parse_config(text: str, where: str) -> GateConfig:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ggufkit.errors import RecipeError, UsageError
+from ggufkit.formats.text import read_utf8
 from ggufkit.recipes.mixtures import mixture
 from ggufkit.recipes.quantizable import Role, layer_of, role_of
 from quant import QuantError, QuantType, quant_type
@@ -121,17 +122,7 @@ def named(name: str) -> Recipe:
 
 def read_recipe(path: Path) -> Recipe:
     """The recipe in a TOML file. Raises RecipeError with the line, or the key and the known ones."""
-    try:
-        with path.open("rb") as file:
-            raw = file.read(_MAX_NBYTES + 1)
-    except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror}. Name a recipe file, or choose a mixture with --type.") from error
-    if len(raw) > _MAX_NBYTES:
-        raise RecipeError(f"{path} has more than {_MAX_NBYTES} bytes. Is it a recipe?")
-    try:
-        return parse_recipe(raw.decode(), path.name)
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is not text in UTF-8 (byte {error.start}). Is it a recipe?") from error
+    return parse_recipe(read_utf8(path, _MAX_NBYTES, RecipeError), path.name)
 
 
 def parse_recipe(text: str, where: str) -> Recipe:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ggufkit.errors import InputError
 from ggufkit.formats import strict_json
-from ggufkit.formats.files import checked_size
+from ggufkit.formats.files import read_small
 from ggufkit.proof.comparison import Comparison
 from ggufkit.reports.schema import problem
 from ggufkit.workflows.baseline import BaselineReport
@@ -40,10 +40,8 @@ def as_dict(result: Comparison | DiffReport | GateResult | BaselineReport) -> Re
 
 def load(path: Path, *schemas: str) -> Result:
     """A result from a JSON file, of one of `schemas`. Raises InputError for anything else."""
-    if checked_size(path, InputError) > _MAX_NBYTES:
-        raise InputError(f"{path} has more than {_MAX_NBYTES} bytes. Is it a result of ggufkit?")
     try:
-        result = strict_json.loads(path.read_bytes())
+        result = strict_json.loads(read_small(path, _MAX_NBYTES, InputError))
     except ValueError as error:
         raise InputError(f"{path} is no JSON: {error}. Pass what `ggufkit gate --json` wrote.") from error
     schema = result.get("schema") if isinstance(result, dict) else None

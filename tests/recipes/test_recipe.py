@@ -102,7 +102,7 @@ def test_missing_and_binary_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"none.toml: No such file"):
         read_recipe(tmp_path / "none.toml")
     (tmp_path / "bin.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(RecipeError, match="is not text in UTF-8"):
+    with pytest.raises(RecipeError, match="UTF-16, not UTF-8"):
         read_recipe(tmp_path / "bin.toml")
 
 
@@ -128,3 +128,10 @@ def test_types_that_need_importance_say_so() -> None:
     with pytest.raises(UsageError, match=r"for blk.3.ffn_up_exps.weight \(IQ2_XS\). The importance file has no entry"):
         make_plan(MIXTRAL, "IQ2_XS", importance=names)
     assert make_plan(MIXTRAL, "IQ2_XS", importance={t.name for t in MIXTRAL.tensors}).file_type == 20
+
+
+def test_a_recipe_saved_with_a_byte_order_mark_and_cr_lf_reads(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_bytes(
+        b'\xef\xbb\xbfbase = "Q4_K_M"\r\n\r\n[[rules]]\r\nrole = "ffn_down"\r\ntype = "Q8_0"\r\n'
+    )
+    assert read_recipe(tmp_path / "r.toml").rules[0].type == "Q8_0"

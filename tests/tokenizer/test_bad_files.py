@@ -39,7 +39,7 @@ def test_tekken_alone_is_named(tmp_path):
     [
         (b"{", "is not valid JSON"),
         (b"[]", "holds a JSON list"),
-        (b"\xff\xfe{}", "is not valid JSON: not UTF-8 at byte 0"),
+        (b"\xff\xfe{}", "is not valid JSON: UTF-16, not UTF-8"),
         (b'{"model": {"vocab": {"a": 0, "a": 1}}}', "'a' appears twice"),
         (b"[" * 100_000, "nested too deeply"),
         (b"version https://git-lfs.github.com/spec/v1", "git-lfs pointer"),

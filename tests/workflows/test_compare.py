@@ -105,7 +105,7 @@ def test_other_vocabularies_are_refused(tiny: Tiny, tmp_path: Path) -> None:
     ("content", "wanted"),
     [
         (b"", "0 bytes"),
-        (b"\xff\xfe caf\xe9", "byte 0 is not UTF-8"),
+        (b"\xff\xfe caf\xe9", "UTF-16, not UTF-8"),
         (b"Once upon a time. " * 60, r"tokens of text make \d chunks? of 512, at least 2 are needed"),
     ],
 )

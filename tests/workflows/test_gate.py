@@ -219,10 +219,15 @@ def test_bad_configs_are_refused_by_key(text: str, wanted: str, tmp_path: Path) 
 
 def test_configs_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "gate.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match="is not text in UTF-8"):
+    with pytest.raises(InputError, match="UTF-16, not UTF-8"):
         read_config(tmp_path / "gate.toml")
     with pytest.raises(InputError, match="No such file"):
         read_config(tmp_path / "absent.toml")
+
+
+def test_a_config_saved_with_a_byte_order_mark_and_cr_lf_reads(tmp_path: Path) -> None:
+    (tmp_path / "gate.toml").write_bytes(b"\xef\xbb\xbfalpha = 0.01\r\nchunks = 7\r\n")
+    assert read_config(tmp_path / "gate.toml").chunks == 7
 
 
 def test_results_are_plain_json(tiny: Tiny) -> None:
