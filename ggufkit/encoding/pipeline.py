@@ -19,7 +19,6 @@ import quant
 from ggufkit.errors import InputError
 from ggufkit.formats.imatrix import Imatrix
 from ggufkit.formats.model import KV
-from ggufkit.formats.partial import PartialFile
 from ggufkit.recipes.plan import PlannedTensor, QuantPlan
 
 F32Array = NDArray[np.float32]
@@ -29,6 +28,14 @@ SLAB_WEIGHTS = 2 << 20  # weights of a slab when memory is plenty: 8 MiB of floa
 # bytes a weight while a slab is in work: stored (4 at most), widened (4), encoded (4 at most), encoder scratch (4)
 BYTES_PER_WEIGHT = 16
 F16_MAX = 65504.0
+
+
+class Output(Protocol):
+    """What blocks are written to, at any offset and from several threads: a `PartialFile`, or a file for the moment."""
+
+    def kept(self, offset: int, nbytes: int) -> bool: ...
+
+    def write(self, offset: int, data: U8Array) -> None: ...
 
 
 class RowEncoder(Protocol):
@@ -147,7 +154,7 @@ def _refuse_overflow(w: F32Array) -> None:
 
 def run(
     plan: QuantPlan,
-    out: PartialFile,
+    out: Output,
     encode: RowEncoder,
     *,
     threads: int,

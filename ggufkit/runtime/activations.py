@@ -11,9 +11,9 @@ covariances), which text is read, or files. A context is made with `params.cb_ev
 
 import ctypes
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,7 @@ class Activations:
 
 
 Observer = Callable[[Activations], None]
+NodeObserver = Callable[[F32Array], bool]
 
 
 class ActivationTap:
@@ -78,13 +79,22 @@ class ActivationTap:
 
     wants    says by the weight's name whether its inputs are to be looked at
     observe  runs in llama.cpp's thread; what it raises stops the batch and is raised again by `reraise`
+    nodes    results to be looked at, by the name of their node (`l_out-0`): called with a view of the values,
+             ne reversed; False leaves out what would be computed behind it
 
     After `stop_early`, each micro-batch ends with the tensor that was the last one seen before.
     """
 
-    def __init__(self, lib: ModuleType, observe: Observer, wants: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        lib: ModuleType,
+        observe: Observer,
+        wants: Callable[[str], bool],
+        nodes: Mapping[str, NodeObserver] = MappingProxyType({}),
+    ) -> None:
         self._ggml = ggml()
         self._observe, self._wants = observe, wants
+        self._nodes = {name.encode(): on_node for name, on_node in nodes.items()}
         self._error: BaseException | None = None
         self._latest = self._last = ""
         self.callback = lib.ggml_backend_sched_eval_callback(self._on_node)  # kept alive as long as the context
@@ -104,6 +114,9 @@ class ActivationTap:
             node = ctypes.cast(address, POINTER).contents
             if ask:
                 return self._asked(node)
+            on_result = self._nodes.get(node.name)
+            if on_result is not None:
+                return on_result(self._ggml.array(node, np.float32))
             seen = self._read(node)
             self._observe(seen)
             self._latest = seen.name
@@ -113,7 +126,11 @@ class ActivationTap:
             return False
 
     def _asked(self, node: Tensor) -> bool:
-        if self._error is not None or node.op not in self._ggml.matmul_ops:
+        if self._error is not None:
+            return False
+        if node.name in self._nodes:
+            return True
+        if node.op not in self._ggml.matmul_ops:
             return False
         weight, x = node.src[0].contents, node.src[1].contents
         return x.type == _F32 and self._wants(weight_name(weight.name))

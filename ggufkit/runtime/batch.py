@@ -1,6 +1,7 @@
 """`Batch`: tokens, positions and sequences as llama.cpp reads them, filled through numpy.
 
     llama_batch  token[n]  pos[n]  n_seq_id[n] = 1  seq_id[n] -> &ids[sequence]  logits[n] = 1 where wanted
+                 or, instead of tokens, embd[n][n_embd]: what goes into the first layer
 
 Knows the struct. Does not know models or what the logits are for.
 """
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 I32Array = NDArray[np.int32]
+F32Array = NDArray[np.float32]
 
 
 class Batch:
@@ -25,15 +27,26 @@ class Batch:
         self._seq_id = np.zeros(n_tokens, dtype=np.uintp)
         self._logits = np.zeros(n_tokens, dtype=np.int8)
         self.struct = lib.llama_batch()
-        fields = dict(lib.llama_batch._fields_)
-        for name in ("token", "pos", "n_seq_id", "seq_id", "logits"):
+        self._fields = dict(lib.llama_batch._fields_)
+        self._embd: F32Array | None = None  # of the batch in hand, kept alive
+        for name in ("pos", "n_seq_id", "seq_id", "logits"):
             array: NDArray[Any] = getattr(self, f"_{name}")
-            setattr(self.struct, name, array.ctypes.data_as(fields[name]))
+            setattr(self.struct, name, array.ctypes.data_as(self._fields[name]))
 
-    def fill(self, tokens: I32Array, pos: ArrayLike, seq: ArrayLike, logits: ArrayLike) -> None:
-        """Set the batch to `tokens` (n,). `pos`, `seq` and `logits` are (n,) or one value for all."""
+    def fill(self, tokens: I32Array | F32Array, pos: ArrayLike, seq: ArrayLike, logits: ArrayLike) -> None:
+        """Set the batch to `tokens`: ids (n,), or rows (n, n_embd) float32 in place of embeddings.
+
+        `pos`, `seq` and `logits` are (n,) or one value for all.
+        """
         n = len(tokens)
-        self._token[:n] = tokens
+        if tokens.ndim == 2:
+            self._embd = np.ascontiguousarray(tokens, dtype=np.float32)
+            self.struct.token = None
+            self.struct.embd = self._embd.ctypes.data_as(self._fields["embd"])
+        else:
+            self._token[:n] = tokens
+            self._embd, self.struct.embd = None, None
+            self.struct.token = self._token.ctypes.data_as(self._fields["token"])
         self._pos[:n] = pos
         self._seq_id[:n] = self._ids.ctypes.data + 4 * np.asarray(seq, dtype=np.uintp)
         self._logits[:n] = logits

@@ -168,10 +168,12 @@ class Engine:
         """Token ids (n,). See `Vocabulary.tokenize`."""
         return self.vocab.tokenize(text, add_special=add_special, parse_special=parse_special)
 
-    def decode(self, tokens: I32Array, pos: I32Array | int, *, seq: ArrayLike = 0, logits: ArrayLike = 0) -> None:
+    def decode(
+        self, tokens: I32Array | F32Array, pos: I32Array | int, *, seq: ArrayLike = 0, logits: ArrayLike = 0
+    ) -> None:
         """Compute up to n_batch tokens.
 
-        tokens  (n,) int32
+        tokens  (n,) int32 ids; or (n, n_embd) float32, what goes into the first layer in place of their embeddings
         pos     (n,) positions in their sequences, or the first position of one sequence
         seq     (n,) sequence numbers, or one for all
         logits  (n,) mask of rows wanted, or one value for all

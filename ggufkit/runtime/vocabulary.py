@@ -5,13 +5,18 @@ Knows the C tokenizer. Does not know files or contexts; a model must stay open w
 
 import codecs
 import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from ggufkit.errors import EngineError, InputError
+from ggufkit.runtime import library
 from ggufkit.runtime.batch import I32Array
 
 MAX_TEXT_NBYTES = 1 << 30  # llama_tokenize takes an int32 length
@@ -106,6 +111,23 @@ class Vocabulary:
         ids = [token for token in range(self.n_vocab) if get_attr(vocab, token) & _ATTR_CONTROL]
         texts = {self.piece(token, special=True).decode("utf-8", errors="replace") for token in ids}
         return tuple(sorted((text for text in texts if len(text) > 1), key=lambda text: (-len(text), text)))
+
+
+@contextmanager
+def open_vocabulary(path: Path) -> Iterator[Vocabulary]:
+    """The tokenizer of the GGUF at `path`, which need not hold weights. Raises EngineError with llama.cpp's reason."""
+    lib = library.load()
+    params = lib.llama_model_default_params()
+    params.vocab_only = True
+    model = lib.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise library.engine_error(f"{path}: llama.cpp does not load this vocabulary.")
+    vocab = Vocabulary(lib, model)
+    try:
+        yield vocab
+    finally:
+        vocab.close()
+        lib.llama_model_free(model)
 
 
 class Utf8Stream:

@@ -11,9 +11,11 @@ import pytest
 
 from ggufkit.errors import EngineError, GgufError, UsageError
 from ggufkit.formats.gguf_reader import GgufFile
-from ggufkit.formats.gguf_source import read_hparams
+from ggufkit.formats.gguf_source import open_model, read_hparams
+from ggufkit.formats.gguf_writer import header_bytes
 from ggufkit.runtime import loading, machine, memory
 from ggufkit.runtime.engine import Device, Engine
+from ggufkit.runtime.vocabulary import open_vocabulary
 
 
 def test_a_broken_file_never_reaches_llama_cpp(tmp_path, stories):
@@ -167,3 +169,30 @@ def test_a_path_with_spaces_and_accents_opens(stories, tmp_path):
     shutil.copy(stories, path)
     with Engine.open(path, n_ctx=64, threads=1) as engine:
         assert engine.path == path
+
+
+def test_rows_of_embeddings_go_in_where_tokens_would(stories):
+    with Engine.open(stories, n_ctx=64, n_outputs=8, threads=1, device=Device.CPU) as engine:
+        tokens = engine.tokenize("Once upon a time there was a little girl")[:8]
+        engine.decode(tokens, 0, logits=1)
+        wanted = engine.logits(8).copy()
+        table = next(t for t in open_model(stories).tensors if t.name == "token_embd.weight")
+        rows = np.concatenate([table.rows(0, int(token), int(token) + 1) for token in tokens])
+        engine.clear()
+        engine.decode(rows, 0, logits=1)
+        assert np.array_equal(engine.logits(8), wanted)
+        engine.clear()
+        engine.decode(tokens, 0, logits=1)
+        assert np.array_equal(engine.logits(8), wanted)
+
+
+def test_a_vocabulary_needs_no_weights(stories, tmp_path):
+    path = tmp_path / "vocabulary.gguf"
+    path.write_bytes(header_bytes(open_model(stories).metadata, [], 32))
+    with open_vocabulary(path) as vocab, Engine.open(stories, n_ctx=64, threads=1) as engine:
+        assert np.array_equal(vocab.tokenize("Once upon a time"), engine.tokenize("Once upon a time"))
+        assert (vocab.bos, vocab.add_bos, vocab.n_vocab) == (engine.vocab.bos, engine.vocab.add_bos, 512)
+    with pytest.raises(EngineError, match=r"stories\.gguf|no\.gguf: llama\.cpp does not load this vocabulary"):
+        (tmp_path / "no.gguf").write_bytes(b"GGUF")
+        with open_vocabulary(tmp_path / "no.gguf"):
+            pass

@@ -1,0 +1,174 @@
+"""Some layers of a model as a model of their own, which llama.cpp loads.
+
+    blk.17.*            ->  blk.0.*                  block_count 1; of entries with one value a layer, the layer's
+    token_embd, output  ->  a row for each wanted id, or a few rows of zeros where the stream comes in from outside
+    output_norm, RoPE factors and what else stands outside the layers stays; the tokenizer goes
+
+Knows a model's names and metadata. Does not know whether the cut model computes what the layers compute in the whole
+one: families go by the number of a layer, carry state or share tensors; see `agreement`.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGUFValueType
+from numpy.typing import NDArray
+
+import quant
+from ggufkit.errors import EngineError
+from ggufkit.formats.model import KV, Model, ModelTensor
+from ggufkit.formats.tensor import MemoryFile, TensorRef
+from ggufkit.recipes.quantizable import layer_of
+
+I32Array = NDArray[np.int32]
+
+N_DUMMY = 32  # rows of a vocabulary that nobody looks at
+_HEAD = ("output.weight", "output.bias")
+_LEADING_DENSE = "leading_dense_block_count"
+_KEPT_GENERAL = ("general.architecture", "general.alignment")
+_NOT_BY_LAYER = ("rope.dimension_sections",)  # arrays of a few values that are not one a layer
+# Architectures whose layers were compared (tests/fitting/test_cut.py). In others a layer alone may end the process.
+CUTTABLE = ("gemma3", "granite", "llama", "olmoe", "phi2", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe")
+# Every so many layers attention sees the whole context instead of a window; where the first of them does, True. Counted
+# by the layer's number where the file does not say it. Source: load_swa_pattern of llama.cpp's models.
+_WINDOWS = {"gemma3": (6, False)}
+# What is computed goes by how many layers the model has. Source: load_arch_hparams of llama.cpp's models.
+_BY_N_LAYER = {"gemma3": (62,)}
+_PATTERN = "attention.sliding_window_pattern"
+_NO_VOCABULARY = KV("tokenizer.ggml.model", GGUFValueType.STRING, "no_vocab")
+
+
+def cut(model: Model, first: int, stop: int, *, ids: I32Array | None = None) -> Model:
+    """Layers [first, stop) of `model`.
+
+    ids  (n,) the tokens of the cut model's vocabulary, by their ids in the whole one; None where it will be fed with
+         rows of the stream (`Engine.decode`)
+
+    Where none of the layers looks at a window only, and llama.cpp wants one that does, there is one more layer in the
+    file than in the cut model's `hparams`: it is never computed, so its weights need not be there.
+
+    Raises EngineError for families that nobody has cut yet, and for models whose layers compute something else where
+    there are fewer of them.
+    """
+    hparams = model.hparams
+    if hparams.arch not in CUTTABLE:
+        raise EngineError("its layers have never been compared")
+    if hparams.n_layer in _BY_N_LAYER.get(hparams.arch, ()):
+        raise EngineError(f"llama.cpp tells what it is by its {hparams.n_layer} layers")
+    tensors = [_renamed(t, layer_of(t.name) - first) for t in model.tensors if first <= layer_of(t.name) < stop]
+    tensors += [_outer(t, model, ids) for t in model.tensors if layer_of(t.name) < 0]
+    if _lacks_window(model, first, stop):
+        tensors += [_renamed(t, stop - first) for t in model.tensors if layer_of(t.name) == first]
+    n_vocab = N_DUMMY if ids is None else len(ids)
+    return Model(
+        hparams=dataclasses.replace(hparams, n_layer=stop - first, n_vocab=n_vocab),
+        metadata=tuple(_metadata(model, first, stop, n_vocab, scaled=ids is None)),
+        tensors=tuple(tensors),
+        source=model.source,
+    )
+
+
+def kinds_repeat_after(model: Model) -> int:
+    """Layers after which what layers do by their number begins anew; 1 where it does not go by the number."""
+    return _window_pattern(model)[0]
+
+
+def _renamed(tensor: ModelTensor, layer: int) -> ModelTensor:
+    rest = tensor.name.removeprefix(f"blk.{layer_of(tensor.name)}.")
+    return dataclasses.replace(tensor, name=f"blk.{layer}.{rest}")
+
+
+def _outer(tensor: ModelTensor, model: Model, ids: I32Array | None) -> ModelTensor:
+    if tensor.name == "token_embd.weight":
+        return _zeros(tensor, N_DUMMY) if ids is None else _rows_of(tensor, ids)
+    if tensor.name in _HEAD:
+        return _zeros(tensor, N_DUMMY if ids is None else len(ids))
+    if tensor.shape[0] == model.hparams.n_vocab:
+        raise EngineError(f"{tensor.name} has a row for each token")
+    return tensor
+
+
+def _zeros(like: ModelTensor, n: int) -> ModelTensor:
+    return _held(like, np.zeros((n, *like.shape[1:]), dtype=np.float32), "F32")
+
+
+def _rows_of(tensor: ModelTensor, ids: I32Array) -> ModelTensor:
+    """The rows of `ids`, as exactly as they are stored."""
+    dtype = tensor.dtype if tensor.dtype in ("BF16", "F16") else "F32"
+    qtype = quant.quant_type(dtype)
+    rows = np.empty((len(ids), qtype.row_nbytes(tensor.n_per_row)), dtype=np.uint8)
+    for i, token in enumerate(ids):
+        rows[i] = quant.quantize(tensor.rows(0, int(token), int(token) + 1), qtype, allow_nonfinite=True)[0]
+    return _held(tensor, rows, dtype, shape=(len(ids), tensor.n_per_row))
+
+
+def _held(like: ModelTensor, values: NDArray[Any], dtype: str, *, shape: tuple[int, ...] | None = None) -> ModelTensor:
+    raw = values.tobytes()
+    place = MemoryFile(Path(like.name), raw)
+    shape = shape or values.shape
+    return ModelTensor(like.name, shape, dtype, (TensorRef(like.name, shape, dtype, place, 0, len(raw)),))
+
+
+def _metadata(model: Model, first: int, stop: int, n_vocab: int, *, scaled: bool) -> list[KV]:
+    """Entries of the cut model. `scaled`: embeddings come in as the first layer is to see them."""
+    arch, u32 = model.hparams.arch, GGUFValueType.UINT32
+    out = [kv for kv in model.metadata if kv.key in _KEPT_GENERAL]
+    for kv in model.metadata:
+        key = kv.key.removeprefix(f"{arch}.")
+        if key == kv.key or key in ("block_count", "vocab_size", _PATTERN):
+            continue
+        out.append(_of_layers(kv, key, model.hparams.n_layer, first, stop))
+        if key == "embedding_scale" and scaled:
+            out[-1] = dataclasses.replace(kv, value=1.0)
+    return [
+        *out,
+        *_windows(model, first, stop),
+        KV(f"{arch}.block_count", u32, stop - first + _lacks_window(model, first, stop)),
+        KV(f"{arch}.vocab_size", u32, n_vocab),
+        _NO_VOCABULARY,
+    ]
+
+
+def _windows(model: Model, first: int, stop: int) -> list[KV]:
+    """Which layers look at a window only, as a file says it that does not leave it to the layers' numbers."""
+    key = f"{model.hparams.arch}.{_PATTERN}"
+    kinds = _window_kinds(model)
+    if not kinds:
+        return [kv for kv in model.metadata if kv.key == key]
+    kinds = [*kinds[first:stop], *([True] if _lacks_window(model, first, stop) else [])]
+    return [KV(key, GGUFValueType.ARRAY, kinds, GGUFValueType.BOOL)]
+
+
+def _lacks_window(model: Model, first: int, stop: int) -> bool:
+    kinds = _window_kinds(model)
+    return any(kinds) and not any(kinds[first:stop])
+
+
+def _window_kinds(model: Model) -> list[bool]:
+    """Of every layer, whether it looks at a window only; empty where a family does not tell them apart."""
+    stated = model.kv(f"{model.hparams.arch}.{_PATTERN}")
+    n_layer = model.hparams.n_layer
+    if stated is not None and not isinstance(stated, int):
+        return [bool(value) for value in stated] if len(stated) == n_layer else []
+    every, dense_first = _window_pattern(model)
+    full = 0 if dense_first else every - 1
+    return [layer % every != full for layer in range(n_layer)] if every > 1 else []
+
+
+def _window_pattern(model: Model) -> tuple[int, bool]:
+    arch = model.hparams.arch
+    every, dense_first = _WINDOWS.get(arch, (1, False))
+    stated = model.kv(f"{arch}.{_PATTERN}")
+    if every > 1 and isinstance(stated, int) and stated > 0:
+        every = stated
+    return (every, dense_first) if model.kv(f"{arch}.attention.sliding_window") else (1, False)
+
+
+def _of_layers(kv: KV, key: str, n_layer: int, first: int, stop: int) -> KV:
+    if kv.type is GGUFValueType.ARRAY and len(kv.value) == n_layer and key not in _NOT_BY_LAYER:
+        return dataclasses.replace(kv, value=list(kv.value)[first:stop])
+    if key == _LEADING_DENSE:
+        return dataclasses.replace(kv, value=min(max(int(kv.value) - first, 0), stop - first))
+    return kv

@@ -1,0 +1,93 @@
+"""`LayerRun`: a few layers that are open: a chunk of tokens or of the stream goes in, their outputs come out.
+
+Chunks are run one by one, in one sequence, so that rows come out in the order in which they went in. Knows one file of
+layers. Does not know where chunks come from or what observers keep.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufkit.errors import EngineError, InputError
+from ggufkit.runtime.activations import Activations, ActivationTap
+from ggufkit.runtime.engine import N_UBATCH, Device, Engine
+from ggufkit.runtime.library import load
+
+F32Array = NDArray[np.float32]
+I32Array = NDArray[np.int32]
+
+
+class LayerRun:
+    """The layers in the GGUF at `path`, of which `n_layer` outputs are kept.
+
+    observe, wants  as of `ActivationTap`, with names as the file has them
+    with_head       also compute what stands behind the last layer, for observers of it
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_layer: int = 1,
+        n_ctx: int,
+        threads: int | None,
+        device: Device,
+        observe: Callable[[Activations], None] = lambda _: None,
+        wants: Callable[[str], bool] = lambda _: False,
+        with_head: bool = False,
+    ) -> None:
+        self._outputs: list[list[F32Array]] = [[] for _ in range(n_layer)]
+        self._with_head = with_head
+        nodes = {f"l_out-{i}": self._keeper(i) for i in range(n_layer)}
+        self._tap = ActivationTap(load(), observe, wants, nodes)
+        self._engine = Engine.open(
+            path, n_ctx=n_ctx, n_batch=n_ctx, n_ubatch=min(n_ctx, N_UBATCH), n_outputs=n_ctx,
+            threads=threads, device=device, eval_callback=self._tap.callback,
+        )  # fmt: skip
+        self.notices = self._engine.notices
+
+    def __call__(self, x: I32Array | F32Array) -> list[F32Array]:
+        """What each layer gives, (n, n_embd), for ids (n,) of the file's vocabulary or rows (n, n_embd)."""
+        for one in self._outputs:
+            one.clear()
+        self._engine.clear()
+        try:
+            # all positions ask for logits: llama.cpp leaves out the last layer for those that do not
+            self._engine.decode(x, 0, logits=1)
+        except EngineError:
+            self._tap.reraise()  # the observer's own error says more than the batch that it stopped
+            raise
+        self._tap.reraise()
+        if not all(self._outputs):
+            raise EngineError("its layers' outputs are not called l_out")
+        return [np.concatenate(one) for one in self._outputs]
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _keeper(self, layer: int) -> Callable[[F32Array], bool]:
+        is_last = layer == len(self._outputs) - 1
+
+        def keep(values: F32Array) -> bool:
+            self._outputs[layer].append(values.reshape(-1, values.shape[-1]).copy())
+            return not is_last or self._with_head
+
+        return keep
+
+
+def require_finite(x: F32Array, layer: int, model: str) -> None:
+    """Raise InputError for a layer that overflows."""
+    if not np.isfinite(x).all():
+        raise InputError(
+            f"{model}: layer {layer} gives NaN or infinite values on the calibration text. The model overflows as it "
+            "is stored; calibrate on a BF16 or F32 checkpoint of it."
+        )
