@@ -30,10 +30,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.cost import shapes_of
 from ggufkit.fitting.encoders import Effort
-from ggufkit.fitting.evidence import Corpus, Evidence
+from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.sensitivity import measure
+from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.formats.imatrix import read_imatrix
 from ggufkit.formats.text import CALIBRATION_TEXT, shipped_text
 from ggufkit.recipes.mixtures import mixture
@@ -141,7 +143,7 @@ class Bench:
         started = time.perf_counter()
         self.model = prepare(self._settings("x", "Q4_K_M")).model
         self.corpus = Corpus(self.base, shipped_text(CALIBRATION_TEXT), n_tokens=N_TOKENS, threads=options.threads)
-        self.evidence = Evidence(self.corpus, shapes_of(self.model))
+        self.evidence = Evidence(WholeModel(self.corpus), shapes_of(self.model))
         self.evidence.of(self.model.tensors[0].name)
         self.gathering = time.perf_counter() - started
         self.costs = measure(self.model, self.evidence, self.corpus, n_chunks=options.probe_chunks)

@@ -24,8 +24,10 @@ from fidelity import judged_model
 from numpy.typing import NDArray
 
 import quant
+from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.encoders import Effort, FittedEncoder
-from ggufkit.fitting.evidence import Corpus, Evidence
+from ggufkit.fitting.evidence import Evidence
+from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.formats.text import shipped_text
 from ggufkit.recipes.plan import PlannedTensor
 from ggufkit.workflows.fitted import N_TOKENS, encoder_for
@@ -45,7 +47,7 @@ class Variant(FittedEncoder):
     """Error feedback with some levers left out; every row is stored fitted."""
 
     def __init__(self, evidence: Evidence, covers: dict, *, search: str, n_refine: int) -> None:
-        super().__init__(evidence, covers, evidence.corpus, Effort.BALANCED)
+        super().__init__(evidence, covers, Effort.BALANCED)
         self._search, self._n_refine = search, n_refine
 
     def __call__(self, planned: PlannedTensor, expert: int, w: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -81,7 +83,7 @@ def main() -> None:
         output = Path(folder) / "out.gguf"
         base, judge, covers = judged_model(Path(folder), options)
         corpus = Corpus(base, shipped_text("calibration.txt"), n_tokens=N_TOKENS, threads=options.threads)
-        evidence = Evidence(corpus, covers)
+        evidence = Evidence(WholeModel(corpus), covers)
         assert evidence.coverage.layers
         for type_name in options.types.split(","):
             first = None

@@ -20,9 +20,11 @@ from fidelity import judged_model
 from numpy.typing import NDArray
 
 import quant
+from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.encoders import ImportanceEncoder
-from ggufkit.fitting.evidence import Corpus
-from ggufkit.fitting.gather import SumsObserver, observe_text
+from ggufkit.fitting.sources import MomentSource
+from ggufkit.fitting.sources.whole_model import WholeModel
+from ggufkit.fitting.sums import SumsObserver, wants_block_weights
 from ggufkit.formats.text import shipped_text
 from ggufkit.recipes.plan import PlannedTensor
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
@@ -35,8 +37,10 @@ N_CTX = 128
 class WithPrior(ImportanceEncoder):
     """The encoder of the effort fast with sums that are given and another prior."""
 
-    def __init__(self, covers: dict[str, tuple[int, int]], corpus: Corpus, sums: dict[str, InputSums], prior: float):
-        super().__init__(covers, corpus)
+    def __init__(
+        self, covers: dict[str, tuple[int, int]], source: MomentSource, sums: dict[str, InputSums], prior: float
+    ):
+        super().__init__(covers, source)
         self._means = {name: self._mean(one, prior) for name, one in sums.items()}
 
     @staticmethod
@@ -53,9 +57,10 @@ class WithPrior(ImportanceEncoder):
 
 def draw(base: Path, n_tokens: int, seed: int, options: argparse.Namespace) -> dict[str, InputSums]:
     """Sums of `n_tokens` tokens from a place of the calibration text that the seed chooses."""
-    observer, text = SumsObserver(), shipped_text("calibration.txt")
+    observer, text = SumsObserver(wants_block_weights), shipped_text("calibration.txt")
     skip = int(np.random.default_rng([n_tokens, seed]).integers(0, 200_000))
-    observe_text(base, text, observer, n_tokens=n_tokens, skip_tokens=skip, n_ctx=N_CTX, threads=options.threads)
+    corpus = Corpus(base, text, n_tokens, N_CTX, options.threads, skip_tokens=skip, spread=False)
+    WholeModel(corpus).observe(observer)
     return observer.sums
 
 
@@ -68,7 +73,10 @@ class Bench:
 
     def ratios(self, sums: dict[str, InputSums], type_name: str) -> list[float]:
         """KL divergence with each prior, of that without."""
-        kld = [self._kld(WithPrior(self.covers, Corpus(self.base, ""), sums, prior), type_name) for prior in PRIORS]
+        kld = [
+            self._kld(WithPrior(self.covers, WholeModel(Corpus(self.base, "")), sums, prior), type_name)
+            for prior in PRIORS
+        ]
         return [value / kld[0] for value in kld[1:]]
 
     def _kld(self, encoder: WithPrior, type_name: str) -> float:

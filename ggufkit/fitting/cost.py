@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from ggufkit.encoding import pipeline
 from ggufkit.encoding.memory import BASE_NBYTES
 from ggufkit.errors import UsageError
+from ggufkit.fitting.corpus import GROUP_CHUNKS, N_CTX
 from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, bytes_per_weight
-from ggufkit.fitting.gather import GROUP_CHUNKS, N_CTX
 from ggufkit.fitting.walks import MAX_WIDTH, Shape, plan_walks, walks_nbytes
 from ggufkit.formats.model import Hparams, Model
 from ggufkit.recipes.plan import QuantPlan

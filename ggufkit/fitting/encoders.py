@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 import quant
 from ggufkit.encoding.pipeline import BYTES_PER_WEIGHT
 from ggufkit.fitting.coverage import Coverage, coverage_of
-from ggufkit.fitting.evidence import Corpus, Evidence, ExpertEvidence
-from ggufkit.fitting.gather import OnChunk, SumsObserver, observe_text
+from ggufkit.fitting.evidence import Evidence
+from ggufkit.fitting.moments import ExpertEvidence
+from ggufkit.fitting.sources import MomentSource, OnChunk
+from ggufkit.fitting.sums import SumsObserver
 from ggufkit.formats.model import KV
 from ggufkit.recipes.plan import PlannedTensor
 from quant import feedback
@@ -58,10 +60,9 @@ class Calibrated:
     held_nbytes  bytes that it keeps in memory while slabs are encoded
     """
 
-    def __init__(self, covers: Container[str], corpus: Corpus, effort: Effort, held_nbytes: int = 0) -> None:
-        self.covers, self.corpus, self.effort, self.held_nbytes = covers, corpus, effort, held_nbytes
+    def __init__(self, covers: Container[str], source: MomentSource, effort: Effort, held_nbytes: int = 0) -> None:
+        self.covers, self.source, self.effort, self.held_nbytes = covers, source, effort, held_nbytes
         self.tally: dict[str, Counter[str]] = {}
-        self._text_sha256 = hashlib.sha256(corpus.text.encode()).hexdigest()
         self._lock = threading.Lock()
 
     @property
@@ -76,22 +77,21 @@ class Calibrated:
     @property
     def identity(self) -> str:
         """All that decides the bytes besides weights and plan."""
-        corpus = self.corpus
-        return f"fit {self.effort} {self._text_sha256} {corpus.n_tokens} {corpus.n_ctx} {corpus.type_name}"
+        return f"fit {self.effort} {self.source.identity}"
 
     @property
     def metadata(self) -> tuple[KV, ...]:
         """What the file owes to calibration; no paths."""
-        kind = gguf.GGUFValueType
+        kind, corpus = gguf.GGUFValueType, self.source.corpus
         rows = [
             KV("ggufkit.fit.effort", kind.STRING, str(self.effort)),
-            KV("ggufkit.fit.text_sha256", kind.STRING, self._text_sha256),
-            KV("ggufkit.fit.n_ctx", kind.UINT32, self.corpus.n_ctx),
+            KV("ggufkit.fit.text_sha256", kind.STRING, hashlib.sha256(corpus.text.encode()).hexdigest()),
+            KV("ggufkit.fit.n_ctx", kind.UINT32, corpus.n_ctx),
         ]
-        if self.corpus.n_tokens is not None:
-            rows.append(KV("ggufkit.fit.n_tokens", kind.UINT32, self.corpus.n_tokens))
-        if self.corpus.type_name:
-            rows.append(KV("ggufkit.fit.quick_type", kind.STRING, self.corpus.type_name))
+        if corpus.n_tokens is not None:
+            rows.append(KV("ggufkit.fit.n_tokens", kind.UINT32, corpus.n_tokens))
+        if corpus.type_name:
+            rows.append(KV("ggufkit.fit.quick_type", kind.STRING, corpus.type_name))
         layers = self.coverage.layers
         if layers:
             least, median = ([int(f(row.counts)) for row in layers] for f in (np.min, np.median))
@@ -106,9 +106,9 @@ class ImportanceEncoder(Calibrated):
     """Row encoder of `workflows.quantize` for the effort fast: what `calibrate` and then --imatrix would give."""
 
     def __init__(
-        self, covers: Container[str], corpus: Corpus, on_chunk: OnChunk = lambda *_: None, held_nbytes: int = 0
+        self, covers: Container[str], source: MomentSource, on_chunk: OnChunk = lambda *_: None, held_nbytes: int = 0
     ) -> None:
-        super().__init__(covers, corpus, Effort.FAST, held_nbytes)
+        super().__init__(covers, source, Effort.FAST, held_nbytes)
         self._on_chunk = on_chunk
         self._known: tuple[dict[str, F32Array], Coverage] | None = None
 
@@ -123,12 +123,8 @@ class ImportanceEncoder(Calibrated):
     def _gathered(self) -> tuple[dict[str, F32Array], Coverage]:
         with self._lock:
             if self._known is None:
-                observer, corpus = SumsObserver(), self.corpus
-                observe_text(
-                    corpus.model, corpus.text, observer, wants=self.covers.__contains__, n_tokens=corpus.n_tokens,
-                    spread=True, n_ctx=corpus.n_ctx, threads=corpus.threads, device=corpus.device,
-                    on_chunk=self._on_chunk,
-                )  # fmt: skip
+                observer = SumsObserver(self.covers.__contains__)
+                self.source.observe(observer, self._on_chunk)
                 means = {name: importance(sums) for name, sums in observer.sums.items()}
                 self._known = means, coverage_of({name: sums.counts for name, sums in observer.sums.items()})
         return self._known
@@ -137,10 +133,8 @@ class ImportanceEncoder(Calibrated):
 class FittedEncoder(Calibrated):
     """Row encoder of `workflows.quantize` with error feedback, called from several threads."""
 
-    def __init__(
-        self, evidence: Evidence, covers: Container[str], corpus: Corpus, effort: Effort, held_nbytes: int = 0
-    ) -> None:
-        super().__init__(covers, corpus, effort, held_nbytes)
+    def __init__(self, evidence: Evidence, covers: Container[str], effort: Effort, held_nbytes: int = 0) -> None:
+        super().__init__(covers, evidence.source, effort, held_nbytes)
         self._evidence = evidence
 
     @property

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 import quant
 from ggufkit.errors import InputError
+from ggufkit.fitting.corpus import GROUP_CHUNKS, Corpus, text_chunks
 from ggufkit.fitting.encoders import fits
-from ggufkit.fitting.evidence import Corpus, Evidence
-from ggufkit.fitting.gather import GROUP_CHUNKS, text_chunks
+from ggufkit.fitting.evidence import Evidence
 from ggufkit.formats.model import Model, ModelTensor
 from ggufkit.recipes.quantizable import Role, kept_reason, layer_of, role_of
 from ggufkit.recipes.search import Sensitivity

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from ggufkit.errors import ImatrixError, OutputError, UsageError
+from ggufkit.fitting.corpus import N_CTX, Corpus
 from ggufkit.fitting.coverage import Coverage, coverage_of
-from ggufkit.fitting.gather import N_CTX, SumsObserver, observe_text, wants_block_weights
+from ggufkit.fitting.sources.whole_model import WholeModel
+from ggufkit.fitting.sums import SumsObserver, wants_block_weights
 from ggufkit.formats.imatrix import Imatrix, ImatrixEntry, read_imatrix, write_imatrix
 from ggufkit.formats.text import CALIBRATION_TEXT, read_text, shipped_text
 from ggufkit.runtime.engine import Device
@@ -81,7 +83,9 @@ def calibrate(
     check_settings(settings)
     text, names = texts(settings.text)
     earlier = [read_imatrix(path) for path in settings.add_to]
-    observer = SumsObserver()
+    observer = SumsObserver(
+        lambda name: wants_block_weights(name) or (settings.process_output and name == "output.weight")
+    )
     n_chunk, interrupted = _walk(settings, text, observer, on_progress)
     merged = merge([_as_imatrix(observer.sums, names, n_chunk, settings.n_ctx), *earlier])
     write_imatrix(settings.output, merged)
@@ -159,14 +163,12 @@ def _walk(
         done[0] = seen
         on_progress(seen, total, "chunks")
 
-    def wants(name: str) -> bool:
-        return wants_block_weights(name) or (settings.process_output and name == "output.weight")
-
+    corpus = Corpus(
+        settings.model, text, settings.n_tokens, settings.n_ctx, settings.threads, settings.device,
+        skip_tokens=settings.skip_tokens, spread=False,
+    )  # fmt: skip
     try:
-        observe_text(
-            settings.model, text, observer, wants=wants, n_tokens=settings.n_tokens, skip_tokens=settings.skip_tokens,
-            n_ctx=settings.n_ctx, threads=settings.threads, device=settings.device, on_chunk=on_chunk,
-        )  # fmt: skip
+        WholeModel(corpus).observe(observer, on_chunk)
     except KeyboardInterrupt:
         if not done[0]:
             raise

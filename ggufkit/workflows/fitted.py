@@ -16,11 +16,13 @@ from pathlib import Path
 import quant
 from ggufkit.encoding.destination import check_output, copy_path, forget_copy
 from ggufkit.errors import UsageError
+from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.cost import EffortCost, effort_cost, shapes_of
 from ggufkit.fitting.coverage import Coverage
 from ggufkit.fitting.encoders import Effort, FittedEncoder, ImportanceEncoder
-from ggufkit.fitting.evidence import Corpus, Evidence
+from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.sensitivity import candidates, measure, tried_tensors
+from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.formats.model import Model
 from ggufkit.formats.partial import check_unfinished
 from ggufkit.recipes.plan import QuantPlan
@@ -85,7 +87,9 @@ def quantize_fitted(settings: FitSettings, on_progress: Update = lambda *_: None
                 running, text, n_tokens=settings.n_tokens, threads=job.threads or None, device=settings.device,
                 type_name="" if job.source.is_file() else quick_type(model),
             )  # fmt: skip
-            evidence = Evidence(corpus, shapes_of(model), max_nbytes=cost.budget_nbytes, on_chunk=_chunks(on_progress))
+            evidence = Evidence(
+                WholeModel(corpus), shapes_of(model), max_nbytes=cost.budget_nbytes, on_chunk=_chunks(on_progress)
+            )
             encoder = encoder_for(settings.effort, evidence, shapes_of(model), held_nbytes=cost.held_nbytes)
             job = dataclasses.replace(job, fitting=encoder)
             found = None
@@ -130,8 +134,8 @@ def encoder_for(
 ) -> ImportanceEncoder | FittedEncoder:
     """The row encoder of an effort; second moments are gathered only where it needs them."""
     if effort is Effort.FAST:
-        return ImportanceEncoder(covers, evidence.corpus, evidence.on_chunk, held_nbytes)
-    return FittedEncoder(evidence, covers, evidence.corpus, effort, held_nbytes)
+        return ImportanceEncoder(covers, evidence.source, evidence.on_chunk, held_nbytes)
+    return FittedEncoder(evidence, covers, effort, held_nbytes)
 
 
 def cost_of(settings: FitSettings) -> EffortCost:

@@ -76,7 +76,7 @@ def test_an_error_of_the_observer_is_raised_after_the_batch(
     def fail(*_: object) -> None:
         raise quant.errors.NonFiniteError("activations are NaN or infinite")
 
-    monkeypatch.setattr("ggufkit.fitting.gather.input_sums", fail)
+    monkeypatch.setattr("ggufkit.fitting.sums.input_sums", fail)
     with pytest.raises(InputError, match=r"bf16.gguf: inputs of blk\.0\.attn_\w+\.weight: activations are NaN"):
         calibrate(settings(model, tmp_path / "never.gguf"))
     assert not (tmp_path / "never.gguf").exists()

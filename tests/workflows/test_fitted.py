@@ -14,10 +14,12 @@ import quant
 from ggufkit.architectures.source import open_source
 from ggufkit.encoding.destination import copy_path
 from ggufkit.errors import InputError, OutputError, UsageError
+from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.cost import shapes_of
 from ggufkit.fitting.encoders import Effort
-from ggufkit.fitting.evidence import Corpus, Evidence
+from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.sensitivity import Cost, Probe, Prober, Subject, fit_cost, probe_types, probed_tensors
+from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.walks import moments_nbytes, plan_walks, walks_nbytes
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.partial import journal_path, partial_path
@@ -217,7 +219,7 @@ def test_a_patched_weight_speaks_as_the_file_does(base: Path, prober: Prober) ->
 
 def test_a_probe_sees_coarse_types_cost_more(base: Path, corpus: Corpus, prober: Prober) -> None:
     model = open_source(base)
-    evidence = Evidence(corpus, shapes_of(model))
+    evidence = Evidence(WholeModel(corpus), shapes_of(model))
     tensor = next(t for t in model.tensors if t.name == "blk.1.attn_output.weight")
     subject = Subject(tensor, evidence)
     coarse, fine = (subject.probe(prober, name) for name in ("Q2_K", "Q6_K"))
@@ -281,7 +283,8 @@ def test_a_shared_expert_has_inputs_of_its_own(tmp_path: Path) -> None:
     source = tiny.build("qwen1.5-moe-a2.7b", tmp_path)
     quantize(QuantizeSettings(source=source, output=tmp_path / "f32.gguf", recipe="F32", threads=1))
     model = open_source(source)
-    evidence = Evidence(Corpus(tmp_path / "f32.gguf", TEXT[:20_000], n_ctx=64, threads=1), shapes_of(model))
+    corpus = Corpus(tmp_path / "f32.gguf", TEXT[:20_000], n_ctx=64, threads=1)
+    evidence = Evidence(WholeModel(corpus), shapes_of(model))
     routed, shared = (evidence.of(f"blk.0.ffn_gate_{which}.weight") for which in ("exps", "shexp"))
     assert routed is not None and shared is not None
     assert len(routed.fit.counts) > 1 and len(shared.fit.counts) == 1

@@ -1,0 +1,60 @@
+"""`Corpus`: what is read while a model is watched, and how it is cut into chunks.
+
+Chunks are llama-imatrix's: `n_ctx` tokens each, the first replaced by BOS where the model wants one, the rest of the
+text left out.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufkit.errors import InputError
+from ggufkit.runtime.engine import Device, Engine
+
+I32Array = NDArray[np.int32]
+N_CTX = 512
+GROUP_CHUNKS = 4  # chunks that are decoded together
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """The text, how much of it is read, and the GGUF that reads it.
+
+    n_tokens     at most so many tokens, in whole chunks; None reads everything
+    skip_tokens  leave out the beginning, in whole chunks: what an earlier run has read
+    spread       take the tokens evenly from the whole text, not from its beginning
+    type_name    of the model's file where it was made for this, "" where it is the source itself
+    """
+
+    model: Path
+    text: str
+    n_tokens: int | None = None
+    n_ctx: int = N_CTX
+    threads: int | None = None
+    device: Device = Device.AUTO
+    type_name: str = ""
+    skip_tokens: int = 0
+    spread: bool = True
+
+
+def text_chunks(
+    engine: Engine, text: str, n_ctx: int, *, n_tokens: int | None, skip_tokens: int = 0, spread: bool
+) -> I32Array:
+    """(n_chunk, n_ctx) token ids. Raises InputError where not a single chunk is left."""
+    tokens = engine.tokenize(text)
+    left = tokens[skip_tokens - skip_tokens % n_ctx :]
+    n_whole = len(left) // n_ctx
+    if n_whole < 1:
+        raise InputError(
+            f"the calibration text has {len(left)} tokens of this model, at least {n_ctx} are needed "
+            "(20,000 or more are advised). Pass more --text."
+        )
+    n_chunk = n_whole if n_tokens is None else max(1, min(n_whole, n_tokens // n_ctx))
+    chosen = np.arange(n_whole) * n_chunk // n_whole
+    first_of_each = np.searchsorted(chosen, np.arange(n_chunk)) if spread else np.arange(n_chunk)
+    chunks: I32Array = left[: n_whole * n_ctx].reshape(n_whole, n_ctx)[first_of_each].copy()
+    if engine.vocab.add_bos:
+        chunks[:, 0] = engine.vocab.bos
+    return chunks

@@ -1,0 +1,153 @@
+"""Second moments of the inputs of every matrix, gathered from a corpus in two parts.
+
+One group of chunks in five is held out: what is fitted on the other four is judged on it.
+
+    expert's moments = (its own sum + n_per_row · mean over its layer) / (its own count + n_per_row)
+
+An expert that was hardly seen borrows from its layer, and is damped more when its curvature is made.
+
+Knows activations and sums. Does not know which tensors are gathered when, types or encoders.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufkit.errors import InputError
+from ggufkit.fitting.corpus import GROUP_CHUNKS
+from ggufkit.fitting.sources import MomentSource, OnChunk
+from ggufkit.fitting.walks import MAX_WIDTH
+from ggufkit.runtime.activations import Activations
+from quant.covariance import Covariance
+from quant.feedback import Curvature, curvature, damping_for
+
+F32Array = NDArray[np.float32]
+
+HOLD_OUT_EVERY = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertEvidence:
+    """What is known of one expert's inputs.
+
+    importance  (n_per_row,) mean squared input of each column, from the text to fit on
+    curve       second moments and their factor, damped for the tokens that the expert saw, from the same text
+    held_out    (n_block, width, width) mean second moments, from the text to judge on
+    """
+
+    importance: F32Array
+    curve: Curvature
+    held_out: F32Array
+
+    @property
+    def nbytes(self) -> int:
+        return self.curve.moments.nbytes + self.curve.factor.nbytes + self.held_out.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """One tensor's inputs in both parts of the text."""
+
+    fit: Covariance
+    held_out: Covariance
+
+    def of_expert(self, expert: int) -> ExpertEvidence:
+        """Evidence of one expert, with its layer's as far as its own is thin."""
+        mean, prior = self.fit.mean(expert, _prior(self.fit)), _prior(self.fit)
+        importance = np.ascontiguousarray(np.diagonal(mean, axis1=1, axis2=2).reshape(-1))
+        damping = damping_for(float(self.fit.counts[expert]) + prior, mean.shape[1])
+        held_out = self.held_out.mean(expert, _prior(self.held_out))
+        return ExpertEvidence(importance, curvature(mean, damping=damping), held_out)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was seen of the inputs, or nothing but zeros."""
+        return not np.diagonal(self.fit.sums, axis1=2, axis2=3).any()
+
+    def shares(self) -> NDArray[np.float64]:
+        """(n_expert,) part of the tokens that each expert saw; sums to 1."""
+        counts = (self.fit.counts + self.held_out.counts).astype(np.float64)
+        if len(counts) == 1:
+            return np.ones(1)
+        out: NDArray[np.float64] = counts / max(1.0, float(counts.sum()))
+        return out
+
+
+def _prior(part: Covariance) -> float:
+    """Tokens of the layer's mean that every expert gets: as many as a row has columns. None where nothing was seen."""
+    return float(part.n_per_row) if len(part.counts) > 1 and part.counts.any() else 0.0
+
+
+class MomentsObserver:
+    """Adds to the part that the group in hand belongs to. Tensors with one input share one pair of covariances.
+
+    names    whose moments are wanted
+    counted  of these only the tokens of each expert are counted
+    counts   (n_expert,) int64 by name, of both
+    """
+
+    def __init__(self, names: frozenset[str], counted: frozenset[str] = frozenset()) -> None:
+        self.moments: dict[str, Moments] = {}
+        self.counts: dict[str, NDArray[np.int64]] = {}
+        self._names, self._wanted = names, names | counted
+        self._owner: dict[str, str] = {}  # tensor -> the tensor that gathers for it
+        self._first: dict[tuple[int, int], str] = {}  # of the micro-batch in hand: input, n_expert -> its first tensor
+        self._seen: set[str] = set()
+        self._hold_out = False
+
+    def wants(self, name: str) -> bool:
+        return name in self._wanted
+
+    def begin_group(self, index: int) -> None:
+        self._hold_out = index % HOLD_OUT_EVERY == 1
+        self._begin_pass()
+
+    def _begin_pass(self) -> None:
+        """The next micro-batch: its inputs lie in the same places as the last one's."""
+        self._seen.clear()
+        self._first.clear()
+
+    def __call__(self, seen: Activations) -> None:
+        if seen.name in self._seen:
+            self._begin_pass()
+        self._seen.add(seen.name)
+        if seen.experts is not None:
+            now = np.bincount(seen.experts.reshape(-1), minlength=seen.n_expert)
+            self.counts[seen.name] = now + self.counts.get(seen.name, 0)
+        if seen.name not in self._names:
+            return
+        first = self._first.setdefault((seen.source, seen.n_expert), seen.name)
+        owner = self._owner.setdefault(seen.name, first)
+        if owner != seen.name:
+            self.moments[seen.name] = self.moments[owner]
+            return
+        if seen.name not in self.moments:
+            n_expert, n_per_row = seen.n_expert, seen.x.shape[2]
+            fit, held = (Covariance.zeros(n_expert, n_per_row, max_width=MAX_WIDTH) for _ in range(2))
+            self.moments[seen.name] = Moments(fit, held)
+        pair = self.moments[seen.name]
+        (pair.held_out if self._hold_out else pair.fit).add(seen.x, seen.experts)
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What one reading gave: moments by tensor name, tokens of each expert (n_expert,) by name, chunks read."""
+
+    moments: dict[str, Moments]
+    counts: dict[str, NDArray[np.int64]]
+    n_chunk: int
+
+
+def gather(
+    source: MomentSource, names: frozenset[str], *, counted: frozenset[str] = frozenset(), on_chunk: OnChunk
+) -> Gathered:
+    """Moments of `names` in one reading; see `MomentsObserver`. Raises InputError for a text too short to judge on."""
+    observer = MomentsObserver(names, counted)
+    n_chunk = source.observe(observer, on_chunk)
+    if n_chunk <= GROUP_CHUNKS:
+        raise InputError(
+            f"the calibration text has {n_chunk} chunks of {source.corpus.n_ctx} tokens; fitting needs more than "
+            f"{GROUP_CHUNKS}, a part to fit on and a part to judge on. Pass more text, or --effort fast."
+        )
+    return Gathered(observer.moments, observer.counts, n_chunk)

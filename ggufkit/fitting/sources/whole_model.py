@@ -1,0 +1,81 @@
+"""`WholeModel`: every reading of the corpus runs the whole GGUF, several chunks in a batch, a sequence each."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufkit.errors import EngineError, InputError
+from ggufkit.fitting.corpus import GROUP_CHUNKS, Corpus, text_chunks
+from ggufkit.fitting.sources import Observer, OnChunk
+from ggufkit.fitting.walks import Shape, plan_walks
+from ggufkit.runtime.activations import Activations, ActivationTap
+from ggufkit.runtime.engine import Engine
+from ggufkit.runtime.library import load
+from quant.errors import NonFiniteError
+
+I32Array = NDArray[np.int32]
+
+
+class WholeModel:
+    """The `MomentSource` for models that run here as they are."""
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus = corpus
+        self.text_sha256 = hashlib.sha256(corpus.text.encode()).hexdigest()
+
+    @property
+    def identity(self) -> str:
+        corpus = self.corpus
+        return f"{self.text_sha256} {corpus.n_tokens} {corpus.n_ctx} {corpus.type_name}"
+
+    def walks(self, shapes: Mapping[str, Shape], max_nbytes: int) -> list[frozenset[str]]:
+        return plan_walks(shapes, max_nbytes)
+
+    def observe(self, observer: Observer, on_chunk: OnChunk = lambda *_: None) -> int:
+        corpus, n_seq = self.corpus, GROUP_CHUNKS
+        tap = ActivationTap(load(), _naming(observer, corpus.model.name), observer.wants)
+        # all positions ask for logits: llama.cpp leaves out the last layer for those that do not
+        with Engine.open(
+            corpus.model, n_ctx=corpus.n_ctx, n_seq=n_seq, n_batch=n_seq * corpus.n_ctx, n_outputs=n_seq * corpus.n_ctx,
+            threads=corpus.threads, device=corpus.device, eval_callback=tap.callback,
+        ) as engine:  # fmt: skip
+            chunks = text_chunks(
+                engine, corpus.text, corpus.n_ctx,
+                n_tokens=corpus.n_tokens, skip_tokens=corpus.skip_tokens, spread=corpus.spread,
+            )  # fmt: skip
+            for first in range(0, len(chunks), n_seq):
+                group = chunks[first : first + n_seq]
+                observer.begin_group(first // n_seq)
+                engine.clear()
+                _decode(engine, tap, group)
+                tap.stop_early()
+                on_chunk(first + len(group), len(chunks))
+        return len(chunks)
+
+
+def _naming(observe: Callable[[Activations], None], model: str) -> Callable[[Activations], None]:
+    def named(seen: Activations) -> None:
+        try:
+            observe(seen)
+        except NonFiniteError as error:
+            raise InputError(
+                f"{model}: inputs of {seen.name}: {error}. The model overflows as it is stored; calibrate on a BF16 "
+                "or F32 file of it."
+            ) from error
+
+    return named
+
+
+def _decode(engine: Engine, tap: ActivationTap, group: I32Array) -> None:
+    n, n_ctx = group.shape
+    positions = np.tile(np.arange(n_ctx, dtype=np.int32), n)
+    try:
+        engine.decode(group.reshape(-1), positions, seq=np.repeat(np.arange(n), n_ctx), logits=1)
+    except EngineError:
+        tap.reraise()  # the observer's own error says more than the batch that it stopped
+        raise
+    tap.reraise()
