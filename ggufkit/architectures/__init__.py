@@ -47,10 +47,7 @@ def convert(checkpoint: Checkpoint, *, name: str | None = None) -> Model:
     TokenizerError.
     """
     family = find_family(checkpoint)
-    if (quantized := checkpoint.config.get("quantization_config")) is not None:
-        method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
-        raise CheckpointError(f"{checkpoint.path}: quantized already ({method!r:.40}). Use the original weights.")
-    config = Config(checkpoint.path, checkpoint.config, family.defaults)
+    config = Config(checkpoint.path, checkpoint.config, family.defaults, checkpoint.notes)
     tensors, dropped = map_tensors(family, config, checkpoint.tensors.values())
     arch = family.arch_name
     entries: list[KV] = [KV(Keys.General.ARCHITECTURE, GGUFValueType.STRING, arch)]
@@ -65,6 +62,7 @@ def convert(checkpoint: Checkpoint, *, name: str | None = None) -> Model:
         tensors=tensors,
         source={"kind": "safetensors", "fingerprint": checkpoint.fingerprint()},
         dropped=dropped,
+        notes=tuple(dict.fromkeys(checkpoint.notes)),
     )
 
 

@@ -18,10 +18,14 @@ class Config:
     """Values of config.json by name. A name that is absent or null has the family's default, if there is one.
 
     defaults  what transformers fills in for the family: a value, or a function of the config
+    notes     takes what is left out on the way, for a person to know
     """
 
-    def __init__(self, folder: Path, values: Mapping[str, Any], defaults: Mapping[str, Default]) -> None:
+    def __init__(
+        self, folder: Path, values: Mapping[str, Any], defaults: Mapping[str, Default], notes: list[str] | None = None
+    ) -> None:
         self.folder = folder
+        self.notes: list[str] = [] if notes is None else notes
         self._values = values
         self._defaults = defaults
         self.rope = _rope_parameters(self)
@@ -41,6 +45,8 @@ class Config:
         return self.checked_integer(names[0], self.get(*names))
 
     def checked_integer(self, name: str, value: Any, *, low: int = 1) -> int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # 512.0: some tools write every number so
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value < MAX_INTEGER:
             raise CheckpointError(
                 f"{self.folder / 'config.json'}: {name} is {value!r:.80}, wanted a whole number ≥ {low}."

@@ -3,21 +3,24 @@
 Knows the folder's name, the model card and generation_config.json. Does not know tensors beyond their shapes.
 """
 
+import os
+import re
 from collections.abc import Iterable, Mapping
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import gguf
 from gguf import GGUFValueType, Keys
 
+from ggufkit.architectures.card import brief, is_local, is_word, read_card
 from ggufkit.architectures.config import MAX_INTEGER
-from ggufkit.errors import CheckpointError
-from ggufkit.formats.checkpoint import Checkpoint, read_bytes
+from ggufkit.formats.checkpoint import GENERATION_CONFIG, Checkpoint
 from ggufkit.formats.model import KV, ModelTensor
 
-MAX_CARD_BYTES = 4 << 20
+_HASH = re.compile(r"[0-9a-f]{40}")
 
-# (field of gguf.Metadata, names in generation_config.json, whole number?)
+# (field of gguf.Metadata, names in generation_config.json, kind of value)
 _SAMPLING = (
     ("sampling_sequence", ("sequence",), str),
     ("sampling_top_k", ("top_k",), int),
@@ -41,24 +44,17 @@ def general_metadata(
 
     name  instead of the one guessed from the folder's name, the model card or config.json
 
-    Raises CheckpointError where the model card's front matter cannot be understood.
+    No model needs any of it: what cannot be read is left out, and `checkpoint.notes` says so.
     """
     counts = parameter_counts(tensors)
-    try:
-        metadata = _guess(checkpoint, counts[0])
-        _read_sampling(metadata, checkpoint.generation_config)
-        metadata.name = name or metadata.name or checkpoint.path.name
-        if metadata.size_label is None and counts[0] > 0:
-            metadata.size_label = gguf.size_label(*counts)
-        collector = gguf.GGUFWriter(None, arch)
-        collector.add_type(gguf.GGUFType.MODEL)
-        metadata.set_gguf_meta_model(collector)
-    except CheckpointError:
-        raise
-    except Exception as error:  # a stranger's YAML in gguf-py's heuristics: whatever it trips over is the card's fault
-        raise CheckpointError(
-            f"{checkpoint.path / 'README.md'}: its front matter is not a model card ({error}). Correct or remove it."
-        ) from error
+    metadata = _guess(checkpoint, counts[0])
+    _read_sampling(metadata, checkpoint.generation_config, checkpoint.notes)
+    metadata.name = name or metadata.name or arch
+    if metadata.size_label is None and counts[0] > 0:
+        metadata.size_label = gguf.size_label(*counts)
+    collector = gguf.GGUFWriter(None, arch)
+    collector.add_type(gguf.GGUFType.MODEL)
+    metadata.set_gguf_meta_model(collector)
     return tuple(
         KV(key, value.type, value.value, value.sub_type or _item_type(value.value))
         for key, value in collector.kv_data[0].items()
@@ -80,25 +76,53 @@ def parameter_counts(tensors: Iterable[ModelTensor]) -> tuple[int, int, int, int
 
 
 def _guess(checkpoint: Checkpoint, n_weights: int) -> gguf.Metadata:
-    card: dict[str, Any] = {}
-    if read_bytes(checkpoint.path, "README.md", max_nbytes=MAX_CARD_BYTES):
-        card = gguf.Metadata.load_model_card(checkpoint.path)
-    folder = checkpoint.path.absolute()
-    return gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), card, dict(checkpoint.config), folder, n_weights)
+    card = read_card(checkpoint.path, checkpoint.notes)
+    folder, hub_name = place(checkpoint.path)
+    stated = checkpoint.config.get("_name_or_path")
+    known = stated if is_word(stated) and stated and not is_local(stated) else hub_name
+    names = {"_name_or_path": known} if known else {}
+    return gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), card, names, folder, n_weights)
 
 
-def _read_sampling(metadata: gguf.Metadata, declared: Mapping[str, Any]) -> None:
+def place(folder: Path) -> tuple[Path | None, str]:
+    """(a folder whose name says what the model is called, its name on the hub): None and "" where nothing says so.
+
+    A snapshot of the hub's cache is called by its revision; the model's name stands two folders above it:
+    models--org--name/snapshots/REVISION.
+    """
+    path = Path(os.path.abspath(folder))  # noqa: PTH100 - `..` names nothing, but links keep a person's name
+    repo = path.parent.parent.name
+    if path.parent.name == "snapshots" and repo.startswith("models--"):
+        return None, repo.removeprefix("models--").replace("--", "/", 1)
+    return (None if _HASH.fullmatch(path.name) or not is_word(path.name) else path), ""
+
+
+def _read_sampling(metadata: gguf.Metadata, declared: Mapping[str, Any], notes: list[str]) -> None:
     for name, keys, kind in _SAMPLING:
-        value = next((declared[key] for key in keys if declared.get(key) is not None), None)
-        if value is None:
+        found = next((declared[key] for key in keys if declared.get(key) is not None), None)
+        if found is None:
             continue
-        number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-        if kind is float and number:
-            value = float(value)
-        too_large = isinstance(value, int) and abs(value) >= MAX_INTEGER
-        if isinstance(value, bool) or not isinstance(value, kind) or too_large:
-            raise CheckpointError(f"generation_config.json: {keys[0]} is {value!r:.80}, wanted a {kind.__name__}.")
+        value = _setting(found, kind)
+        if value is None:
+            notes.append(f"{GENERATION_CONFIG}: {keys[-1]} is {brief(found)}, wanted {_KINDS[kind]}; left out")
         setattr(metadata, name, value)
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "words"}
+
+
+def _setting(value: Any, kind: type) -> Any:
+    """`value` as a `kind`, a whole number also where it is written 20.0; None where it is something else."""
+    if kind is str:
+        return value if is_word(value) else None
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not isfinite(value)
+        or abs(value) >= MAX_INTEGER
+    ):
+        return None
+    return float(value) if kind is float else int(value) if int(value) == value else None
 
 
 def _item_type(value: Any) -> GGUFValueType | None:

@@ -23,6 +23,10 @@ DROPPED = {
     ".attention.masked_bias": "a constant of the attention mask",
     ".attention.bias": "a constant of the attention mask",
     ".rotary_emb.inv_freq": "llama.cpp computes the RoPE frequencies itself",
+    ".rotary_emb.cos_cached": "llama.cpp computes the RoPE frequencies itself",
+    ".rotary_emb.sin_cached": "llama.cpp computes the RoPE frequencies itself",
+    ".position_ids": "the numbers 0, 1, 2, …",
+    ".num_batches_tracked": "a counter of the training",
 }
 
 
@@ -44,7 +48,7 @@ def map_tensors(
         if reason is not None:
             dropped[ref.name] = reason
             continue
-        _check_float(ref)
+        _check_float(ref, config)
         stacks = stacker.take(ref) if stacker else None
         tensors += [_single(family, config, names, ref)] if stacks is None else stacks
     if stacker:
@@ -58,12 +62,17 @@ def permute_rows(n_rows: int, n_head: int) -> NDArray[np.int64]:
     return np.arange(n_rows).reshape(n_head, 2, -1).swapaxes(1, 2).reshape(-1)
 
 
-def _check_float(ref: TensorRef) -> None:
-    if ref.dtype not in FLOATS:
-        raise CheckpointError(
-            f"{ref.file.path}: {ref.name} is {ref.dtype}, wanted {', '.join(FLOATS)}. "
-            "Such a checkpoint is quantized already; use the original weights."
-        )
+def _check_float(ref: TensorRef, config: Config) -> None:
+    """What the tensors are decides: a quantization_config may be left over from the training of plain floats."""
+    if ref.dtype in FLOATS:
+        return
+    declared = config.get("quantization_config")
+    method = declared.get("quant_method") if isinstance(declared, dict) else None
+    said = f" (config.json says {method!r:.40})" if method else ""
+    raise CheckpointError(
+        f"{ref.file.path}: {ref.name} is {ref.dtype}, wanted {', '.join(FLOATS)}{said}. "
+        "Is the checkpoint quantized already? Use the original weights."
+    )
 
 
 def _single(family: Family, config: Config, names: gguf.TensorNameMap, ref: TensorRef) -> ModelTensor:
@@ -87,6 +96,8 @@ def _check_all(family: Family, config: Config, tensors: list[ModelTensor]) -> No
         if tensor.name in names:
             raise CheckpointError(f"{config.folder}: two source tensors make {tensor.name}. Remove one of them.")
         names.add(tensor.name)
+    if "output.weight" in names and config.get("tie_word_embeddings") is True:
+        config.notes.append("lm_head.weight is stored although config.json ties it to the embeddings; both are kept")
     missing = [name for name in family.required(config) if name not in names]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

@@ -6,7 +6,7 @@ Does not know architectures, tokenizers or what a tensor is for.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,13 +25,17 @@ MAX_JSON_NBYTES = 256 << 20  # a tokenizer.json of 256,000 pieces has 35 MB
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """An opened folder. `tensors` are in the order of the shards, and of the header within a shard."""
+    """An opened folder. `tensors` are in the order of the shards, and of the header within a shard.
+
+    notes  what was left out because it could not be read and is not needed; readers of other files add theirs
+    """
 
     path: Path
     config: Mapping[str, Any]
     generation_config: Mapping[str, Any]
     shards: tuple[SafetensorsFile, ...]
     tensors: Mapping[str, TensorRef]
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -42,9 +46,10 @@ class Checkpoint:
             raise CheckpointError(
                 f"{folder} has no {CONFIG}. Pass the folder of a Hugging Face checkpoint, with every file of it."
             )
+        notes: list[str] = []
         names, weight_map = find_shards(folder)
-        shards, tensors = open_shards(folder, names, weight_map)
-        return cls(folder, config, read_json(folder, GENERATION_CONFIG) or {}, shards, tensors)
+        shards, tensors = open_shards(folder, names, weight_map, notes)
+        return cls(folder, config, read_optional(folder, GENERATION_CONFIG, notes), shards, tensors, notes)
 
     def fingerprint(self) -> str:
         """Hex digest of config, sizes, headers and a sample of the weights. The folder's place does not matter."""
@@ -53,10 +58,6 @@ class Checkpoint:
             digest.update(f"\n{shard.file.path.name} ".encode())
             digest.update(content_digest(shard.file, shard.data_offset, shard.nbytes))
         return digest.hexdigest()
-
-    def read_json(self, name: str) -> dict[str, Any] | None:
-        """Object in one of the folder's JSON files, or None where there is no such file."""
-        return read_json(self.path, name)
 
     def close(self) -> None:
         for shard in self.shards:
@@ -97,3 +98,12 @@ def read_json(folder: Path, name: str) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: wanted a JSON object, got {shown(str(value))}. Fetch the file again.")
     return value
+
+
+def read_optional(folder: Path, name: str, notes: list[str]) -> dict[str, Any]:
+    """As `read_json`, for a file that nothing depends on: {} and a note where it is absent or cannot be read."""
+    try:
+        return read_json(folder, name) or {}
+    except CheckpointError as error:
+        notes.append(f"{error} It is left out.")
+        return {}

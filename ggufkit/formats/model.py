@@ -123,6 +123,7 @@ class Model:
 
     source   what it was made from, for provenance: {"kind": "safetensors"|"gguf", "fingerprint": …}; no local paths
     dropped  source tensors that are left out on purpose, each with its reason
+    notes    what else a person should know: files and entries that could not be read and are not needed
     """
 
     hparams: Hparams
@@ -130,6 +131,7 @@ class Model:
     tensors: tuple[ModelTensor, ...]
     source: Mapping[str, str] = field(default_factory=dict)
     dropped: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def kv(self, key: str) -> Any:
         """Value of a metadata key, or None."""

@@ -85,9 +85,9 @@ def _collect_ids(ids: dict[str, int], specials: _Specials, added: dict[str, int]
 def _collect_config_ids(ids: dict[str, int], kinds: Iterable[str], config: dict[str, Any]) -> None:
     for kind in kinds:
         number = config.get(f"{kind}_token_id")  # a list of several EOS ids names no single one
-        if is_int(number):
-            if number < 0:
-                raise TokenizerError(f"config.json: {kind}_token_id is {number}, wanted a token's number or null.")
+        if isinstance(number, float) and number.is_integer():
+            number = int(number)
+        if is_int(number) and number >= 0:  # old configs write -1 for "no such token"
             ids.setdefault(kind, number)
 
 

@@ -176,6 +176,7 @@ def notes(job: Job) -> tuple[str, ...]:
     """What a person should know of a job, before the start and after the end."""
     tensors = job.plan.tensors
     lines = [f"{name} left out: {reason}" for name, reason in job.model.dropped.items()]
+    lines += job.model.notes
     floats = ("F32", "F16", "BF16")
     lossy = {t.tensor.dtype for t in tensors if t.tensor.dtype not in (*floats, t.qtype.name)}
     if lossy:

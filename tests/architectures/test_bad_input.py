@@ -1,5 +1,6 @@
 """One clear error for each kind of bad checkpoint; never another exception."""
 
+import dataclasses
 import json
 import re
 
@@ -10,6 +11,7 @@ from ggufkit.architectures import FAMILIES, convert
 from ggufkit.errors import CheckpointError, GgufkitError
 from ggufkit.formats.checkpoint import Checkpoint
 from ggufkit.formats.gguf_writer import header_bytes
+from ggufkit.formats.safetensors import open_safetensors
 from tests.architectures import tiny
 from tests.architectures.emit import tensor_facts
 from tests.architectures.mutate import damaged
@@ -90,9 +92,42 @@ def test_quantized_weights_are_refused(dtype, tmp_path):
     refused(Checkpoint.open(tmp_path), f"is {dtype}, wanted F32, F16, BF16, F64")
 
 
-def test_quantization_config_is_refused(tmp_path):
-    config = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
-    refused(build(LLAMA, tmp_path, config=config), r"quantized already \('gptq'\)")
+@pytest.mark.parametrize("left", [{"quant_method": "bitsandbytes", "load_in_4bit": True}, {}, "gptq", None, []])
+def test_a_quantization_config_left_over_plain_floats_changes_nothing(left, tmp_path):
+    model = convert(build(LLAMA, tmp_path, config={"quantization_config": left}))
+    assert model.tensors and not model.notes
+
+
+def test_the_method_is_named_where_the_weights_are_quantized(tmp_path):
+    case = tiny.load_case(LLAMA)
+    case["config"]["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    tiny.write_files(case, tmp_path)
+    tensors = {name: (shape, bytes(4 * int(np.prod(shape)))) for name, shape in case["source"].items()}
+    tiny.write_safetensors(tmp_path / "model.safetensors", tensors, "I32")
+    refused(Checkpoint.open(tmp_path), "is I32, wanted .*config.json says 'gptq'.*Use the original weights")
+
+
+@pytest.mark.parametrize("name", ["model.embeddings.position_ids", "model.layers.0.self_attn.rotary_emb.cos_cached"])
+def test_buffers_are_dropped_whatever_their_type(name, tmp_path):
+    checkpoint = build(LLAMA, tmp_path)
+    tiny.write_safetensors(tmp_path / "buffer.safetensors", {name: ((8,), bytes(64))}, "I64")
+    ref = open_safetensors(tmp_path / "buffer.safetensors").tensors[name]
+    checkpoint = dataclasses.replace(checkpoint, tensors={**checkpoint.tensors, name: ref})
+    assert list(convert(checkpoint).dropped) == [name]
+
+
+def test_whole_numbers_of_the_config_may_be_written_as_floats(tmp_path):
+    whole = convert(build(LLAMA, tmp_path))
+    config = tiny.load_case(LLAMA)["config"]
+    floats = {key: float(value) for key, value in config.items() if type(value) is int}
+    assert convert(build(LLAMA, tmp_path / "floats", config=floats)).metadata == whole.metadata
+    refused(build(LLAMA, tmp_path / "half", config={"hidden_size": 64.5}), "hidden_size is 64.5, wanted a whole number")
+
+
+def test_a_stored_head_beside_a_tied_one_is_kept_with_a_note(tmp_path):
+    model = convert(build(LLAMA, tmp_path, config={"tie_word_embeddings": True}))
+    assert "output.weight" in {tensor.name for tensor in model.tensors}
+    assert "lm_head.weight is stored although" in model.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -145,10 +180,56 @@ def test_a_tensor_given_twice_is_named(tmp_path):
     refused(build(QWEN_MOE, tmp_path, change=both_ways), r"two source tensors make blk\.0\.ffn_down_exps\.weight")
 
 
-def test_reading_a_model_card_that_is_no_yaml_gives_one_error(tmp_path):
+def test_a_model_card_that_is_no_yaml_is_a_note(tmp_path):
     checkpoint = build(LLAMA, tmp_path)
     (checkpoint.path / "README.md").write_text("---\nlicense: [\n---\n")
-    refused(checkpoint, "README.md: its front matter is not a model card")
+    assert "README.md: its front matter is not YAML" in convert(checkpoint).notes[0]
+
+
+def sampling(tmp_path, **entries):
+    checkpoint = build(LLAMA, tmp_path)
+    checkpoint = dataclasses.replace(checkpoint, generation_config=entries, notes=[])
+    model = convert(checkpoint)
+    header_bytes(model.metadata, [], 32)
+    return {kv.key: kv.value for kv in model.metadata if "sampling" in kv.key}, model.notes
+
+
+def test_whole_numbers_of_the_generation_config_may_be_written_as_floats(tmp_path):
+    found, notes = sampling(tmp_path, top_k=20.0, temperature=1, top_p=None)
+    assert found == {"general.sampling.top_k": 20, "general.sampling.temp": 1.0} and not notes
+    assert type(found["general.sampling.top_k"]) is int
+
+
+@pytest.mark.parametrize("value", ["20", 20.5, True, [20], {"a": 20}, 1e400, float("nan"), 2**40])
+def test_odd_settings_of_the_generation_config_are_left_out_with_a_note(value, tmp_path):
+    found, notes = sampling(tmp_path, top_k=value, top_p=0.5)
+    assert found == {"general.sampling.top_p": 0.5}
+    assert len(notes) == 1 and "generation_config.json: top_k is" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("models--org--Tiny-Llama-7B/snapshots/" + 40 * "a", "Tiny Llama 7B"),
+        (40 * "0123abcdef"[:1], "llama"),
+        ("Tiny-Llama-7B/sub/..", "Tiny Llama 7B"),
+    ],
+)
+def test_a_model_is_not_called_by_a_revision_or_two_dots(place, name, tmp_path):
+    checkpoint = build(LLAMA, tmp_path)
+    path = tmp_path / place
+    (tmp_path / place.replace("/..", "")).mkdir(parents=True)
+    checkpoint = dataclasses.replace(checkpoint, path=path)
+    for file in (tmp_path / LLAMA).iterdir():
+        if file.name != "README.md":
+            (path / file.name).symlink_to(file)
+    assert convert(checkpoint).kv("general.name") == name
+
+
+@pytest.mark.parametrize("stated", [7, "", "./out", "..", "/data/m", "C:\\m"])
+def test_a_path_in_the_config_names_no_model(stated, tmp_path):
+    """`_name_or_path` is what transformers was given, which may be anybody's folder."""
+    assert convert(build(LLAMA, tmp_path, config={"_name_or_path": stated})).kv("general.name") == "Llama 1 7b"
 
 
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "added_tokens.json", "generation_config.json")
