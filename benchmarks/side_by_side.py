@@ -23,31 +23,47 @@ Result = TypeVar("Result")
 TEXTS = ROOT / "ggufkit" / "data" / "text"
 
 
+# the kernel adds what a process read and wrote to its parent's figures when the parent waits for it
+COUNT_IO = '"$@"; code=$?; cat /proc/$$/io >&{fd}; exit $code'
+
+
 class Measured(NamedTuple):
-    """What one command printed and took: `processor` seconds of all threads, `peak` bytes resident."""
+    """What one command printed and took: `processor` seconds of all threads, `peak` bytes resident, and bytes
+    `read` and `written` through the kernel (0 where it does not count; pages of mapped files are not counted)."""
 
     out: str
     err: str
     seconds: float
     processor: float
     peak: int
+    read: int = 0
+    written: int = 0
 
 
 def measured(command: list[str], *, together: bool = False) -> Measured:
     """Run a command to its end; a failure ends the benchmark. `together` puts both streams into `out`, in order."""
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, tempfile.TemporaryFile("w+") as io:
+        counted = (
+            ["sh", "-c", COUNT_IO.format(fd=io.fileno()), "sh", *command] if Path("/proc/self/io").exists() else command
+        )
         started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=out, stderr=out if together else err, cwd=ROOT)
+        process = subprocess.Popen(
+            counted, stdout=out, stderr=out if together else err, cwd=ROOT, pass_fds=[io.fileno()]
+        )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0)
-        err.seek(0)
+        for file in (out, err, io):
+            file.seek(0)
         said, complained = out.read(), err.read()
         if process.returncode:
             sys.exit(f"{' '.join(command)} ended with {process.returncode}:\n{(said + complained)[-2000:]}")
         unit = 1 if sys.platform == "darwin" else 1024
-        return Measured(said, complained, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit)
+        moved = dict(line.split(": ") for line in io.read().splitlines())
+        return Measured(
+            said, complained, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit,
+            int(moved.get("rchar", 0)), int(moved.get("wchar", 0)),
+        )  # fmt: skip
 
 
 def parser(doc: str | None, peer: str) -> argparse.ArgumentParser:

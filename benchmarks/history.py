@@ -1,0 +1,103 @@
+"""Results of benchmarks, kept as one JSON file a kind of machine, and what moved since.
+
+    {"schema": "ggufkit.bench/1", "machine": {...}, "rows": [{"part": "convert", "model": "smollm2", ...}, ...]}
+
+A row is one figure of one model, ours and the peer's, run in turns on one machine: all runs are kept, so that a later
+result can be told from noise.
+"""
+
+import json
+import os
+import re
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "history"
+SCHEMA = "ggufkit.bench/1"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure. `ours` and `peer` hold a number for each run, in turns; `peer` is empty where there is none.
+
+    better  "less" or "more"
+    """
+
+    part: str
+    model: str
+    figure: str
+    unit: str
+    better: str
+    ours: list[float]
+    peer: list[float]
+    command: str
+    peer_command: str = ""
+    note: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.part, self.model, self.figure
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times better ours is, median of the runs in turns; None without a peer."""
+        if not self.peer:
+            return None
+        pairs = zip(self.ours, self.peer, strict=True)
+        return statistics.median(b / a if self.better == "less" else a / b for a, b in pairs)
+
+
+def machine() -> dict[str, Any]:
+    """What decides speed here, and versions."""
+    from importlib.metadata import version
+
+    from ggufkit.runtime.machine import choose_threads, cpu, memory
+
+    packages = ("ggufkit", "llama-cpp-python", "numpy", "numba")
+    return {
+        "processor": cpu().model,
+        "threads": choose_threads().n,
+        "memory_gib": round(memory().total / 2**30),
+        "system": os.uname().sysname,
+        "versions": {name: version(name) for name in packages},
+    }
+
+
+def path(kind: dict[str, Any], folder: Path = FOLDER) -> Path:
+    name = re.sub(r"[^a-z0-9]+", "-", f"{kind['processor']} {kind['threads']} threads".lower()).strip("-")
+    return folder / f"{name}.json"
+
+
+def read(file: Path) -> list[Row]:
+    return [Row(**row) for row in json.loads(file.read_text())["rows"]] if file.exists() else []
+
+
+def keep(file: Path, kind: dict[str, Any], new: list[Row]) -> list[Row]:
+    """Write `new` over the rows of the same figures; the rows that they replace."""
+    old = {row.key: row for row in read(file)}
+    replaced = [old[row.key] for row in new if row.key in old]
+    rows = list((old | {row.key: row for row in new}).values())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps({"schema": SCHEMA, "machine": kind, "rows": [asdict(row) for row in rows]}, indent=1))
+    part.rename(file)
+    return replaced
+
+
+def moved(old: Row, new: Row) -> str | None:
+    """A line where the ratio to the peer (without one, the figure) left the range of the runs before; else None."""
+    before, now = _values(old), _values(new)
+    if not before or not now or min(before) <= statistics.median(now) <= max(before):
+        return None
+    if min(now) <= statistics.median(before) <= max(now):
+        return None
+    a, b = statistics.median(before), statistics.median(now)
+    return f"{new.model} {new.part}, {new.figure}: {a:.3g} -> {b:.3g} ({'times the peer' if new.peer else new.unit})"
+
+
+def _values(row: Row) -> list[float]:
+    if not row.peer:
+        return row.ours
+    return [b / a if row.better == "less" else a / b for a, b in zip(row.ours, row.peer, strict=True)]
