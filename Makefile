@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .PHONY: help setup demo test lint types format fuzz clean bench-encode bench-pipeline bench-generate bench-perplexity \
-        bench-calibrate bench-fidelity bench-fitted bench-levers bench-rare bench-compare bench-gate bench-inspect
+        accept bench-real bench-calibrate bench-fidelity bench-fitted bench-levers bench-rare bench-compare bench-gate bench-inspect
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
@@ -31,6 +31,12 @@ format: $(READY) ## ruff, in place
 
 fuzz: $(READY)   ## mutate files at the parsers; N=100000 for longer
 	@$(BIN)/python tests/formats/fuzz.py $(or $(N),20000)
+
+accept: $(READY)           ## the whole way on real models, every command, kills and resumes (an hour; fetches 4 GB)
+	@$(BIN)/python benchmarks/accept.py $(MODELS)
+
+bench-real: $(READY)       ## real models beside llama.cpp's own tools: time, memory, disk, tokens a second
+	@$(BIN)/python benchmarks/real.py $(MODELS)
 
 bench-encode: $(READY)     ## our encoders against ggml_quantize_chunk
 	@$(BIN)/python benchmarks/encode.py

@@ -1,0 +1,278 @@
+"""The whole way on real models, as a user would go it: every command, kills and resumes, what must hold asserted.
+
+Run it: python benchmarks/accept.py [MODEL …] [--tokens 10240] [--keep]
+
+For each model, from its Hugging Face folder: plan, quantize, the same again killed twice and resumed to the same bytes,
+the vocabulary and shapes against the GGUF that the model came from, calibrate, a fitted file under a size (killed in
+its steps and resumed; the same bytes as an unbroken run), compare, gate (an honest file passes, a damaged one does
+not), a chat and a continuation, inspect, diff, report, card. One table at the end: seconds, peak memory, what was
+seen. Exit code 1 where something did not hold. At most an hour on two cores for all three.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from side_by_side import GGUFKIT, ROOT
+
+import models
+from ggufkit.formats.gguf_reader import GgufFile
+
+MEMORY_SLACK = 1.15  # of what was planned: allocators round up
+VOCABULARY = ("tokens", "token_type", "merges", "bos_token_id", "eos_token_id")
+
+
+class NotHeldError(Exception):
+    """Something that must hold does not."""
+
+
+@dataclass
+class Done:
+    """A command that ended: what it printed, how long it took, bytes resident at most."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+    peak: int
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return json.loads(self.out)
+
+
+@dataclass
+class Way:
+    """One model's way: where it works, and a line for every step."""
+
+    name: str
+    folder: Path
+    work: Path
+    n_tokens: int
+    lines: list[tuple[str, float, int, str]] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+
+    def run(self, *args: object, code: int = 0, kill_after: float | None = None) -> Done:
+        """`ggufkit ARGS`; NotHeldError where it ends otherwise than with `code`. `kill_after` seconds of SIGKILL instead."""
+        command = [*GGUFKIT, *map(str, args)]
+        out, err = self.work / "out.txt", self.work / "err.txt"
+        started = time.perf_counter()
+        with out.open("w") as o, err.open("w") as e:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=o, stderr=e, cwd=ROOT)
+            if kill_after is not None:
+                time.sleep(kill_after)
+                process.send_signal(signal.SIGKILL)
+            _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        unit = 1 if sys.platform == "darwin" else 1024
+        seconds = time.perf_counter() - started
+        done = Done(process.returncode, out.read_text(), err.read_text(), seconds, usage.ru_maxrss * unit)
+        killed = kill_after is not None and done.code == -signal.SIGKILL
+        if done.code != code and not killed:
+            raise NotHeldError(
+                f"{' '.join(command[3:])} ended with {done.code}, wanted {code}: {done.err.strip()[-300:]}"
+            )
+        return done
+
+    def step(self, title: str, act: Callable[[], tuple[Done, str]]) -> None:
+        """Do it, and keep its line; what breaks is kept and the way goes on."""
+        print(f"{self.name}: {title}", file=sys.stderr, flush=True)
+        try:
+            done, seen = act()
+            self.lines.append((title, done.seconds, done.peak, seen))
+        except Exception as error:
+            said = str(error) if isinstance(error, NotHeldError) else traceback.format_exc(limit=2)
+            self.broken.append(f"{self.name}: {title}: {said}")
+            self.lines.append((title, 0.0, 0, "BROKEN"))
+
+
+def must(holds: bool, what: str) -> None:
+    if not holds:
+        raise NotHeldError(what)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def go(way: Way) -> None:
+    q4, bf16 = way.work / "Q4_K_M.gguf", way.work / "BF16.gguf"
+    planned: dict[str, Any] = {}
+
+    def plan() -> tuple[Done, str]:
+        done = way.run("plan", way.folder, "--type", "Q4_K_M", "--json")
+        planned.update(done.json)
+        return done, f"{done.json['file_nbytes'] / 2**20:.1f} MiB"
+
+    def quantize() -> tuple[Done, str]:
+        done = way.run("quantize", way.folder, "-o", q4, "--type", "Q4_K_M", "--json")
+        size, said = q4.stat().st_size, planned["file_nbytes"]
+        must(size == said, f"the file has {size} bytes, the plan said {said}")
+        must(done.peak <= MEMORY_SLACK * done.json["peak_nbytes"], f"{done.peak} bytes resident, more than planned")
+        return done, f"as planned; {done.peak / done.json['peak_nbytes']:.2f} of the planned memory"
+
+    def resumed() -> tuple[Done, str]:
+        again = way.work / "again.gguf"
+        for seconds in (1.5, 2.5):
+            way.run("quantize", way.folder, "-o", again, "--type", "Q4_K_M", "--resume", kill_after=seconds)
+        done = way.run("quantize", way.folder, "-o", again, "--type", "Q4_K_M", "--resume", "--force")
+        must(sha256(again) == sha256(q4), "other bytes after two kills and --resume")
+        again.unlink()
+        return done, "killed twice: same bytes"
+
+    def convert() -> tuple[Done, str]:
+        done = way.run("quantize", way.folder, "-o", bf16, "--type", "BF16")
+        source, made = (GgufFile.open(path) for path in (models.original(way.name.removesuffix("-moe")), bf16))
+        for key in VOCABULARY:
+            a, b = (file.value(f"tokenizer.ggml.{key}") for file in (source, made))
+            must(list(np.atleast_1d(a)) == list(np.atleast_1d(b)), f"tokenizer.ggml.{key} differs from the original's")
+        must(source.value("tokenizer.chat_template") == made.value("tokenizer.chat_template"), "another template")
+        if not way.name.endswith("-moe"):
+            shapes = ({t.name: t.shape for t in file.tensors} for file in (source, made))
+            must(next(shapes) == next(shapes), "other tensors or shapes than the original's")
+        source.close(), made.close()
+        return done, "vocabulary, template and shapes of the original"
+
+    def calibrate() -> tuple[Done, str]:
+        out = way.work / "imatrix.gguf"
+        way.run("calibrate", bf16, "-o", out, "--tokens", way.n_tokens, kill_after=3)
+        must(not out.exists(), "a killed calibration left a file under its final name")
+        done = way.run("calibrate", bf16, "-o", out, "--tokens", way.n_tokens, "--force", "--json")
+        return done, f"{way.n_tokens} tokens"
+
+    def fitted() -> tuple[Done, str]:
+        size = int(q4.stat().st_size * 0.95)
+        one, two = way.work / "fitted.gguf", way.work / "fitted-again.gguf"
+        how = ["--effort", "balanced", "--target-size", size, "--tokens", way.n_tokens]
+        done = way.run("quantize", bf16, "-o", one, *how, "--json")
+        must(one.stat().st_size <= size, f"{one.stat().st_size} bytes, the target was {size}")
+        for share in (0.15, 0.5, 0.85):
+            way.run("quantize", bf16, "-o", two, *how, "--resume", kill_after=share * done.seconds)
+        way.run("quantize", bf16, "-o", two, *how, "--resume", "--force")
+        must(sha256(one) == sha256(two), "other bytes after three kills and --resume")
+        two.unlink()
+        return done, f"{one.stat().st_size / 2**20:.1f} MiB, killed three times: same bytes"
+
+    def compare() -> tuple[Done, str]:
+        plain = way.run("compare", bf16, q4, "--chunks", 8, "--json")
+        fit = way.run("compare", bf16, way.work / "fitted.gguf", "--chunks", 8, "--json")
+        a, b = (kld_of(done.json) for done in (plain, fit))
+        must(0 < a < 0.5, f"a divergence of {a} for Q4_K_M")
+        must(b < a, f"the fitted file is no nearer than the plain one: {b:.4f}, {a:.4f}")
+        return plain, f"KLD {a:.4f} plain, {b:.4f} fitted and 5 % smaller"
+
+    def gate() -> tuple[Done, str]:
+        config = way.work / "gate.toml"
+        config.write_text(GATE)
+        done = way.run("gate", q4, "--baseline", bf16, "--config", config, "--chunks", 40, "--json")
+        (way.work / "gate.json").write_text(done.out)
+        bad = damaged(q4, way.work / "damaged.gguf")
+        way.run("gate", bad, "--baseline", bf16, "--config", config, "--chunks", 40, code=3)
+        bad.unlink()
+        return done, "passes; a file with one damaged tensor does not"
+
+    def chat() -> tuple[Done, str]:
+        done = way.run("run", q4, "-p", "Name the capital of France.", "--temp", "0", "-n", 40, "--json")
+        if way.name != "smollm2-moe":  # upcycled and never trained: its answers are text, not facts
+            must("Paris" in done.json["text"], f"asked for the capital of France: {done.json['text']!r}")
+        return done, done.json["text"].strip().replace("\n", " ")[:50]
+
+    def continuation() -> tuple[Done, str]:
+        done = way.run("run", q4, "--raw", "-p", "Once upon a time", "--temp", "0", "-n", 24, "--json")
+        must(done.json["text"].strip() != "", "nothing was written")
+        return done, done.json["text"].strip().replace("\n", " ")[:50]
+
+    def inspect() -> tuple[Done, str]:
+        done = way.run("inspect", q4, "--json")
+        return done, f"{done.json['bpw']:.2f} bits a weight"
+
+    def diff() -> tuple[Done, str]:
+        done = way.run("diff", way.folder, q4, "--json")
+        return done, "the same model"
+
+    def report() -> tuple[Done, str]:
+        page = way.work / "report.html"
+        done = way.run("report", way.work / "gate.json", "-o", page)
+        must(page.stat().st_size > 10_000, "an empty page")
+        return done, f"{page.stat().st_size >> 10} KiB"
+
+    def card() -> tuple[Done, str]:
+        done = way.run("card", way.work / "gate.json")
+        must("Q4_K_M" in done.out, "the card does not name its file")
+        return done, f"{len(done.out.splitlines())} lines"
+
+    for act in (plan, quantize, resumed, convert, calibrate, fitted, compare, gate, chat, continuation, inspect, diff,
+                report, card):  # fmt: skip
+        way.step(act.__name__, act)
+
+
+# wide enough for Q4_K_M of small models, far too narrow for a damaged tensor
+GATE = """[limits]
+kld_mean = 0.25
+"""
+
+
+def kld_of(result: dict[str, Any]) -> float:
+    return float(result["comparison"]["figures"]["kld_mean"]["value"])
+
+
+def damaged(source: Path, target: Path) -> Path:
+    """A copy in which the rows of one feed-forward tensor stand in reverse order."""
+    shutil.copyfile(source, target)
+    file = GgufFile.open(target)
+    ref = next(t for t in file.tensors if "ffn_up" in t.name)
+    rows = ref.raw_rows(0, ref.n_rows)
+    start = ref.offset
+    file.close()
+    with target.open("r+b") as out:
+        out.seek(start)
+        out.write(np.ascontiguousarray(rows[::-1]).tobytes())
+    return target
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=models.NAMES, metavar="MODEL")
+    parser.add_argument("--tokens", type=int, default=10_240, help="to calibrate on")
+    parser.add_argument("--keep", action="store_true", help="leave the files that were made")
+    options = parser.parse_args()
+    ways = []
+    for name in options.models:
+        work = models.home() / "accept" / name
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        way = Way(name, models.folder(name), work, options.tokens)
+        go(way)
+        ways.append(way)
+        if not options.keep:
+            shutil.rmtree(work)
+    report(ways)
+    sys.exit(1 if any(way.broken for way in ways) else 0)
+
+
+def report(ways: list[Way]) -> None:
+    print(f"{'model':15}{'step':14}{'seconds':>9}{'peak MiB':>10}  seen")
+    for way in ways:
+        for title, seconds, peak, seen in way.lines:
+            print(f"{way.name:15}{title:14}{seconds:>9.1f}{peak / 2**20:>10.0f}  {seen}")
+    for line in (line for way in ways for line in way.broken):
+        print(f"\nbroken: {line}")
+
+
+if __name__ == "__main__":
+    main()
