@@ -67,7 +67,7 @@ class Way:
     broken: list[str] = field(default_factory=list)
 
     def run(self, *args: object, code: int = 0, kill_after: float | None = None) -> Done:
-        """`ggufkit ARGS`; NotHeldError where it ends otherwise than with `code`. `kill_after` seconds of SIGKILL instead."""
+        """`ggufkit ARGS`, ended by SIGKILL after `kill_after` seconds. Raises NotHeldError for another exit code."""
         command = [*GGUFKIT, *map(str, args)]
         out, err = self.work / "out.txt", self.work / "err.txt"
         started = time.perf_counter()
