@@ -1,11 +1,12 @@
 """Results of benchmarks, kept as one JSON file a kind of machine, and what moved since.
 
-    {"schema": "ggufkit.bench/1", "machine": {...}, "rows": [{"part": "convert", "model": "smollm2", ...}, ...]}
+    {"schema": "ggufkit.bench/1", "date": "2026-01-31", "machine": {...}, "rows": [{"part": "convert", "model": "smollm2", ...}, ...]}
 
 A row is one figure of one model, ours and the peer's, run in turns on one machine: all runs are kept, so that a later
 result can be told from noise.
 """
 
+import datetime
 import json
 import os
 import re
@@ -74,14 +75,21 @@ def read(file: Path) -> list[Row]:
     return [Row(**row) for row in json.loads(file.read_text())["rows"]] if file.exists() else []
 
 
+def measured_on(file: Path) -> str:
+    """Day of the last measurement in the file, as 2026-01-31."""
+    return str(json.loads(file.read_text())["date"])
+
+
 def keep(file: Path, kind: dict[str, Any], new: list[Row]) -> list[Row]:
     """Write `new` over the rows of the same figures; the rows that they replace."""
     old = {row.key: row for row in read(file)}
     replaced = [old[row.key] for row in new if row.key in old]
     rows = list((old | {row.key: row for row in new}).values())
     file.parent.mkdir(parents=True, exist_ok=True)
+    today = datetime.date.today().isoformat()
+    kept = {"schema": SCHEMA, "date": today, "machine": kind, "rows": [asdict(row) for row in rows]}
     part = file.with_suffix(".part")
-    part.write_text(json.dumps({"schema": SCHEMA, "machine": kind, "rows": [asdict(row) for row in rows]}, indent=1))
+    part.write_text(json.dumps(kept, indent=1))
     part.rename(file)
     return replaced
 

@@ -1,0 +1,115 @@
+"""Fills the tables of README.md and docs/ from the results in benchmarks/history/, and draws the plots.
+
+Run it: python benchmarks/pages.py [--check]
+
+A table stands between `<!-- results: NAME -->` and `<!-- end -->`; NAME is one of TABLES, so that no figure in it was
+typed by hand. `--check` writes nothing and ends with 1 where a table differs from the results; a test runs it.
+"""
+
+import argparse
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import history
+from history import Row
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "docs/real-models.md", "docs/calibration.md")
+TITLES = {
+    "smollm2": "SmolLM2-135M",
+    "qwen2.5-coder": "Qwen2.5-Coder-1.5B",
+    "smollm2-moe": "SmolLM2 8x135M (upcycled)",
+}
+PARTS = {
+    "convert": "folder to Q4_K_M",
+    "calibrate": "importance",
+    "perplexity": "perplexity",
+    "generate": "128 tokens",
+}
+_BLOCK = re.compile(r"(<!-- results: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def newest() -> list[Row]:
+    """Rows of the machine that was measured last."""
+    files = list(history.FOLDER.glob("*.json"))
+    return history.read(max(files, key=history.measured_on)) if files else []
+
+
+def table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    rows = [head, ["---"] * len(head), *map(list, lines)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def number(value: float) -> str:
+    """Three digits that count."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.3g}"
+
+
+def speed(rows: list[Row]) -> str:
+    """Time, memory and disk traffic of each part beside the peer's."""
+    shown = [row for row in rows if row.part in PARTS and row.figure != "file"]
+    return table(
+        ("model", "what", "figure", "ggufkit", "llama.cpp's tools", "times better", "runs"),
+        (
+            (TITLES[row.model], PARTS[row.part], f"{row.figure}, {row.unit}", number(statistics.median(row.ours)),
+             number(statistics.median(row.peer)), f"**{row.ratio:.2f}**", str(len(row.ours)))
+            for row in shown if row.ratio is not None
+        ),
+    )  # fmt: skip
+
+
+def fidelity(rows: list[Row]) -> str:
+    """Mean KL divergence at equal bytes: the peer's, and the shares of it that are left."""
+    shown = {(row.model, row.figure): row for row in rows if row.part == "fidelity"}
+    types = list(dict.fromkeys((model, figure.split(",")[0]) for model, figure in shown))
+    lines = []
+    for model, type_name in types:
+        held, chosen = (shown.get((model, f"{type_name}, types {how}")) for how in ("held", "chosen"))
+        known = held or chosen
+        assert known is not None
+        shares = (
+            f"**{statistics.median(row.ours) / statistics.median(row.peer):.2f}**" if row else ""
+            for row in (held, chosen)
+        )
+        lines.append((TITLES[model], type_name, f"{statistics.median(known.peer):.4f}", *shares))
+    return table(("model", "bytes of", "llama.cpp with importance", "same types", "types chosen"), lines)
+
+
+TABLES: dict[str, Callable[[list[Row]], str]] = {"speed": speed, "fidelity": fidelity}
+
+
+def filled(text: str, rows: list[Row]) -> str:
+    def fill(match: re.Match[str]) -> str:
+        return f"{match[1]}{TABLES[match['name']](rows)}{match[3]}"
+
+    return _BLOCK.sub(fill, text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    rows = newest()
+    stale = []
+    for page in (ROOT / name for name in PAGES):
+        if not page.exists():
+            continue
+        text = page.read_text()
+        new = filled(text, rows)
+        if new != text:
+            stale.append(page.relative_to(ROOT).as_posix())
+            if not options.check:
+                page.write_text(new)
+    if options.check and stale:
+        sys.exit(f"{', '.join(stale)}: not what benchmarks/history says. Run benchmarks/pages.py.")
+
+
+if __name__ == "__main__":
+    main()
