@@ -1,6 +1,6 @@
 """Results of benchmarks, kept as one JSON file a kind of machine, and what moved since.
 
-    {"schema": "ggufkit.bench/1", "date": "2026-01-31", "machine": {...}, "rows": [{"part": "convert", "model": "smollm2", ...}, ...]}
+    {"schema": "ggufkit.bench/1", "date": "2026-01-31", "machine": {...}, "rows": [{"part": "convert", ...}, ...]}
 
 A row is one figure of one model, ours and the peer's, run in turns on one machine: all runs are kept, so that a later
 result can be told from noise.
