@@ -17,7 +17,8 @@ from ggufkit.architectures.tensors import map_tensors
 from ggufkit.architectures.vocabulary import vocabulary_metadata
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.checkpoint import Checkpoint
-from ggufkit.formats.model import KV, Hparams, Model, ModelTensor
+from ggufkit.formats.gguf_source import hparams_of
+from ggufkit.formats.model import KV, Model, ModelTensor
 
 __all__ = ["FAMILIES", "Family", "convert", "find_family"]
 
@@ -56,9 +57,10 @@ def convert(checkpoint: Checkpoint, *, name: str | None = None) -> Model:
     entries += [kv for rule in family.rules for kv in rule(config, arch)]
     entries.append(KV(Keys.General.QUANTIZATION_VERSION, GGUFValueType.UINT32, GGML_QUANT_VERSION))
     entries += vocabulary_metadata(family, config)
+    metadata = _resolve(entries, tensors)
     return Model(
-        hparams=_hparams(family, config),
-        metadata=_resolve(entries, tensors),
+        hparams=hparams_of(str(checkpoint.path), {kv.key: kv for kv in metadata}),
+        metadata=metadata,
         tensors=tensors,
         source={"kind": "safetensors", "fingerprint": checkpoint.fingerprint()},
         dropped=dropped,
@@ -72,20 +74,3 @@ def _resolve(entries: Iterable[KV], tensors: Iterable[ModelTensor]) -> tuple[KV,
     dtype = next((t.dtype for t in tensors if len(t.shape) > 1), "F32")
     resolved[Keys.General.FILE_TYPE] = KV(Keys.General.FILE_TYPE, GGUFValueType.UINT32, FILE_TYPES[dtype])
     return tuple(resolved.values())
-
-
-def _hparams(family: Family, config: Config) -> Hparams:
-    n_expert = config.integer("num_local_experts", "num_experts") if family.experts else 0
-    return Hparams(
-        arch=family.arch_name,
-        n_layer=config.integer("num_hidden_layers"),
-        n_embd=config.integer("hidden_size"),
-        n_head=config.integer("num_attention_heads"),
-        n_head_kv=config.n_head_kv,
-        n_expert=n_expert,
-        n_expert_used=config.integer("num_experts_per_tok") if n_expert else 0,
-        n_ctx_train=config.integer("max_position_embeddings"),
-        n_vocab=config.integer("vocab_size"),
-        head_dim_k=config.head_dim,
-        head_dim_v=config.head_dim,
-    )

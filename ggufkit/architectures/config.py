@@ -91,6 +91,9 @@ def even_head_dim(config: Config) -> int:
     return n_embd // n_head
 
 
+Size = Callable[[Config], int]
+
+
 def same_as(name: str) -> Callable[[Config], int]:
     """A default that is another value of the same config."""
     return lambda config: config.integer(name)

@@ -8,17 +8,20 @@ of the configuration classes of transformers 5.23.
 from gguf import MODEL_ARCH, GGUFValueType, Keys
 
 from ggufkit.architectures import hparams as hp
+from ggufkit.architectures.bends import halves, interleaved, renamed
 from ggufkit.architectures.config import Default, even_head_dim, same_as
 from ggufkit.architectures.family import (
     MIXTRAL_EXPERTS,
     MLP_EXPERTS,
     Family,
+    Layers,
     Shape,
     head_dim,
     n_embd,
     n_expert,
     n_ff,
     n_ff_2,
+    n_ff_expert,
     n_ff_shared,
     n_head,
     n_head_kv,
@@ -55,14 +58,25 @@ _DENSE: dict[str, Shape] = {
     "ffn_down.weight": (n_embd, n_ff),
 }
 _DENSE_BIAS: dict[str, Shape] = {"ffn_gate.bias": (n_ff,), "ffn_up.bias": (n_ff,), "ffn_down.bias": (n_embd,)}
-_ROUTER: dict[str, Shape] = {"ffn_gate_inp.weight": (n_expert, n_embd)}
+_MOE: dict[str, Shape] = {
+    "ffn_gate_inp.weight": (n_expert, n_embd),
+    "ffn_gate_exps.weight": (n_expert, n_ff_expert, n_embd),
+    "ffn_up_exps.weight": (n_expert, n_ff_expert, n_embd),
+    "ffn_down_exps.weight": (n_expert, n_embd, n_ff_expert),
+}
+_FUSED = {
+    "gate_up_proj": halves("ffn_gate_exps.weight", "ffn_up_exps.weight"),
+    "down_proj": renamed("ffn_down_exps.weight"),
+}
+_MLP_FUSED = {f"mlp.experts.{name}": split for name, split in _FUSED.items()}
+_MIXTRAL_FUSED = _MLP_FUSED | {f"block_sparse_moe.experts.{name}": split for name, split in _FUSED.items()}
 _SHARED_EXPERT: dict[str, Shape] = {
     "ffn_gate_inp_shexp.weight": (one, n_embd),
     "ffn_gate_shexp.weight": (n_ff_shared, n_embd),
     "ffn_up_shexp.weight": (n_ff_shared, n_embd),
     "ffn_down_shexp.weight": (n_embd, n_ff_shared),
 }
-_PERMUTED = {"attn_q": n_head, "attn_k": n_head_kv}
+_INTERLEAVED = {"attn_q.*": interleaved(n_head), "attn_k.*": interleaved(n_head_kv)}
 _LLAMA_RULES = (*hp.COMMON, hp.FILE_TYPE, hp.VOCAB_SIZE, hp.rope_dimension)
 _ROPE: dict[str, Default] = {"rope_theta": 10000.0}
 
@@ -107,9 +121,9 @@ LLAMA = Family(
     rules=_LLAMA_RULES,
     vocab=_SPM_FIRST,
     whole=_WHOLE,
-    layer=_ATTENTION | _DENSE,
+    layers=(Layers(_ATTENTION | _DENSE),),
     optional=_QKV_BIAS | _DENSE_BIAS | {"attn_output.bias": (n_embd,)},
-    permuted=_PERMUTED,
+    bends=_INTERLEAVED,
     computed=llama3_factors,
     defaults=_ROPE
     | {
@@ -128,8 +142,8 @@ MISTRAL = Family(
     rules=_LLAMA_RULES,
     vocab=_SPM_FIRST,
     whole=_WHOLE,
-    layer=_ATTENTION | _DENSE,
-    permuted=_PERMUTED,
+    layers=(Layers(_ATTENTION | _DENSE),),
+    bends=_INTERLEAVED,
     computed=llama3_factors,
     defaults=_ROPE
     | {"max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "num_key_value_heads": 8, "head_dim": even_head_dim},
@@ -143,9 +157,10 @@ MIXTRAL = Family(
     rules=_LLAMA_RULES,
     vocab=_SPM_FIRST,
     whole=_WHOLE,
-    layer=_ATTENTION | _ROUTER,
-    permuted=_PERMUTED,
+    layers=(Layers(_ATTENTION | _MOE),),
+    bends=_INTERLEAVED,
     experts=MIXTRAL_EXPERTS,
+    splits=_MIXTRAL_FUSED,
     computed=llama3_factors,
     defaults={
         "rope_theta": 1e6,
@@ -165,7 +180,7 @@ PHI2 = Family(
     rules=_PHI2_RULES,
     vocab=(VocabKind.BPE,),
     whole=_WHOLE | {"output_norm.bias": (n_embd,), "output.bias": (n_vocab,)},
-    layer=_PHI2_LAYER,
+    layers=(Layers(_PHI2_LAYER),),
     defaults=_ROPE | {"partial_rotary_factor": 0.5, "layer_norm_eps": 1e-5, "max_position_embeddings": 2048},
     pre_alias={"gpt-2": "phi-2"},
 )
@@ -179,14 +194,18 @@ PHI3 = Family(
     rules=_PHI3_RULES,
     vocab=(VocabKind.SPM_PHI3, VocabKind.BPE),
     whole=_WHOLE,
-    layer={
-        "attn_norm.weight": (n_embd,),
-        "attn_qkv.weight": (n_qkv, n_embd),
-        "attn_output.weight": (n_embd, n_q),
-        "ffn_norm.weight": (n_embd,),
-        "ffn_up.weight": (n_ff_2, n_embd),
-        "ffn_down.weight": (n_embd, n_ff),
-    },
+    layers=(
+        Layers(
+            {
+                "attn_norm.weight": (n_embd,),
+                "attn_qkv.weight": (n_qkv, n_embd),
+                "attn_output.weight": (n_embd, n_q),
+                "ffn_norm.weight": (n_embd,),
+                "ffn_up.weight": (n_ff_2, n_embd),
+                "ffn_down.weight": (n_embd, n_ff),
+            }
+        ),
+    ),
     computed=longrope_factors,
     defaults=_ROPE
     | {
@@ -208,7 +227,7 @@ QWEN2 = Family(
     rules=(*hp.COMMON, hp.FILE_TYPE),
     vocab=_SPM_OR_BPE,
     whole=_WHOLE,
-    layer=_ATTENTION | _QKV_BIAS | _DENSE,
+    layers=(Layers(_ATTENTION | _QKV_BIAS | _DENSE),),
     defaults=_QWEN_DEFAULTS | {"num_key_value_heads": 32},
 )
 
@@ -220,8 +239,9 @@ QWEN2_MOE = Family(
     rules=(*hp.COMMON, hp.FILE_TYPE, hp.EXPERT_FEED_FORWARD, hp.SHARED_FEED_FORWARD),
     vocab=(VocabKind.BPE,),
     whole=_WHOLE,
-    layer=_ATTENTION | _QKV_BIAS | _ROUTER | _SHARED_EXPERT,
+    layers=(Layers(_ATTENTION | _QKV_BIAS | _MOE | _SHARED_EXPERT),),
     experts=MLP_EXPERTS,
+    splits=_MLP_FUSED,
     defaults=_QWEN_DEFAULTS
     | {
         "num_key_value_heads": 16,
@@ -240,7 +260,7 @@ QWEN3 = Family(
     rules=(*hp.COMMON, hp.FILE_TYPE),
     vocab=_SPM_OR_BPE,
     whole=_WHOLE,
-    layer=_ATTENTION | _HEAD_NORMS | _DENSE,
+    layers=(Layers(_ATTENTION | _HEAD_NORMS | _DENSE),),
     optional=_QKV_BIAS,
     defaults=_QWEN_DEFAULTS | {"num_key_value_heads": 32, "head_dim": 128},
 )
@@ -253,8 +273,9 @@ QWEN3_MOE = Family(
     rules=(*hp.COMMON, hp.FILE_TYPE, hp.EXPERT_FEED_FORWARD),
     vocab=(VocabKind.BPE,),
     whole=_WHOLE,
-    layer=_ATTENTION | _HEAD_NORMS | _ROUTER,
+    layers=(Layers(_ATTENTION | _HEAD_NORMS | _MOE),),
     experts=MLP_EXPERTS,
+    splits=_MLP_FUSED,
     defaults=_QWEN_DEFAULTS
     | {"num_key_value_heads": 4, "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768},
 )
@@ -267,8 +288,9 @@ OLMOE = Family(
     rules=(*hp.COMMON, hp.FILE_TYPE, hp.fixed(Keys.Attention.LAYERNORM_RMS_EPS, GGUFValueType.FLOAT32, 1e-5)),
     vocab=(VocabKind.BPE,),
     whole=_WHOLE,
-    layer=_ATTENTION | _ROUTER | {"attn_q_norm.weight": (n_q,), "attn_k_norm.weight": (n_kv,)},
+    layers=(Layers(_ATTENTION | _MOE | {"attn_q_norm.weight": (n_q,), "attn_k_norm.weight": (n_kv,)}),),
     experts=MLP_EXPERTS,
+    splits=_MLP_FUSED,
     defaults=_ROPE
     | {
         "max_position_embeddings": 4096,

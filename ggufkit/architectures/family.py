@@ -7,17 +7,22 @@ what config.json promises of a tensor.
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from gguf import MODEL_ARCH, MODEL_ARCH_NAMES
 
-from ggufkit.architectures.config import Config, Default
+from ggufkit.architectures.bends import Bender, Splitter
+from ggufkit.architectures.config import Config, Default, Size
 from ggufkit.architectures.hparams import Rule
 from ggufkit.formats.model import ModelTensor
 from ggufkit.tokenizer import VocabKind
 
-Size = Callable[[Config], int]
 Shape = tuple[Size, ...]
 Shapes = Mapping[str, Shape]
+
+
+def n_layer(config: Config) -> int:
+    return config.integer("num_hidden_layers")
 
 
 def n_embd(config: Config) -> int:
@@ -69,29 +74,37 @@ def n_qkv(config: Config) -> int:
 
 
 def n_expert(config: Config) -> int:
-    return config.integer("num_local_experts", "num_experts")
+    return config.integer("num_local_experts", "num_experts", "n_routed_experts")
 
 
 def one(config: Config) -> int:
     return 1
 
 
+def every(config: Config, layer: int) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """A kind of layer: the tensors that some layers have, named without blk.N.
+
+    at  whether layer number i is one of them; a layer may be of several kinds
+    """
+
+    shapes: Shapes
+    at: Callable[[Config, int], bool] = every
+
+
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """How experts are spelled: model.layers.{layer}.{prefix}.{expert}.{part}.weight.
+    """How experts are spelled where each has tensors of its own: model.layers.{layer}.{prefix}.{expert}.{part}.weight.
 
     parts  the checkpoint's word → GGUF's stack, in the order in which the converter writes them
     """
 
     prefix: str
     parts: Mapping[str, str]
-
-    def part(self, stack: str) -> str:
-        return next(part for part, name in self.parts.items() if name == stack)
-
-    def shape(self, part: str) -> Shape:
-        """Of one expert."""
-        return (n_embd, n_ff_expert) if self.parts[part] == "ffn_down_exps" else (n_ff_expert, n_embd)
 
 
 MIXTRAL_EXPERTS = Experts(
@@ -110,9 +123,10 @@ class Family:
     classes    config.json's `architectures` that belong here
     source     llama.cpp's converter class, where every rule can be looked up
     rules      metadata after general.*, in order; before: rules whose entries come before general.type
-    whole      tensors outside the layers; layer: tensors of every layer, named without blk.N.
+    whole      tensors outside the layers; layers: those of each kind of layer
     optional   tensors that may be absent (of layers, without blk.N.)
-    permuted   attention rows to interleave, by their number of heads
+    bends      GGUF name without blk.N. (a pattern) → what is done to that tensor
+    splits     the checkpoint's name in its layer → the GGUF tensors that it makes
     computed   tensors that are made from config.json
     pre_alias  the family's name for a pre-tokenizer that it shares with others
     defaults   what transformers fills in where config.json is silent
@@ -125,29 +139,43 @@ class Family:
     rules: tuple[Rule, ...]
     vocab: tuple[VocabKind, ...]
     whole: Shapes
-    layer: Shapes
+    layers: tuple[Layers, ...]
     defaults: Mapping[str, Default]
     before: tuple[Rule, ...] = ()
     optional: Shapes = field(default_factory=dict)
-    permuted: Mapping[str, Size] = field(default_factory=dict)
+    bends: Mapping[str, Bender] = field(default_factory=dict)
+    splits: Mapping[str, Splitter] = field(default_factory=dict)
     experts: Experts | None = None
     computed: Callable[[Config], Iterable[ModelTensor]] | None = None
     pre_alias: Mapping[str, str] = field(default_factory=dict)
+    n_layer: Size = n_layer
 
     @property
     def arch_name(self) -> str:
         return str(MODEL_ARCH_NAMES[self.arch])
 
-    def shape_of(self, name: str) -> Shape | None:
+    def shape_of(self, config: Config, name: str) -> tuple[int, ...] | None:
         """What config.json promises of the GGUF tensor `name`; None where the family has no such tensor."""
-        bare = re.sub(r"^blk\.\d+\.", "", name)
-        places = (self.layer, self.optional) if bare != name else (self.whole, self.optional)
-        return next((shapes[bare] for shapes in places if bare in shapes), None)
+        if match := re.match(r"blk\.(\d+)\.", name):
+            layer, bare = int(match[1]), name[match.end() :]
+            places = [kind.shapes for kind in self.layers if kind.at(config, layer)]
+        else:
+            bare, places = name, [self.whole]
+        shape = next((shapes[bare] for shapes in (*places, self.optional) if bare in shapes), None)
+        return None if shape is None else tuple(size(config) for size in shape)
+
+    def bent(self, config: Config, tensor: ModelTensor) -> ModelTensor:
+        """The tensor after all of its bends."""
+        bare = re.sub(r"^blk\.\d+\.", "", tensor.name)
+        for pattern, bend in self.bends.items():
+            if fnmatchcase(bare, pattern):
+                tensor = bend(config, tensor)
+        return tensor
 
     def required(self, config: Config) -> Iterable[str]:
         """Names of the GGUF tensors without which llama.cpp does not load the model."""
         tied = config.get("tie_word_embeddings") is True
         yield from (name for name in self.whole if not (tied and name.startswith("output.")))
-        stacks = [f"{stack}.weight" for stack in self.experts.parts.values()] if self.experts else []
-        for i in range(config.integer("num_hidden_layers")):
-            yield from (f"blk.{i}.{name}" for name in (*self.layer, *stacks))
+        for i in range(self.n_layer(config)):
+            for kind in self.layers:
+                yield from (f"blk.{i}.{name}" for name in kind.shapes if kind.at(config, i))

@@ -1,18 +1,18 @@
-"""Source tensors → GGUF tensors: names, row orders, stacked experts. Headers only; no weight is read.
+"""Source tensors → GGUF tensors: names, bends, stacked experts. Headers only; no weight is read.
 
-Knows how a name is mapped, which rows move and what must be there. Does not know families: a `Family` says which
-tensors it has.
+Knows how a name is mapped and what must be there. Does not know families: a `Family` says which tensors it has and
+what becomes of them.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
 import gguf
-import numpy as np
-from numpy.typing import NDArray
 
+from ggufkit.architectures.bends import model_tensor
 from ggufkit.architectures.config import Config
-from ggufkit.architectures.experts import Stacker, check_shape, model_tensor
+from ggufkit.architectures.experts import Stacker, check_layer, check_shape
 from ggufkit.architectures.family import Family
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.model import ModelTensor
@@ -39,8 +39,8 @@ def map_tensors(
     come where the last of their layer stood. Raises CheckpointError that names what is left over, absent, of another
     shape or not a float.
     """
-    stacker = Stacker(family.experts, config) if family.experts else None
-    names = gguf.get_tensor_name_map(family.arch, config.integer("num_hidden_layers"))
+    stacker = Stacker(family, family.experts, config) if family.experts else None
+    names = gguf.get_tensor_name_map(family.arch, family.n_layer(config))
     tensors = list(family.computed(config)) if family.computed else []
     dropped: dict[str, str] = {}
     for ref in sorted(refs, key=lambda ref: (ref.file.path.name, ref.name)):
@@ -49,17 +49,16 @@ def map_tensors(
             dropped[ref.name] = reason
             continue
         _check_float(ref, config)
-        stacks = stacker.take(ref) if stacker else None
-        tensors += [_single(family, config, names, ref)] if stacks is None else stacks
+        made = stacker.take(ref, ref.name) if stacker else None
+        if made is None:
+            made = _split(family, config, ref, ref.name)
+        if made is None:
+            made = [_single(family, config, names, ref, ref.name)]
+        tensors += [_finished(family, config, ref, tensor) for tensor in made]
     if stacker:
         stacker.check_complete()
     _check_all(family, config, tensors)
     return tuple(tensors), dropped
-
-
-def permute_rows(n_rows: int, n_head: int) -> NDArray[np.int64]:
-    """Order that interleaves the halves of every head: Hugging Face rotates (i, i + d/2), llama.cpp (2i, 2i + 1)."""
-    return np.arange(n_rows).reshape(n_head, 2, -1).swapaxes(1, 2).reshape(-1)
 
 
 def _check_float(ref: TensorRef, config: Config) -> None:
@@ -75,18 +74,38 @@ def _check_float(ref: TensorRef, config: Config) -> None:
     )
 
 
-def _single(family: Family, config: Config, names: gguf.TensorNameMap, ref: TensorRef) -> ModelTensor:
-    name = names.get_name(ref.name, try_suffixes=(".weight", ".bias"))
-    wanted = family.shape_of(name) if name is not None else None
-    if name is None or wanted is None:
-        raise CheckpointError(
-            f"{ref.file.path}: {ref.name} has no place in a {family.arch_name} file of "
-            f"{config.integer('num_hidden_layers')} layers. Is config.json the one of these weights?"
-        )
-    check_shape(ref.name, ref.shape, wanted, config)
-    tensor = model_tensor(name, ref.shape, (ref,))
-    heads = family.permuted.get(name.rpartition(".")[0].rpartition(".")[2])
-    return tensor if heads is None else replace(tensor, order=permute_rows(ref.shape[0], heads(config)))
+def _split(family: Family, config: Config, ref: TensorRef, name: str) -> list[ModelTensor] | None:
+    """The tensors of a layer that `ref` makes by one of the family's splits; None where it has none for that name."""
+    match = re.fullmatch(r"model\.layers\.(\d{1,5})\.(.+)", name)
+    split = family.splits.get(match[2].removesuffix(".weight")) if match else None
+    if match is None or split is None:
+        return None
+    check_layer(ref, int(match[1]), family.n_layer(config))
+    return [replace(tensor, name=f"blk.{match[1]}.{tensor.name}") for tensor in split(config, ref)]
+
+
+def _single(family: Family, config: Config, names: gguf.TensorNameMap, ref: TensorRef, name: str) -> ModelTensor:
+    mapped = names.get_name(name, try_suffixes=(".weight", ".bias"))
+    if mapped is None:
+        raise _no_place(family, config, ref)
+    return model_tensor(mapped, ref.shape, [ref])
+
+
+def _finished(family: Family, config: Config, ref: TensorRef, tensor: ModelTensor) -> ModelTensor:
+    """The tensor bent and checked against what config.json promises."""
+    wanted = family.shape_of(config, tensor.name)
+    if wanted is None:
+        raise _no_place(family, config, ref)
+    bent = family.bent(config, tensor)
+    check_shape(ref, bent.shape, wanted)
+    return bent
+
+
+def _no_place(family: Family, config: Config, ref: TensorRef) -> CheckpointError:
+    return CheckpointError(
+        f"{ref.file.path}: {ref.name} has no place in a {family.arch_name} file of "
+        f"{family.n_layer(config)} layers. Is config.json the one of these weights?"
+    )
 
 
 def _check_all(family: Family, config: Config, tensors: list[ModelTensor]) -> None:

@@ -24,7 +24,7 @@ def slab_size(
 
     Raises UsageError where even the smallest slabs do not fit, with the least that would.
     """
-    widest = max(t.tensor.n_per_row * t.tensor.row_group for t in plan.tensors)
+    widest = max(t.tensor.n_per_row for t in plan.tensors)
     workers = pipeline.workers_of(threads)
     fixed = BASE_NBYTES + held_nbytes + 4 * plan.data_offset  # the header is held a few times while it is made
     least = fixed + workers * widest * bytes_per_weight

@@ -104,8 +104,7 @@ def slabs(plan: QuantPlan, slab_weights: int) -> Iterator[Slab]:
     for planned in plan.tensors:
         tensor = planned.tensor
         row_nbytes = planned.qtype.row_nbytes(tensor.n_per_row)
-        group = tensor.row_group
-        step = max(1, slab_weights // (tensor.n_per_row * group)) * group
+        step = max(1, slab_weights // tensor.n_per_row)
         for expert in range(tensor.n_expert):
             for start in range(0, tensor.n_rows, step):
                 stop = min(start + step, tensor.n_rows)

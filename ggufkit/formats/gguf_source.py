@@ -5,6 +5,7 @@ Does not decide what becomes of a tensor.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ggufkit.errors import GgufError
 from ggufkit.formats.files import shown
 from ggufkit.formats.fingerprint import content_digest
 from ggufkit.formats.gguf_reader import GgufFile
-from ggufkit.formats.model import Hparams, Model, ModelTensor
+from ggufkit.formats.model import KV, Hparams, Model, ModelTensor
 from ggufkit.formats.tensor import WEIGHT_DTYPES, TensorRef
 
 # What the output says of itself, and so is not taken over. Source: llama-quant.cpp replaces or removes the same.
@@ -47,48 +48,50 @@ def fingerprint(source: GgufFile) -> str:
 
 
 def read_hparams(source: GgufFile) -> Hparams:
-    """Hyper-parameters from the keys that begin with the architecture's name. Raises GgufError."""
-    arch = source.value("general.architecture")
-    if not isinstance(arch, str) or not arch:
-        raise GgufError(f"{source.path}: general.architecture is missing: this is no model. Pass a model's GGUF.")
-    n_embd = _hparam(source, f"{arch}.embedding_length")
-    n_head = _hparam(source, f"{arch}.attention.head_count")
+    """Hyper-parameters of a file. Raises GgufError."""
+    return hparams_of(str(source.path), source.metadata)
+
+
+def hparams_of(where: str, metadata: Mapping[str, KV]) -> Hparams:
+    """Hyper-parameters from the keys that begin with the architecture's name. Raises GgufError that begins `where`."""
+    named = metadata.get("general.architecture")
+    if named is None or not isinstance(named.value, str) or not named.value:
+        raise GgufError(f"{where}: general.architecture is missing: this is no model. Pass a model's GGUF.")
+    arch = named.value
+
+    def number(name: str, default: int | None = None) -> int:
+        return _hparam(where, metadata, f"{arch}.{name}", default)
+
+    n_embd, n_head = number("embedding_length"), number("attention.head_count")
     head_dim = n_embd // n_head if n_head else 0
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    n_tokens = len(tokens.value) if tokens is not None and tokens.type is gguf.GGUFValueType.ARRAY else 0
     return Hparams(
         arch=arch,
-        n_layer=_hparam(source, f"{arch}.block_count"),
+        n_layer=number("block_count"),
         n_embd=n_embd,
         n_head=n_head,
-        n_head_kv=_hparam(source, f"{arch}.attention.head_count_kv", n_head),
-        n_expert=_hparam(source, f"{arch}.expert_count", 0),
-        n_expert_used=_hparam(source, f"{arch}.expert_used_count", 0),
-        n_ctx_train=_hparam(source, f"{arch}.context_length", 0),
-        n_vocab=_n_vocab(source, arch),
-        head_dim_k=_hparam(source, f"{arch}.attention.key_length", head_dim),
-        head_dim_v=_hparam(source, f"{arch}.attention.value_length", head_dim),
+        n_head_kv=number("attention.head_count_kv", n_head),
+        n_expert=number("expert_count", 0),
+        n_expert_used=number("expert_used_count", 0),
+        n_ctx_train=number("context_length", 0),
+        n_vocab=number("vocab_size", n_tokens),
+        head_dim_k=number("attention.key_length", head_dim),
+        head_dim_v=number("attention.value_length", head_dim),
     )
 
 
-def _hparam(source: GgufFile, key: str, default: int | None = None) -> int:
+def _hparam(where: str, metadata: Mapping[str, KV], key: str, default: int | None) -> int:
     """A whole number; of an array with one value a layer, the largest."""
-    value = source.value(key)
-    if value is None:
+    kv = metadata.get(key)
+    if kv is None:
         if default is None:
-            raise GgufError(f"{source.path}: {shown(key)} is missing, so the file cannot be a whole model.")
+            raise GgufError(f"{where}: {shown(key)} is missing, so the file cannot be a whole model.")
         return default
-    kv = source.metadata[key]
-    values: list[Any] = list(value) if kv.type is gguf.GGUFValueType.ARRAY else [value]
+    values: list[Any] = list(kv.value) if kv.type is gguf.GGUFValueType.ARRAY else [kv.value]
     if not values or not all(type(v) is int and 0 <= v <= _MAX_HPARAM for v in values):
-        raise GgufError(
-            f"{source.path}: {shown(key)} is {shown(str(values))}, wanted whole numbers from 0 to {_MAX_HPARAM}."
-        )
+        raise GgufError(f"{where}: {shown(key)} is {shown(str(values))}, wanted whole numbers from 0 to {_MAX_HPARAM}.")
     return int(max(values))
-
-
-def _n_vocab(source: GgufFile, arch: str) -> int:
-    tokens = source.metadata.get("tokenizer.ggml.tokens")
-    n_tokens = len(tokens.value) if tokens is not None and tokens.type is gguf.GGUFValueType.ARRAY else 0
-    return _hparam(source, f"{arch}.vocab_size", n_tokens)
 
 
 def _model_tensor(ref: TensorRef, path: Path, allow_requantize: bool) -> ModelTensor:

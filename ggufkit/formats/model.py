@@ -13,6 +13,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufkit.formats.bend import Bend
 from ggufkit.formats.tensor import F32Array, SourceFile, TensorRef
 
 
@@ -32,8 +33,7 @@ class ModelTensor:
 
     dtype    what a conversion at `auto` would store: the source's own F32, F16, BF16 or Q8_0
     parts    one TensorRef for each expert, or a single one that holds all
-    order    row i of the result is row order[i] of each part; None where rows keep their place.
-             For a 1-D tensor it orders elements.
+    bend     what is done to the matrix of each expert; None where it is taken over as it is
     keep_f32 norms, biases, routers and 1-D tensors: stored as F32 whatever the recipe says
     """
 
@@ -41,7 +41,7 @@ class ModelTensor:
     shape: tuple[int, ...]
     dtype: str
     parts: tuple[TensorRef, ...]
-    order: NDArray[np.int64] | None = None
+    bend: Bend | None = None
     keep_f32: bool = False
 
     @property
@@ -62,38 +62,27 @@ class ModelTensor:
         return prod(self.shape)
 
     @property
-    def row_group(self) -> int:
-        """Rows that are best read together: `order` only moves rows within groups of so many (a head, for RoPE)."""
-        if self.order is None or len(self.shape) == 1:
-            return 1
-        closed = np.maximum.accumulate(self.order) == np.arange(len(self.order))  # all before have their place
-        return next(n for n in range(1, len(closed) + 1) if len(closed) % n == 0 and closed[n - 1 :: n].all())
+    def has_stored_rows(self) -> bool:
+        """Whether `raw_rows` can give the rows."""
+        return self.bend is None or self.bend.moves_whole_rows
 
     def rows(self, expert: int, start: int, stop: int) -> F32Array:
         """Rows [start, stop) of one expert as float32 (stop - start, n_per_row)."""
-        part, base = self._part(expert)
-        if self.order is None:
-            return part.rows(base + start, base + stop)
-        if len(self.shape) == 1:
-            return np.ascontiguousarray(part.rows(0, 1)[:, self.order])
-        return _gather(part, base, self.order[start:stop])
+        part = self._part(expert)
+        return part.rows(start, stop) if self.bend is None else self.bend.rows(part, start, stop)
 
     def raw_rows(self, expert: int, start: int, stop: int) -> NDArray[np.uint8]:
-        """Stored bytes of rows [start, stop) of one expert (stop - start, row_nbytes), for tensors without `order`."""
-        assert self.order is None, f"{self.name}: stored rows are in another order"
-        part, base = self._part(expert)
-        return part.raw_rows(base + start, base + stop)
+        """Stored bytes of rows [start, stop) of one expert (stop - start, row_nbytes), where `has_stored_rows`."""
+        assert self.has_stored_rows, f"{self.name}: its weights are not stored as they are"
+        part = self._part(expert)
+        return part.raw_rows(start, stop) if self.bend is None else self.bend.raw_rows(part, start, stop)
 
-    def _part(self, expert: int) -> tuple[TensorRef, int]:
+    def _part(self, expert: int) -> TensorRef:
+        """The stored matrix of one expert."""
         if len(self.parts) == self.n_expert:
-            return self.parts[expert], 0
-        return self.parts[0], expert * self.n_rows
-
-
-def _gather(part: TensorRef, base: int, order: NDArray[np.int64]) -> F32Array:
-    """Rows base + order of `part`. Reads the span that holds them once, so keep slabs to a head or more."""
-    low, high = int(order.min()), int(order.max()) + 1
-    return np.ascontiguousarray(part.rows(base + low, base + high)[order - low])
+            return self.parts[expert]
+        n_rows = self.parts[0].n_rows // self.n_expert
+        return self.parts[0].sliced(expert * n_rows, (expert + 1) * n_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,3 +130,8 @@ class Model:
     def files(self) -> tuple[SourceFile, ...]:
         """Every file that holds weights, once."""
         return tuple({id(ref.file): ref.file for t in self.tensors for ref in t.parts}.values())
+
+    @property
+    def source_nbytes(self) -> int:
+        """Bytes of the source's weights; a stored tensor that makes two counts once."""
+        return sum({(id(ref.file), ref.offset): ref.nbytes for t in self.tensors for ref in t.parts}.values())

@@ -6,9 +6,10 @@ Files are read with `pread`, never mapped: a file that shrinks while it is read 
 
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from ggufkit.formats.files import shown
 F32Array = NDArray[np.float32]
 U8Array = NDArray[np.uint8]
 
+ITEM_NBYTES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}
 WEIGHT_DTYPES = frozenset(quant.TYPE_NAMES) | {"F64"}  # what `widen` can read
 
 
@@ -111,6 +113,11 @@ class TensorRef:
     def row_nbytes(self) -> int:
         return self.nbytes // max(1, self.n_rows)
 
+    def sliced(self, start: int, stop: int) -> Self:
+        """Rows [start, stop) as a matrix of its own; nothing is read."""
+        offset, n_rows = self.offset + start * self.row_nbytes, stop - start
+        return replace(self, shape=(n_rows, self.n_per_row), offset=offset, nbytes=n_rows * self.row_nbytes)
+
     def raw_rows(self, start: int, stop: int) -> U8Array:
         """Stored bytes of rows [start, stop), all leading axes flattened: (stop - start, row_nbytes)."""
         raw = self.file.pread(self.offset + start * self.row_nbytes, (stop - start) * self.row_nbytes)
@@ -124,6 +131,16 @@ class TensorRef:
                 "that can be read. Use the checkpoint in BF16, F16 or F32."
             )
         return widen(self.raw_rows(start, stop), self.dtype)
+
+    def columns(self, start: int, stop: int) -> F32Array:
+        """Columns [start, stop) of all rows as rows, float32 (stop - start, n_rows); whole rows of block types."""
+        size = ITEM_NBYTES.get(self.dtype)
+        if size is None:
+            return self.rows(0, self.n_rows)[:, start:stop].T
+        raw = np.empty((self.n_rows, (stop - start) * size), dtype=np.uint8)
+        for i in range(self.n_rows):
+            raw[i] = self.file.pread(self.offset + i * self.row_nbytes + start * size, raw.shape[1])
+        return widen(raw, self.dtype).T
 
 
 def widen(raw: U8Array, dtype: str) -> F32Array:

@@ -50,7 +50,7 @@ def require(settings: QuantizeSettings, text: Path | None) -> None:
     folder = settings.output.parent
     if settings.source.is_dir() and folder.is_dir():
         job = prepare(settings)
-        before_nbytes = sum(ref.nbytes for t in job.model.tensors for ref in t.parts)
+        before_nbytes = job.model.source_nbytes
         what = f"{settings.output.name} and, for the check, an unquantized copy of the source"
         check_space(folder, job.plan.file_nbytes + before_nbytes, what)
 

@@ -102,7 +102,7 @@ def quantize(settings: QuantizeSettings, on_progress: Callable[[Progress], None]
         seconds=time.perf_counter() - started,
         resumed_nbytes=resumed,
         n_weights=job.plan.n_weights,
-        source_nbytes=sum(ref.nbytes for t in job.model.tensors for ref in t.parts),
+        source_nbytes=job.model.source_nbytes,
         notes=notes(job),
     )
 

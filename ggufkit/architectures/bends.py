@@ -1,0 +1,96 @@
+"""How a family's source tensors become GGUF's: builders of `Bend`s and of splits, named after what they do.
+
+Knows matrices and the config. Does not know families: a table entry picks from these.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from ggufkit.architectures.config import Config, Size
+from ggufkit.errors import CheckpointError
+from ggufkit.formats.bend import Bend, Order, Value
+from ggufkit.formats.model import ModelTensor
+from ggufkit.formats.tensor import TensorRef
+
+Bender = Callable[[Config, ModelTensor], ModelTensor]
+Splitter = Callable[[Config, TensorRef], Iterable[ModelTensor]]
+
+
+def reordered(order: Callable[[Config], Order]) -> Bender:
+    """Rows of a matrix, or elements of a vector, in another order. An order that is none changes nothing."""
+
+    def bend(config: Config, tensor: ModelTensor) -> ModelTensor:
+        wanted = order(config)
+        check(len(wanted) == tensor.shape[0], tensor.parts[0], f"wanted {len(wanted)} rows")
+        if np.array_equal(wanted, np.arange(len(wanted))):
+            return tensor
+        vector = len(tensor.shape) == 1
+        return replace(tensor, bend=Bend(columns=wanted) if vector else Bend(order=wanted))
+
+    return bend
+
+
+def interleaved(n_head: Size) -> Bender:
+    """Interleaves the halves of every head: Hugging Face rotates (i, i + d/2), llama.cpp (2i, 2i + 1)."""
+
+    def bend(config: Config, tensor: ModelTensor) -> ModelTensor:
+        n_rows, heads = tensor.shape[0], n_head(config)
+        check(n_rows % (2 * heads) == 0, tensor.parts[0], f"wanted rows that divide among the halves of {heads} heads")
+        order = np.arange(n_rows).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
+        return reordered(lambda _: order)(config, tensor)
+
+    return bend
+
+
+def changed(value: Value) -> Bender:
+    """Each weight by `value`."""
+
+    def bend(config: Config, tensor: ModelTensor) -> ModelTensor:
+        return replace(tensor, bend=replace(tensor.bend or Bend(), value=value))
+
+    return bend
+
+
+def halves(first: str, second: str) -> Splitter:
+    """(n_expert, 2 n, k): of every expert the rows of `first`, then those of `second`."""
+
+    def split(config: Config, ref: TensorRef) -> Iterable[ModelTensor]:
+        n_expert, n_rows, n_per_row = matrices(ref)
+        check(n_rows % 2 == 0, ref, "wanted two halves")
+        half = n_rows // 2
+        for k, name in enumerate((first, second)):
+            starts = [i * n_rows + k * half for i in range(n_expert)]
+            yield model_tensor(name, (n_expert, half, n_per_row), [ref.sliced(at, at + half) for at in starts])
+
+    return split
+
+
+def renamed(name: str) -> Splitter:
+    """The whole tensor under the GGUF name `name`."""
+    return lambda config, ref: [model_tensor(name, ref.shape, [ref])]
+
+
+def matrices(ref: TensorRef) -> tuple[int, int, int]:
+    """Shape of a stack of matrices. Raises CheckpointError where the tensor is none."""
+    check(len(ref.shape) == 3, ref, "wanted a stack of matrices")
+    return ref.shape[0], ref.shape[1], ref.shape[2]
+
+
+def check(fits: bool, ref: TensorRef, wanted: str) -> None:
+    if not fits:
+        raise CheckpointError(f"{ref.file.path}: {ref.name} has shape {list(ref.shape)}, {wanted}.")
+
+
+def model_tensor(name: str, shape: tuple[int, ...], parts: Iterable[TensorRef]) -> ModelTensor:
+    """A tensor that is taken over as it is; `keep_f32` by its name and dimensions."""
+    stored = tuple(parts)
+    dtype = "F32" if stored[0].dtype == "F64" else stored[0].dtype
+    return ModelTensor(name, shape, dtype, stored, keep_f32=keep_f32(name, len(shape)))
+
+
+def keep_f32(name: str, n_dims: int) -> bool:
+    """Whether llama.cpp wants the tensor as F32 whatever the file's type. Source: ModelBase.prepare_tensors."""
+    small = (".ffn_gate_inp.weight", ".ffn_gate_inp_shexp.weight", ".ssm_conv1d.weight", ".shortconv.conv.weight")
+    return n_dims <= 1 or name.endswith(("_norm.weight", *small)) or not name.endswith(".weight")
