@@ -10,6 +10,7 @@ from ggufkit.formats.model import Model, ModelTensor
 from ggufkit.formats.tensor import SourceFile, TensorRef
 
 NUMPY = {"F32": "f4", "F16": "f2", "F64": "f8"}
+FAR = np.array([60, 2, 2, *range(29)])
 SLABS = ((0, 1), (5, 9), (8, 16), (31, 32), (3, 32))
 
 
@@ -28,7 +29,7 @@ def rope_order(n_head: int, head_dim: int) -> np.ndarray:
 BENDS = {
     "a head's halves interleaved": (Bend(order=rope_order(4, 8)), lambda w: w[rope_order(4, 8)]),
     "every second row": (Bend(order=np.arange(1, 64, 2)), lambda w: w[1::2]),
-    "rows far apart, one of them twice": (Bend(order=np.array([60, 2, 2, *range(29)])), lambda w: w[[60, 2, 2, *range(29)]]),
+    "rows far apart, one of them twice": (Bend(order=FAR), lambda w: w[FAR]),
     "columns": (Bend(columns=np.array([2, 0])), lambda w: w[:, [2, 0]]),
     "transposed": (Bend(transposed=True), lambda w: w.T),
     "transposed, every second of its rows": (Bend(transposed=True, order=np.arange(0, 64, 2)), lambda w: w.T[::2]),
