@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from quant import waiting
 from quant.errors import LibraryError
 
 F32Array = NDArray[np.float32]
@@ -59,7 +60,9 @@ def library_path() -> Path:
 
 @functools.cache
 def _lib() -> ctypes.CDLL:
-    lib = ctypes.CDLL(str(library_path()))
+    path = library_path()
+    waiting.make_cheap()
+    lib = ctypes.CDLL(str(path))
     lib.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
     lib.ggml_get_type_traits.argtypes = [ctypes.c_int]
     lib.ggml_quantize_chunk.restype = ctypes.c_size_t

@@ -15,6 +15,7 @@ def render(report: DoctorReport) -> str:
         ("AMX", report.amx),
         ("kernels", report.kernels),
         ("threads", f"{report.threads} ({report.threads_reason})"),
+        ("waiting", report.waiting),
         ("memory", f"{human_bytes(report.memory_available)} free of {human_bytes(report.memory_total)}"),
         ("disk", f"{human_bytes(report.disk_free)} free at {report.disk_path}"),
         ("GPU", "offload is built in" if report.gpu_offload else "none built in: runs on the processor"),

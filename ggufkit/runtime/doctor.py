@@ -11,6 +11,7 @@ from pathlib import Path
 import ggufkit
 from ggufkit.errors import EngineError
 from ggufkit.runtime import library, machine, probe
+from quant import waiting
 from quant.kernels.cache import cache_folder
 
 _TESTED = "0.3.36"
@@ -41,6 +42,7 @@ class DoctorReport:
     amx          what is known of AMX here, and what it costs
     kernels      all, plain or none: see `probe.Kernels`
     threads      chosen for computing, and why
+    waiting      what makes threads sleep or spin while they wait, and who set it
     gpu_offload  whether llama.cpp was built with Metal or another GPU backend
     """
 
@@ -56,6 +58,7 @@ class DoctorReport:
     kernels: str
     threads: int
     threads_reason: str
+    waiting: str
     memory_total: int
     memory_available: int
     disk_free: int
@@ -97,6 +100,7 @@ def examine(*, probe: bool = False, folder: Path | None = None) -> DoctorReport:
         kernels=found.kernels if found else "",
         threads=threads.n,
         threads_reason=threads.reason,
+        waiting=waiting.make_cheap(),
         memory_total=ram.total,
         memory_available=ram.available,
         disk_free=disk_free,

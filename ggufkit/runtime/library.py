@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ggufkit.errors import EngineError
+from quant import waiting
 
 INSTALL = "Install it: pip install 'llama-cpp-python==0.3.36'"
 LOG_WARN, LOG_ERROR, LOG_CONTINUE = 3, 4, 5  # ggml.h enum ggml_log_level
@@ -90,6 +91,7 @@ def load() -> ModuleType:
     Raises EngineError where the package is absent, its library does not load, or its structs have another layout.
     """
     folder = library_folder()
+    waiting.make_cheap()
     try:
         lib: ModuleType = importlib.import_module("llama_cpp.llama_cpp")
     except Exception as error:  # llama_cpp raises RuntimeError, OSError or FileNotFoundError

@@ -19,6 +19,7 @@ def test_a_good_machine_has_no_problems(monkeypatch, tmp_path):
     assert report.problems == ()
     assert (report.engine, report.kernels, report.disk_free) == ("0.3.36", "all", 1 << 40)
     assert report.threads == machine.choose_threads().n
+    assert "=" in report.waiting
     assert json.dumps(dataclasses.asdict(report))
 
 
