@@ -5,11 +5,17 @@ Both stream text from the same model with one thread and the same sampler. `llam
 run in both and are taken off: what is printed is the processor time outside of them, in microseconds a token,
 median of the rounds. The token that is drawn is replaced by one of a fixed list, so that no end token ends early and
 both see the same text.
+
+Then the speed of generating with two threads, alone and beside one process that keeps a core busy, as waiting threads
+sleep (what ggufkit sets), as they spin a little, and as many times as GNU's OpenMP does by itself. A machine with other work on it
+shows the ratios only.  --model FILE.gguf takes another model for this part than the shipped tiny-mixtral.
 """
 
 import argparse
 import itertools
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,10 +31,16 @@ from ggufkit.runtime.engine import Engine
 from ggufkit.runtime.generate import generate
 from ggufkit.runtime.sampling import Sampling
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from quant import waiting
 
 ROOT = Path(__file__).parents[1]
 PROMPT = "Once upon a time"
 N_CTX = 4096
+WAITING = {
+    "asleep": {"OMP_WAIT_POLICY": "passive"},
+    "1000 spins": {"GOMP_SPINCOUNT": "1000"},
+    "300000 spins": {"GOMP_SPINCOUNT": "300000"},  # what GNU's OpenMP does by itself
+}
 
 
 class Watch:
@@ -77,11 +89,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", default="128,512,1024,2048")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", type=Path, default=None)
+    parser.add_argument("--speed-of", type=Path, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.speed_of:
+        print(speed(options.speed_of))
+        return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "stories.gguf"
         quantize(QuantizeSettings(source=ROOT / "models" / "stories260K", output=path, recipe="F16"))
         compare(path, [int(n) for n in options.tokens.split(",")], options.rounds)
+        if options.model is None:
+            options.model = Path(folder) / "tiny-mixtral.gguf"
+            quantize(QuantizeSettings(source=ROOT / "models" / "tiny-mixtral", output=options.model, recipe="Q4_K_M"))
+        wait(options.model, options.rounds)
 
 
 def compare(path: Path, lengths: list[int], rounds: int) -> None:
@@ -111,6 +132,43 @@ def compare(path: Path, lengths: list[int], rounds: int) -> None:
             mine, his = (statistics.median(pair[side][0] for pair in pairs) for side in (0, 1))
             print(f"{n:>8}{mine:>13.1f}{his:>21.1f}{his / mine:>9.0f}", flush=True)
     peer.close()
+
+
+def speed(path: Path) -> float:
+    """Tokens generated a second with two threads, the best of three answers."""
+    found = []
+    with Engine.open(path, n_ctx=512, threads=2) as engine:
+        for _ in range(3):
+            generation = generate(
+                engine, engine.tokenize(PROMPT), sampling=Sampling(temperature=0), max_tokens=64, stop=()
+            )
+            list(generation)
+            assert generation.stats is not None
+            found.append(generation.stats.generated_per_second)
+    return max(found)
+
+
+def wait(path: Path, rounds: int) -> None:
+    """Print the speed of each way of waiting, quiet and beside one busy process, in turns."""
+    found: dict[tuple[str, bool], list[float]] = {}
+    for _ in range(rounds):
+        for busy in (False, True):
+            other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
+            try:
+                for name, env in WAITING.items():
+                    command = [sys.executable, __file__, "--speed-of", str(path)]
+                    clean = {key: value for key, value in os.environ.items() if key not in waiting.VARIABLES}
+                    done = subprocess.run(command, env=clean | env, check=True, capture_output=True)
+                    found.setdefault((name, busy), []).append(float(done.stdout))
+            finally:
+                if other is not None:
+                    other.kill()
+                    other.wait()
+    print(f"\n{path.name}: tokens/s with two threads on {os.cpu_count()} cores, median of {rounds} rounds")
+    print(f"{'waiting':>14}{'quiet':>9}{'beside a busy process':>24}{'of its quiet speed':>20}")
+    for name in WAITING:
+        quiet, beside = (statistics.median(found[name, busy]) for busy in (False, True))
+        print(f"{name:>14}{quiet:>9.1f}{beside:>24.1f}{100 * beside / quiet:>18.0f} %")
 
 
 if __name__ == "__main__":
