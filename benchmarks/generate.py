@@ -6,9 +6,9 @@ run in both and are taken off: what is printed is the processor time outside of 
 median of the rounds. The token that is drawn is replaced by one of a fixed list, so that no end token ends early and
 both see the same text.
 
-Then the speed of generating with two threads, alone and beside one process that keeps a core busy, as waiting threads
-sleep (what ggufkit sets), as they spin a little, and as many times as GNU's OpenMP does by itself. A machine with other work on it
-shows the ratios only.  --model FILE.gguf takes another model for this part than the shipped tiny-mixtral.
+Then the speed of generating with two threads, alone and beside one process that keeps a core busy: waiting threads
+sleep (what ggufkit sets), spin a little, or spin as often as GNU's OpenMP has them by itself. On a machine with other
+work only the ratios tell something. --model FILE.gguf takes another model here than the shipped tiny-mixtral.
 """
 
 import argparse
