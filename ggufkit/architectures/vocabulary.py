@@ -9,7 +9,7 @@ from gguf import MODEL_ARCH, GGUFValueType, Keys
 
 from ggufkit.architectures.config import Config
 from ggufkit.architectures.family import Family
-from ggufkit.formats.checkpoint import read_json
+from ggufkit.formats.checkpoint import read_optional
 from ggufkit.formats.model import KV
 from ggufkit.tokenizer import load_vocabulary
 
@@ -29,10 +29,10 @@ def vocabulary_metadata(family: Family, config: Config) -> Iterable[KV]:
     """tokenizer.*, in the converter's order. Raises TokenizerError."""
     n_vocab = config.integer("vocab_size")
     is_llama = family.arch is MODEL_ARCH.LLAMA
-    declared = read_json(config.folder, "tokenizer_config.json") or {}
+    declared = read_optional(config.folder, "tokenizer_config.json", notes=[])  # load_vocabulary says what is wrong
     if is_llama and isinstance(prefix := declared.get("add_prefix_space"), bool):
         yield KV(Keys.Tokenizer.ADD_PREFIX, GGUFValueType.BOOL, prefix)
-    yield from load_vocabulary(config.folder, n_vocab, family.vocab, pre_alias=family.pre_alias)
+    yield from load_vocabulary(config.folder, n_vocab, family.vocab, pre_alias=family.pre_alias, notes=config.notes)
     if is_llama and n_vocab == CODE_LLAMA_VOCAB:
         for key, number in CODE_LLAMA_INFILL.items():
             yield KV(key, GGUFValueType.UINT32, number)

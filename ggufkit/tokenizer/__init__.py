@@ -13,7 +13,9 @@ from gguf import GGUFValueType
 from ggufkit.errors import TokenizerError
 from ggufkit.formats.model import KV
 from ggufkit.tokenizer import bpe, llama_hf, spm
-from ggufkit.tokenizer.files import MAX_VOCAB, TokenizerFiles
+from ggufkit.tokenizer.files import MAX_VOCAB, MalformedError, TokenizerFiles
+from ggufkit.tokenizer.rows import check_tokens
+from ggufkit.tokenizer.sentencepiece_model import SentencePieceModel
 from ggufkit.tokenizer.special import special_tokens
 
 
@@ -27,30 +29,53 @@ class VocabKind(StrEnum):
 
 
 def load_vocabulary(
-    folder: Path, n_vocab: int, kinds: tuple[VocabKind, ...], *, pre_alias: Mapping[str, str] | None = None
+    folder: Path,
+    n_vocab: int,
+    kinds: tuple[VocabKind, ...],
+    *,
+    pre_alias: Mapping[str, str] | None = None,
+    notes: list[str] | None = None,
 ) -> tuple[KV, ...]:
     """Metadata of the vocabulary in `folder`: tokens, scores, types, merges, special ids, templates.
 
     n_vocab    rows of the embedding; missing tokens are padded as [PADi]
-    kinds      tried in order; the first whose files are there is taken
+    kinds      tried in order; the first whose files are there and can be used is taken
     pre_alias  see `bpe.from_tokenizer_json`
+    notes      gets a line for each file and entry that the vocabulary does without
 
-    Raises TokenizerError where no kind's files are there or a file is malformed.
+    Raises TokenizerError where no kind's files can be used, and where llama.cpp would not take the vocabulary.
     """
     if not 0 < n_vocab <= MAX_VOCAB:
         raise TokenizerError(f"{folder}: a vocabulary of {n_vocab} tokens, at most {MAX_VOCAB} are supported.")
-    files = TokenizerFiles(folder)
-    kind = _kind(files, kinds)
-    if kind is VocabKind.BPE:
-        tokens = bpe.from_tokenizer_json(files, n_vocab, pre_alias=dict(pre_alias or {}))
+    files = TokenizerFiles(folder, notes)
+    kind, model = _choose(files, n_vocab, kinds)
+    try:
+        entries = _entries(files, n_vocab, kind, model, pre_alias)
+    except MalformedError as error:
+        if model is None or not files.read_object("tokenizer.json"):
+            raise
+        files.leave_out("tokenizer.json", error)  # the vocabulary is tokenizer.model's
+        entries = _entries(files, n_vocab, kind, model, pre_alias)
+    for kv in entries:
+        _check_unicode(kv, folder)
+    check_tokens(entries, folder)
+    return entries
+
+
+def _entries(
+    files: TokenizerFiles,
+    n_vocab: int,
+    kind: VocabKind,
+    model: SentencePieceModel | None,
+    pre_alias: Mapping[str, str] | None,
+) -> tuple[KV, ...]:
+    if model is not None:
+        tokens = spm.from_model(files, model, n_vocab, phi3=kind is VocabKind.SPM_PHI3)
     elif kind is VocabKind.LLAMA_HF:
         tokens = llama_hf.from_tokenizer_json(files, n_vocab)
     else:
-        tokens = spm.from_model(files, n_vocab, phi3=kind is VocabKind.SPM_PHI3)
-    entries = (*tokens, *special_tokens(files, n_vocab))
-    for kv in entries:
-        _check_unicode(kv, folder)
-    return entries
+        tokens = bpe.from_tokenizer_json(files, n_vocab, pre_alias=dict(pre_alias or {}))
+    return (*tokens, *special_tokens(files, n_vocab))
 
 
 def _check_unicode(kv: KV, folder: Path) -> None:
@@ -64,18 +89,27 @@ def _check_unicode(kv: KV, folder: Path) -> None:
         raise TokenizerError(f"{folder}: {kv.key} holds {half}, half a character. Fetch the file again.") from error
 
 
-def _kind(files: TokenizerFiles, kinds: tuple[VocabKind, ...]) -> VocabKind:
+def _choose(
+    files: TokenizerFiles, n_vocab: int, kinds: tuple[VocabKind, ...]
+) -> tuple[VocabKind, SentencePieceModel | None]:
+    """The kind to read, with the model where that is tokenizer.model: by what the files are, not by their names."""
     tokenizer = files.read_object("tokenizer.json")
     for kind in kinds:
         if kind is VocabKind.SPM_PHI3 and _is_gpt2(files):
             continue
-        if kind in (VocabKind.SPM, VocabKind.SPM_PHI3) and files.exists("tokenizer.model"):
-            return kind
+        if kind in (VocabKind.SPM, VocabKind.SPM_PHI3) and files.exists(spm.MODEL):
+            try:
+                return kind, spm.read_model(files, n_vocab)
+            except TokenizerError as error:
+                files.leave_out(spm.MODEL, error)
         if kind is VocabKind.LLAMA_HF and spm.is_llama_bpe(tokenizer):
-            return kind
+            return kind, None
         if kind is VocabKind.BPE and tokenizer:
-            return kind
-    wanted = "tokenizer.model" if VocabKind.BPE not in kinds else "tokenizer.json or tokenizer.model"
+            return kind, None
+    for name in ("tokenizer.json", spm.MODEL):
+        if name in files.faults:
+            raise files.faults[name]
+    wanted = spm.MODEL if VocabKind.BPE not in kinds else f"tokenizer.json or {spm.MODEL}"
     hint = "tekken.json alone is not supported; f" if files.exists("tekken.json") else "F"
     raise TokenizerError(
         f"{files.folder}: no tokenizer found, wanted {wanted}. {hint}etch the missing file from the model's page."

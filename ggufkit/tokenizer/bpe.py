@@ -4,7 +4,6 @@ Knows the two ways merges are written, and added tokens. Does not know how text 
 (`pretokenizer`), special ids or templates (`special`).
 """
 
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -14,19 +13,11 @@ from ggufkit.errors import TokenizerError
 from ggufkit.formats.model import KV
 from ggufkit.tokenizer.files import TokenizerFiles, expect, is_int
 from ggufkit.tokenizer.pretokenizer import pretokenizer_id
-from ggufkit.tokenizer.spm import SPACE, declared_tokens, looks_special
+from ggufkit.tokenizer.rows import filled
+from ggufkit.tokenizer.special import quiet_roles, role_texts
+from ggufkit.tokenizer.spm import SPACE, AddedToken, declared_tokens, has_row, looks_special, parse_added
 
 _SPACE_IN_MERGE = chr(ord(" ") + 256)  # as the byte-level alphabet writes a space
-
-
-@dataclass(frozen=True, slots=True)
-class AddedToken:
-    """A token that is cut out of the text before anything else. `normalized`: sought in the normalized text."""
-
-    number: int
-    text: str
-    special: bool
-    normalized: bool
 
 
 def from_tokenizer_json(
@@ -36,24 +27,27 @@ def from_tokenizer_json(
 
     pre_alias  the family's own name for a pre-tokenizer that several families share: {"gpt-2": "phi-2"}
 
-    Raises TokenizerError on malformed files, an unknown pre-tokenizer, or more tokens than rows.
+    Raises TokenizerError on malformed files, an unknown pre-tokenizer, or a vocabulary with more tokens than rows.
     """
     tokenizer = files.read_object("tokenizer.json")
     vocab = vocabulary(tokenizer, n_vocab)
     pre = pretokenizer_id(tokenizer)
-    texts = [f"[PAD{i}]" for i in range(n_vocab)]
+    texts: list[str | None] = [None] * n_vocab
     types = [int(TokenType.UNUSED)] * n_vocab
     for text, number in vocab.items():
         texts[number], types[number] = text, int(TokenType.NORMAL)
-    for token in added_tokens(tokenizer, vocab, n_vocab, declared=_declared(files)):
-        texts[token.number], types[token.number] = _added(token)
-    merges = [" ".join(pair) for pair in merge_pairs(tokenizer, vocab, files)]
+    pairs = merge_pairs(tokenizer, vocab, files)
+    quiet = quiet_roles(files) & ordinary(vocab, pairs)
+    for token in added_tokens(files, vocab, n_vocab, declared=_declared(files)):
+        if token.text not in quiet:
+            texts[token.number], types[token.number] = _added(token)
+    merges = [" ".join(pair) for pair in pairs]
     if not merges:
         raise TokenizerError(f"{files.folder}: the BPE vocabulary has no merges. Fetch tokenizer.json again.")
     return (
         KV(Keys.Tokenizer.MODEL, GGUFValueType.STRING, "gpt2"),
         KV(Keys.Tokenizer.PRE, GGUFValueType.STRING, (pre_alias or {}).get(pre, pre)),
-        KV(Keys.Tokenizer.LIST, GGUFValueType.ARRAY, texts, GGUFValueType.STRING),
+        KV(Keys.Tokenizer.LIST, GGUFValueType.ARRAY, filled(texts), GGUFValueType.STRING),
         KV(Keys.Tokenizer.TOKEN_TYPE, GGUFValueType.ARRAY, types, GGUFValueType.INT32),
         KV(Keys.Tokenizer.MERGES, GGUFValueType.ARRAY, merges, GGUFValueType.STRING),
     )
@@ -88,7 +82,7 @@ def merge_pairs(
     """Merges, best first, written as "a b" or as ["a", "b"]. Raises TokenizerError where one makes an unknown token."""
     listed = expect(tokenizer["model"].get("merges") or [], list, "tokenizer.json: merges")
     if not listed and files is not None and files.exists("merges.txt"):
-        lines = files.read_text("merges.txt").splitlines()
+        lines = files.read_text("merges.txt").split("\n")
         listed = [line.strip() for line in lines if line.strip() and not line.startswith("#version")]
     pairs = []
     for rank, merge in enumerate(listed):
@@ -103,25 +97,30 @@ def merge_pairs(
     return pairs
 
 
+def ordinary(vocab: dict[str, int], pairs: list[tuple[str, str]]) -> set[str]:
+    """Tokens that text is made of: single letters, and what merges make. Markers are neither."""
+    return {text for text in vocab if len(text) == 1} | {left + right for left, right in pairs}
+
+
 def added_tokens(
-    tokenizer: dict[str, Any], vocab: dict[str, int], n_vocab: int, *, declared: tuple[AddedToken, ...] = ()
+    files: TokenizerFiles, vocab: dict[str, int], n_vocab: int, *, declared: tuple[AddedToken, ...] = ()
 ) -> list[AddedToken]:
-    """Added tokens of tokenizer.json, then those that only tokenizer_config.json has. Later ones never displace."""
+    """Added tokens of tokenizer.json, then those that only tokenizer_config.json has. Later ones never displace.
+
+    A token without a row of embeddings is left out with a note.
+    """
     out: dict[str, AddedToken] = {}
     used = {number: text for text, number in vocab.items()}
-    for entry in expect(tokenizer.get("added_tokens") or [], list, "tokenizer.json: added_tokens"):
-        token = parse_added(expect(entry, dict, "tokenizer.json: added_tokens"), entry.get("id"))
+    where = "tokenizer.json: added_tokens"
+    for entry in expect(files.read_object("tokenizer.json").get("added_tokens") or [], list, where):
+        token = parse_added(expect(entry, dict, where), entry.get("id"))
         other = used.setdefault(token.number, token.text)
         if other != token.text or vocab.get(token.text, token.number) != token.number:
             raise TokenizerError(
                 f"tokenizer.json: added token {token.text!r} is number {token.number}, as is {other!r}."
             )
-        if token.number >= n_vocab:
-            raise TokenizerError(
-                f"tokenizer.json: added token {token.text!r} has number {token.number}, the model has {n_vocab} rows "
-                "of embeddings. Resize the embeddings or remove the token."
-            )
-        out.setdefault(token.text, token)
+        if has_row(files, token.text, token.number, n_vocab):
+            out.setdefault(token.text, token)
     for token in declared:
         number = vocab.get(token.text, token.number)
         if token.text not in out and 0 <= number < n_vocab and used.get(number, token.text) == token.text:
@@ -129,22 +128,11 @@ def added_tokens(
     return list(out.values())
 
 
-def parse_added(entry: dict[str, Any], number: Any) -> AddedToken:
-    text = expect(entry.get("content"), str, "added token: content")
-    if not is_int(number) or number < 0:
-        raise TokenizerError(f"added token {text!r} has number {number!r}. The tokenizer's files are malformed.")
-    special = bool(entry.get("special"))
-    return AddedToken(number, text, special, bool(entry.get("normalized", not special)))
-
-
 def _declared(files: TokenizerFiles) -> tuple[AddedToken, ...]:
     """Added tokens that tokenizer_config.json knows: its table, and ordinary tokens to which it gives a role."""
-    table = [parse_added(entry, number) for number, entry in declared_tokens(files)]
-    config = files.read_object("tokenizer_config.json")
-    roles = (config.get(f"{kind}_token") for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
-    texts = (role.get("content") if isinstance(role, dict) else role for role in roles)
     # the number is the vocabulary's: a role for a token that no file numbers has no row and is left out
-    return (*table, *(AddedToken(1 << 62, text, True, False) for text in texts if isinstance(text, str)))
+    roles = role_texts(files.read_object("tokenizer_config.json"))
+    return (*declared_tokens(files), *(AddedToken(1 << 62, text, True, False) for text in roles.values()))
 
 
 def _added(token: AddedToken) -> tuple[str, int]:

@@ -1,6 +1,7 @@
 """Tokenizer files of a checkpoint folder, read once and with bounds: JSON objects, templates, raw bytes.
 
-Knows sizes and JSON types. Does not know what a token or a template means.
+Knows sizes and JSON types, and keeps why a file could not be read: whether it was needed is for others to say.
+Does not know what a token or a template means.
 """
 
 from pathlib import Path
@@ -8,50 +9,70 @@ from typing import Any, TypeGuard
 
 from ggufkit.errors import TokenizerError
 from ggufkit.formats import strict_json
-from ggufkit.formats.files import checked_size, disguise
+from ggufkit.formats.files import disguise, is_present, read_small
+from ggufkit.formats.text import decoded
 
 MAX_FILE_BYTES = 64 << 20  # the largest known tokenizer.json has 33 MB
 MAX_TEMPLATE_BYTES = 1 << 20
 MAX_VOCAB = 1 << 20
 
 
-class TokenizerFiles:
-    """The files of one folder. JSON is parsed once; callers must not change what they get."""
+class MalformedError(TokenizerError):
+    """A value of another kind than the file's format has in its place."""
 
-    def __init__(self, folder: Path) -> None:
+
+class TokenizerFiles:
+    """The files of one folder. JSON is parsed once; callers must not change what they get.
+
+    notes   gets a line for each file or entry that is left out
+    faults  files that could not be read, by name
+    """
+
+    def __init__(self, folder: Path, notes: list[str] | None = None) -> None:
         self.folder = folder
+        self.notes: list[str] = [] if notes is None else notes
+        self.faults: dict[str, TokenizerError] = {}
         self._objects: dict[str, dict[str, Any]] = {}
 
     def exists(self, name: str) -> bool:
-        return (self.folder / name).exists()
+        """Whether something has that name, be it a link to nothing: then reading it says so."""
+        return is_present(self.folder / name)
 
     def read_bytes(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
         """The whole file. Raises TokenizerError where it cannot be read or is longer than `limit` bytes."""
         path = self.folder / name
-        nbytes = checked_size(path, TokenizerError)
-        if nbytes > limit:
-            raise TokenizerError(f"{path}: {nbytes} bytes, at most {limit} are read. This is not a tokenizer's file.")
-        try:
-            raw = path.read_bytes()
-        except OSError as error:
-            raise TokenizerError(f"{path}: cannot be read: {error.strerror}. Check its permissions.") from error
+        raw = read_small(path, limit, TokenizerError)
         if what := disguise(raw[:512]):
             raise TokenizerError(f"{path} {what}")
         return raw
 
     def read_text(self, name: str, limit: int = MAX_FILE_BYTES) -> str:
-        """The whole file as UTF-8."""
+        """The whole file as UTF-8, without a byte-order mark, lines ending in a line feed."""
         try:
-            return self.read_bytes(name, limit).decode("utf-8")
-        except UnicodeDecodeError as error:
-            path = self.folder / name
-            raise TokenizerError(f"{path}: byte {error.start} is not UTF-8. Fetch the file again.") from error
+            text = decoded(self.read_bytes(name, limit))
+        except ValueError as error:
+            raise TokenizerError(f"{self.folder / name}: {error}. Fetch the file again.") from error
+        return text.replace("\r\n", "\n").replace("\r", "\n")
 
     def read_object(self, name: str) -> dict[str, Any]:
-        """A JSON file that holds one object; an absent file is an empty one."""
+        """A JSON file that holds one object; an absent one is empty, as is one that cannot be read: see `faults`."""
         if name not in self._objects:
-            self._objects[name] = self._parse(name) if self.exists(name) else {}
+            self._objects[name] = {}
+            try:
+                if self.exists(name):
+                    self._objects[name] = self._parse(name)
+            except TokenizerError as error:
+                self.leave_out(name, error)
         return self._objects[name]
+
+    def leave_out(self, name: str, error: TokenizerError) -> None:
+        """Go on as if the file were absent, with a note."""
+        self._objects[name] = {}
+        self.faults[name] = error
+        self.note(str(error))
+
+    def note(self, why: str) -> None:
+        self.notes.append(f"{why.rstrip('.')}; it is left out")
 
     def _parse(self, name: str) -> dict[str, Any]:
         path = self.folder / name
@@ -70,7 +91,7 @@ def is_int(value: object) -> TypeGuard[int]:
 
 
 def expect(value: Any, kind: type, where: str) -> Any:
-    """`value`, if it is a `kind`. Raises TokenizerError that says where."""
+    """`value`, if it is a `kind`. Raises MalformedError that says where."""
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise TokenizerError(f"{where}: {type(value).__name__}, wanted {kind.__name__}. The file is malformed.")
+        raise MalformedError(f"{where}: {type(value).__name__}, wanted {kind.__name__}. The file is malformed.")
     return value

@@ -9,9 +9,9 @@ from typing import Any
 from gguf import TokenType
 
 from ggufkit.formats.model import KV
-from ggufkit.tokenizer.bpe import added_tokens, merge_pairs, vocabulary
+from ggufkit.tokenizer.bpe import added_tokens, merge_pairs, ordinary, vocabulary
 from ggufkit.tokenizer.files import TokenizerFiles
-from ggufkit.tokenizer.special import TOKEN_TYPES
+from ggufkit.tokenizer.special import quiet_roles, role_texts, text_of
 from ggufkit.tokenizer.spm import ADDED_SCORE, Pieces
 
 _BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -24,19 +24,20 @@ def from_tokenizer_json(files: TokenizerFiles, n_vocab: int) -> tuple[KV, ...]:
     first, `tokenizers` the pair of lowest rank, so both cut a text alike. (The converter stores -1000 for every token,
     with which llama.cpp joins from the left whatever the merges say.)
 
-    Raises TokenizerError on malformed files or more tokens than rows.
+    Raises TokenizerError on malformed files or a vocabulary with more tokens than rows.
     """
     tokenizer = files.read_object("tokenizer.json")
     vocab = vocabulary(tokenizer, n_vocab)
     ranks: dict[str, int] = {}
-    for rank, (left, right) in enumerate(merge_pairs(tokenizer, vocab)):
+    pairs = merge_pairs(tokenizer, vocab)
+    for rank, (left, right) in enumerate(pairs):
         ranks.setdefault(left + right, rank)
-    special = _special_texts(files)
+    special = _special_texts(files) - (quiet_roles(files) & ordinary(vocab, pairs))
     pieces = Pieces(n_vocab)
     for text, number in vocab.items():
         kind = TokenType.CONTROL if text in special else TokenType.NORMAL
         pieces.put(number, text, float(-ranks.get(text, len(ranks))), _type(text, kind))
-    for token in added_tokens(tokenizer, vocab, n_vocab):
+    for token in added_tokens(files, vocab, n_vocab):
         if token.text not in vocab:
             kind = TokenType.CONTROL if token.text in special else TokenType.USER_DEFINED
             pieces.put(token.number, token.text, ADDED_SCORE, kind)
@@ -52,12 +53,9 @@ def _special_texts(files: TokenizerFiles) -> set[str]:
     out: set[str] = set()
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         entries = files.read_object(name)
-        listed: list[Any] = [entries.get(f"{kind}_token") for kind in TOKEN_TYPES]
+        out |= set(role_texts(entries).values())
         for key in ("additional_special_tokens", "extra_special_tokens"):
-            more = entries.get(key) or []
-            listed += more.values() if isinstance(more, dict) else more
-        for entry in listed:
-            text = entry.get("content") if isinstance(entry, dict) else entry
-            if isinstance(text, str):
-                out.add(text)
+            more: Any = entries.get(key)
+            listed = more.values() if isinstance(more, dict) else more if isinstance(more, list) else ()
+            out |= {text for text in map(text_of, listed) if text is not None}
     return out

@@ -7,16 +7,15 @@ from the released gguf 0.19 (a ByteLevel post-processor switches BOS and EOS off
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from string import ascii_letters, digits
 from typing import Any
 
 from gguf import GGUFValueType, Keys
 
 from ggufkit.errors import TokenizerError
 from ggufkit.formats.model import KV
-from ggufkit.tokenizer.files import MAX_TEMPLATE_BYTES, TokenizerFiles, expect, is_int
+from ggufkit.tokenizer.files import TokenizerFiles, expect, is_int
+from ggufkit.tokenizer.templates import chat_templates
 
-_MORE_TEMPLATES = "additional_chat_templates"
 TOKEN_TYPES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _ID_KEYS = {
     "bos": Keys.Tokenizer.BOS_ID,
@@ -41,7 +40,7 @@ class _Specials:
 def special_tokens(files: TokenizerFiles, n_vocab: int) -> tuple[KV, ...]:
     """Ids, flags and templates that the files declare. An id of `n_vocab` or more is left out: no such row exists.
 
-    Raises TokenizerError on malformed files.
+    Raises MalformedError on a malformed tokenizer.json.
     """
     tokenizer = files.read_object("tokenizer.json")
     specials = _Specials(texts=dict(files.read_object("tokenizer_config.json")))
@@ -53,13 +52,37 @@ def special_tokens(files: TokenizerFiles, n_vocab: int) -> tuple[KV, ...]:
         _read_config_flags(specials)
         _collect_ids(ids, specials, _added_ids(tokenizer))
     _collect_config_ids(ids, specials.types, files.read_object("config.json"))
+    for kind, number in ids.items():
+        if number >= n_vocab:
+            files.note(f"the {kind} token has number {number}, the model has {n_vocab} rows of embeddings")
     out = [
         KV(_ID_KEYS[kind], GGUFValueType.UINT32, number)
         for kind, number in ids.items()
         if number < n_vocab and kind in _ID_KEYS
     ]
     out += [KV(_ADD_KEYS[kind], GGUFValueType.BOOL, flag) for kind, flag in specials.add.items() if kind in _ADD_KEYS]
-    return (*out, *(_chat_templates(files) if declared else ()))
+    return (*out, *chat_templates(files))
+
+
+def text_of(entry: Any) -> str | None:
+    """A token as the files spell it: its text, or an object that holds it."""
+    text = entry.get("content") if isinstance(entry, dict) else entry
+    return text if isinstance(text, str) else None
+
+
+def role_texts(entries: dict[str, Any]) -> dict[str, str]:
+    """Role → text of the tokens to which tokenizer_config.json or special_tokens_map.json gives one."""
+    found = {kind: text_of(entries.get(f"{kind}_token")) for kind in TOKEN_TYPES}
+    return {kind: text for kind, text in found.items() if text is not None}
+
+
+def quiet_roles(files: TokenizerFiles) -> set[str]:
+    """Texts that pad, mask or separate, and neither begin nor end a text: an ordinary piece may be lent for that."""
+    quiet, loud = set[str](), set[str]()
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        for kind, text in role_texts(files.read_object(name)).items():
+            (loud if kind in ("bos", "eos") else quiet).add(text)
+    return quiet - loud
 
 
 def _added_ids(tokenizer: dict[str, Any]) -> dict[str, int]:
@@ -76,9 +99,8 @@ def _added_ids(tokenizer: dict[str, Any]) -> dict[str, int]:
 
 def _collect_ids(ids: dict[str, int], specials: _Specials, added: dict[str, int]) -> None:
     for kind in specials.types:
-        entry = specials.texts.get(f"{kind}_token")
-        text = entry.get("content") if isinstance(entry, dict) else entry
-        if isinstance(text, str) and text in added:
+        text = text_of(specials.texts.get(f"{kind}_token"))
+        if text is not None and text in added:
             ids.setdefault(kind, added[text])
 
 
@@ -191,46 +213,3 @@ def _id_of(piece: Any, kind: str) -> str | None:
     where = "tokenizer.json: TemplateProcessing"
     name = expect(expect(piece, dict, where).get(kind, {}), dict, where).get("id")
     return name if isinstance(name, str) else None
-
-
-def _chat_templates(files: TokenizerFiles) -> tuple[KV, ...]:
-    config = files.read_object("tokenizer_config.json")
-    template = config["chat_template"] if "chat_template" in config else _template_files(files)
-    if template is None:
-        return ()
-    if isinstance(template, str):
-        return (KV(Keys.Tokenizer.CHAT_TEMPLATE, GGUFValueType.STRING, _bounded(template)),)
-    named: dict[str, str] = {}
-    where = "chat_template"
-    for choice in expect(template, list, where):
-        entry = expect(choice, dict, where)
-        name = "".join(c if c in ascii_letters + digits else "_" for c in expect(entry.get("name"), str, where))
-        named[name] = _bounded(expect(entry.get("template"), str, where))
-    default = named.pop("default", None)
-    out = [
-        KV(Keys.Tokenizer.CHAT_TEMPLATE_N.format(name=name), GGUFValueType.STRING, text) for name, text in named.items()
-    ]
-    if named:  # sorted: the converter lists them in the order of a hash, so its bytes change from run to run
-        out.append(KV(Keys.Tokenizer.CHAT_TEMPLATES, GGUFValueType.ARRAY, sorted(named), GGUFValueType.STRING))
-    if default is not None:
-        out.append(KV(Keys.Tokenizer.CHAT_TEMPLATE, GGUFValueType.STRING, default))
-    return tuple(out)
-
-
-def _template_files(files: TokenizerFiles) -> str | list[dict[str, str]] | None:
-    if files.exists("chat_template.jinja"):
-        text = files.read_text("chat_template.jinja", MAX_TEMPLATE_BYTES)
-        names = sorted(path.name for path in (files.folder / _MORE_TEMPLATES).glob("*.jinja"))
-        if not names:
-            return text
-        more = ((name, files.read_text(f"{_MORE_TEMPLATES}/{name}", MAX_TEMPLATE_BYTES)) for name in names)
-        named = [{"name": name.removesuffix(".jinja"), "template": template} for name, template in more]
-        return [{"name": "default", "template": text}, *named]
-    template = files.read_object("chat_template.json").get("chat_template")
-    return template if isinstance(template, str | list) else None
-
-
-def _bounded(template: str) -> str:
-    if len(template) > MAX_TEMPLATE_BYTES:
-        raise TokenizerError(f"a chat template has {len(template)} characters, at most {MAX_TEMPLATE_BYTES}.")
-    return template

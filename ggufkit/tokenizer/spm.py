@@ -12,9 +12,12 @@ from gguf import GGUFValueType, Keys, TokenType
 
 from ggufkit.errors import TokenizerError
 from ggufkit.formats.model import KV
-from ggufkit.tokenizer.files import TokenizerFiles, expect, is_int
+from ggufkit.tokenizer.files import MalformedError, TokenizerFiles, expect, is_int
+from ggufkit.tokenizer.rows import filled
 from ggufkit.tokenizer.sentencepiece_model import SentencePieceModel, parse_model
+from ggufkit.tokenizer.special import quiet_roles
 
+MODEL = "tokenizer.model"
 SPACE = "\u2581"
 ADDED_SCORE = -1000.0
 PAD_SCORE = -10000.0
@@ -31,12 +34,12 @@ class Pieces:
     """Token texts, scores and types of n_vocab rows; rows that no file names stay [PADi], unused."""
 
     n_vocab: int
-    texts: list[str] = field(init=False)
+    texts: list[str | None] = field(init=False)
     scores: list[float] = field(init=False)
     types: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.texts = [f"[PAD{i}]" for i in range(self.n_vocab)]
+        self.texts = [None] * self.n_vocab
         self.scores = [PAD_SCORE] * self.n_vocab
         self.types = [int(TokenType.UNUSED)] * self.n_vocab
 
@@ -47,54 +50,85 @@ class Pieces:
         return (
             KV(Keys.Tokenizer.MODEL, GGUFValueType.STRING, "llama"),
             KV(Keys.Tokenizer.PRE, GGUFValueType.STRING, "default"),
-            KV(Keys.Tokenizer.LIST, GGUFValueType.ARRAY, self.texts, GGUFValueType.STRING),
+            KV(Keys.Tokenizer.LIST, GGUFValueType.ARRAY, filled(self.texts), GGUFValueType.STRING),
             KV(Keys.Tokenizer.SCORES, GGUFValueType.ARRAY, self.scores, GGUFValueType.FLOAT32),
             KV(Keys.Tokenizer.TOKEN_TYPE, GGUFValueType.ARRAY, self.types, GGUFValueType.INT32),
         )
 
 
-def from_model(files: TokenizerFiles, n_vocab: int, *, phi3: bool = False) -> tuple[KV, ...]:
-    """Vocabulary of `tokenizer.model`, padded to `n_vocab` rows.
+def from_model(files: TokenizerFiles, model: SentencePieceModel, n_vocab: int, *, phi3: bool = False) -> tuple[KV, ...]:
+    """Vocabulary of `tokenizer.model`, padded to `n_vocab` rows. A token beyond them is left out with a note.
 
     phi3  take added tokens from tokenizer.json too, as they are spelled (Phi-3)
-
-    Raises TokenizerError where the file is no SentencePiece model or has more pieces than the model has rows.
     """
-    model = _read_model(files, n_vocab)
     pieces = Pieces(n_vocab)
     for number, piece in enumerate(model.pieces):
         whole = piece.type == TokenType.USER_DEFINED  # llama.cpp seeks these in the text as it was typed
         pieces.put(number, piece.text.replace(SPACE, " ") if whole else piece.text, piece.score, piece.type)
     for text, number in files.read_object("added_tokens.json").items():
         if not is_int(number) or number < 0:
-            raise TokenizerError(f"added_tokens.json: {text!r} has number {number!r}. It is malformed.")
-        if number < n_vocab:
+            files.note(f"added_tokens.json: {text!r:.80} has number {number!r:.80}, wanted one from 0")
+        elif has_row(files, text, number, n_vocab):
             pieces.put(number, text, ADDED_SCORE, TokenType.USER_DEFINED)
-    for number, token in declared_tokens(files):
-        _put_declared(pieces, number, token, as_spelled=phi3)
+    quiet = quiet_roles(files)
+    for token in declared_tokens(files):
+        _put_declared(files, pieces, token, quiet, as_spelled=phi3)
     if phi3:
-        added = files.read_object("tokenizer.json").get("added_tokens") or []
-        for token in expect(added, list, "tokenizer.json: added_tokens"):
-            _put_declared(pieces, expect(token, dict, "tokenizer.json: added_tokens").get("id"), token, as_spelled=True)
+        where = "tokenizer.json: added_tokens"
+        for entry in expect(files.read_object("tokenizer.json").get("added_tokens") or [], list, where):
+            token = parse_added(expect(entry, dict, where), entry.get("id"))
+            _put_declared(files, pieces, token, quiet, as_spelled=True)
     if model.add_dummy_prefix or "add_prefix_space" in files.read_object("tokenizer_config.json"):
         return pieces.metadata()
     return (*pieces.metadata(), KV(Keys.Tokenizer.ADD_PREFIX, GGUFValueType.BOOL, False))
 
 
-def declared_tokens(files: TokenizerFiles) -> Iterable[tuple[int, dict[str, Any]]]:
-    """(id, description) of each entry of added_tokens_decoder in tokenizer_config.json."""
+@dataclass(frozen=True, slots=True)
+class AddedToken:
+    """A token that is cut out of the text before anything else. `normalized`: sought in the normalized text."""
+
+    number: int
+    text: str
+    special: bool
+    normalized: bool
+
+
+def parse_added(entry: dict[str, Any], number: Any) -> AddedToken:
+    """The token of an entry, as tokenizer.json and tokenizer_config.json write them. Raises MalformedError."""
+    text = expect(entry.get("content"), str, "added token: content")
+    if not is_int(number) or number < 0:
+        raise MalformedError(f"added token {text!r} has number {number!r}. The tokenizer's files are malformed.")
+    special = bool(entry.get("special"))
+    return AddedToken(number, text, special, bool(entry.get("normalized", not special)))
+
+
+def has_row(files: TokenizerFiles, text: str, number: int, n_vocab: int) -> bool:
+    """Whether a token can be used at all; one whose number has no row of embeddings is left out with a note."""
+    if number >= n_vocab:
+        files.note(f"added token {text!r:.80} has number {number}, the model has {n_vocab} rows of embeddings")
+    return number < n_vocab
+
+
+def declared_tokens(files: TokenizerFiles) -> Iterable[AddedToken]:
+    """Entries of added_tokens_decoder in tokenizer_config.json; malformed ones are left out with a note."""
     where = "tokenizer_config.json: added_tokens_decoder"
     table = files.read_object("tokenizer_config.json").get("added_tokens_decoder") or {}
-    for number, token in expect(table, dict, where).items():
-        if not number.isascii() or not number.isdecimal() or len(number) > 9:
-            raise TokenizerError(f"{where}: {number!r} is not a token's number. The file is malformed.")
-        yield int(number), expect(token, dict, where)
+    if not isinstance(table, dict):
+        files.note(f"{where} is a {type(table).__name__}, wanted numbers with tokens")
+        return
+    for number, entry in table.items():
+        is_number = number.isascii() and number.isdecimal() and len(number) <= 9
+        try:
+            yield parse_added(expect(entry, dict, where), int(number) if is_number else number)
+        except MalformedError as error:
+            files.note(f"{where}: {error}")
 
 
-def _read_model(files: TokenizerFiles, n_vocab: int) -> SentencePieceModel:
-    path = files.folder / "tokenizer.model"
+def read_model(files: TokenizerFiles, n_vocab: int) -> SentencePieceModel:
+    """The SentencePiece model of the folder. Raises TokenizerError where it is none, or has more pieces than rows."""
+    path = files.folder / MODEL
     try:
-        model = parse_model(files.read_bytes("tokenizer.model"))
+        model = parse_model(files.read_bytes(MODEL))
     except ValueError as error:
         raise TokenizerError(f"{path}: is not a SentencePiece model: {error}. Fetch the file again.") from error
     if len(model.pieces) > n_vocab:
@@ -105,13 +139,15 @@ def _read_model(files: TokenizerFiles, n_vocab: int) -> SentencePieceModel:
     return model
 
 
-def _put_declared(pieces: Pieces, number: Any, token: dict[str, Any], *, as_spelled: bool) -> None:
-    text = expect(token.get("content"), str, "added token: content")
-    if not is_int(number) or number < 0:
-        raise TokenizerError(f"added token {text!r} has number {number!r}. The tokenizer's files are malformed.")
-    if number >= pieces.n_vocab:
+def _put_declared(
+    files: TokenizerFiles, pieces: Pieces, token: AddedToken, quiet: set[str], *, as_spelled: bool
+) -> None:
+    number, text = token.number, token.text
+    if not has_row(files, text, number, pieces.n_vocab):
         return
-    control = bool(token.get("special")) or (not as_spelled and looks_special(text))
+    if text in quiet and (pieces.texts[number], pieces.types[number]) == (text, TokenType.NORMAL):
+        return  # an ordinary piece that also pads stays one: a control token would vanish from answers
+    control = token.special or (not as_spelled and looks_special(text))
     if not control and not as_spelled:
         text = text.replace(SPACE, " ")  # llama.cpp compares user-defined tokens with plain text
     pieces.put(number, text, ADDED_SCORE, TokenType.CONTROL if control else TokenType.USER_DEFINED)
