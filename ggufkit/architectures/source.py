@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ggufkit.errors import InputError
+from ggufkit.formats.files import hub_advice, shown
 from ggufkit.formats.gguf_source import open_model
 from ggufkit.formats.model import Model
 
@@ -20,5 +21,6 @@ def open_source(path: Path, *, allow_requantize: bool = False) -> Model:
 
         return convert(Checkpoint.open(path))
     if not path.exists():
-        raise InputError(f"{path} does not exist. Name a Hugging Face folder or a GGUF file.")
+        advice = hub_advice(path) or "Name a Hugging Face folder or a GGUF file."
+        raise InputError(f"{shown(str(path))} does not exist. {advice}")
     return open_model(path, allow_requantize=allow_requantize)

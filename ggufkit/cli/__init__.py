@@ -35,6 +35,12 @@ COMMANDS = {
     "doctor": "Show what was found on this machine, what was chosen, and what it costs.",
 }
 
+# what other tools call it
+SYNONYMS = {
+    "convert": "quantize", "quant": "quantize", "imatrix": "calibrate", "ppl": "perplexity", "kld": "compare",
+    "chat": "run", "generate": "run", "cli": "run", "show": "inspect", "dump": "inspect", "info": "inspect",
+}  # fmt: skip
+
 
 class CliError(click.ClickException):
     """An error of the library as click shows it: one line on stderr and an exit code."""
@@ -55,6 +61,15 @@ class LazyGroup(click.Group):
             return None
         command: click.Command = importlib.import_module(f"ggufkit.cli.{cmd_name}").command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS and not ctx.resilient_parsing:
+            from ggufkit.formats.nearest import meant
+
+            ctx.fail(f"No such command {args[0]!r}. {meant(SYNONYMS.get(args[0], args[0]), COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

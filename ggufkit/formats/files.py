@@ -3,12 +3,20 @@
 Knows paths and first bytes. Does not know any format's inside.
 """
 
+import re
 import stat
 from pathlib import Path
 
 from ggufkit.errors import InputError
 
 _SHOWN_CHARS = 100
+
+# org/name, as people copy it: with the site before it (a Path makes one slash of two), with a tag behind it
+_HUB_NAME = re.compile(
+    r"(?P<host>hf://|hf:/|(?:https?:/+)?(?:huggingface\.co|hf\.co)/)?"
+    r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<tag>[\w.-]+))?(?:/tree/\w+)?/?"
+)
+_OF_FILES = (".gguf", ".json", ".jsonl", ".txt", ".toml", ".baseline", ".safetensors", ".bin", ".md")
 
 # What downloads leave behind under a model's name: first bytes (lower case), what it is, what to do.
 _DISGUISES = (
@@ -34,7 +42,7 @@ def checked_size(path: Path, error: type[InputError]) -> int:
         status = path.stat()
     except (OSError, ValueError) as cause:
         reason = getattr(cause, "strerror", None) or str(cause)
-        raise error(f"{shown(str(path))}: {reason}. Check the path.") from cause
+        raise error(f"{shown(str(path))}: {reason}. {hub_advice(path) or 'Check the path.'}") from cause
     if stat.S_ISDIR(status.st_mode):
         raise error(f"{path} is a folder, a file is wanted. Name one of the files in it.")
     if not stat.S_ISREG(status.st_mode):
@@ -45,6 +53,17 @@ def checked_size(path: Path, error: type[InputError]) -> int:
 def is_present(path: Path) -> bool:
     """Whether something has that name, a link to nothing included."""
     return path.is_symlink() or path.exists()
+
+
+def hub_advice(path: Path) -> str:
+    """How to get what looks like a name on the Hugging Face hub and is nothing here; empty for other paths."""
+    match = _HUB_NAME.fullmatch(str(path))
+    if match is None or (not match["host"] and (path.parent.exists() or match["name"].endswith(_OF_FILES))):
+        return ""
+    name, tag = match["name"], match["tag"]
+    one = f" --include '*{tag or 'Q4_K_M'}*'" if tag or name.lower().endswith("gguf") else ""
+    folder = name.split("/")[1]
+    return f"ggufkit downloads nothing. Get it from the hub first: hf download {name}{one} --local-dir {folder}"
 
 
 def read_small(path: Path, max_nbytes: int, error: type[InputError]) -> bytes:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from ggufkit.differences.structure import Finding
 from ggufkit.errors import InputError
+from ggufkit.formats.nearest import meant, unknown
 from ggufkit.formats.text import read_utf8
 
 _MAX_NBYTES = 1 << 20
@@ -83,7 +84,7 @@ def parse_config(text: str, where: str) -> GateConfig:
     known = [one.name for one in fields(GateConfig)]
     for key in table:
         if key not in known:
-            raise InputError(f"{where}: unknown key {key!r}. Known: {', '.join(known)}")
+            raise InputError(f"{where}: {unknown('key', key, known)}")
     given: dict[str, Any] = {}
     if "alpha" in table:
         given["alpha"] = _number(where, "alpha", table["alpha"], 1e-6, 0.5)
@@ -102,7 +103,7 @@ def _limits(where: str, table: Any) -> dict[str, float]:
         raise InputError(f"{where}: limits is {table!r}, wanted a table of metrics: [limits]")
     for key in table:
         if key not in METRICS:
-            raise InputError(f"{where}: unknown metric limits.{key}. Known: {', '.join(METRICS)}")
+            raise InputError(f"{where}: unknown metric limits.{key}. {meant(key, METRICS)}")
     return {
         key: _number(where, f"limits.{key}", value, METRICS[key].lowest, METRICS[key].highest)
         for key, value in table.items()

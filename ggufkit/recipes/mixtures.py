@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ggufkit.errors import UsageError
+from ggufkit.formats.nearest import unknown
 from ggufkit.recipes.quantizable import Role
 
 
@@ -255,12 +256,12 @@ MXFP4_RULES = (
 
 
 def mixture(name: str) -> Mixture:
-    """The mixture of that name, in any case. Raises UsageError, which lists the known ones."""
+    """The mixture of that name, in any case. Raises UsageError naming what was probably meant, or the known ones."""
     wanted = name.upper()
     wanted = ALIASES.get(wanted, wanted)
     found = next((row for row in MIXTURES if row.name == wanted), None)
     if found is None:
-        raise UsageError(f"unknown type {name!r}. Known: {', '.join(row.name for row in MIXTURES)}")
+        raise UsageError(unknown("type", name, (row.name for row in MIXTURES)))
     return found
 
 

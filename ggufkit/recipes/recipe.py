@@ -16,16 +16,17 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from ggufkit.errors import RecipeError, UsageError
+from ggufkit.formats.nearest import nearest, unknown
 from ggufkit.formats.text import read_utf8
-from ggufkit.recipes.mixtures import mixture
+from ggufkit.recipes.mixtures import MIXTURES, mixture
 from ggufkit.recipes.quantizable import Role, layer_of, role_of
-from quant import QuantError, QuantType, quant_type
+from quant import TYPE_NAMES, QuantType, quant_type
 
 _MAX_NBYTES = 4 << 20
 
@@ -54,7 +55,7 @@ class RecipeRule:
         if not (self.match or self.regex or self.layers or self.role):
             raise RecipeError(f"{self} matches everything. Give it match, regex, layers or role, or set default")
         if self.role and self.role not in list(Role):
-            raise RecipeError(f"{self}: unknown role {self.role!r}. Known: {', '.join(Role)}")
+            raise RecipeError(f"{self}: {unknown('role', self.role, Role)}")
         _layer_ranges(self.layers)
         try:
             re.compile(self.regex)
@@ -148,7 +149,7 @@ def parse_recipe(text: str, where: str) -> Recipe:
 def _check_table(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     for key, value in table.items():
         if key not in known:
-            raise RecipeError(f"{where}: unknown key {key!r}. Known: {', '.join(known)}")
+            raise RecipeError(f"{where}: {unknown('key', key, known)}")
         if not isinstance(value, str):
             raise RecipeError(f"{where}: {key} is {value!r}, wanted text in quotes")
 
@@ -172,15 +173,29 @@ def check_rules_match(recipe: Recipe, names: Sequence[str], kept: Sequence[str])
                 f"recipe {recipe.name!r}: {rule} matches only tensors that are never quantized, {only_kept[0]} among "
                 "them (one row, norms, routers). Take the rule out."
             )
-        examples = ", ".join(list(names)[:3])
-        raise RecipeError(f"recipe {recipe.name!r}: {rule} matches no tensor. Names look like {examples}")
+        raise RecipeError(f"recipe {recipe.name!r}: {rule} matches no tensor. {_advice(rule, names)}")
+
+
+def _advice(rule: RecipeRule, names: Sequence[str]) -> str:
+    """What a rule that matches nothing probably meant."""
+    anywhere = [layer_of(name) for name in names if rule.layers and replace(rule, layers="0-999999").matches(name)]
+    if anywhere:
+        return f"Such tensors are in layers {min(anywhere)} to {max(anywhere)}"
+    near = nearest(rule.match, dict.fromkeys(re.sub(r"^blk\.\d+\.", "blk.*.", name) for name in names))
+    meant = f". Did you mean {' or '.join(near)}?" if rule.match and near else ""
+    return f"Names look like {', '.join(list(names)[:3])}{meant}"
 
 
 def _known_type(name: str, where: str) -> QuantType:
-    try:
+    if name.upper() in TYPE_NAMES:
         return quant_type(name)
-    except QuantError as error:
-        raise RecipeError(f"{where}: {error}") from error
+    row = next((row for row in MIXTURES if row.name == name.upper()), None)
+    if row:
+        known = ", ".join(TYPE_NAMES)
+        raise RecipeError(
+            f"{where}: unknown type {name!r}. Known: {known}. {row.name} is a mixture, {row.default} a type"
+        )
+    raise RecipeError(f"{where}: {unknown('type', name, TYPE_NAMES)}")
 
 
 def _layer_ranges(layers: str) -> list[tuple[int, int]]:
