@@ -6,11 +6,23 @@ they are called, so that `--help` is fast.
 Exit codes: 0 done, 1 error, 2 usage, 3 gate not met, 4 gate inconclusive, 130 interrupted.
 """
 
+# ruff: noqa: E402
+
+import os
+import sys
+
+# `python -m` and empty parts of PYTHONPATH put the working folder on the path, which may be a stranger's: before
+# anything else is imported it goes, unless this package itself lies there.
+_OWN = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))  # noqa: PTH120  pathlib is not loaded yet
+sys.path[:] = [
+    entry
+    for entry in sys.path
+    if entry == _OWN or (entry and not (os.path.exists(entry) and os.path.samefile(entry, ".")))  # noqa: PTH110, PTH121
+]
+
 import errno
 import importlib
 import io
-import os
-import sys
 from typing import Any
 
 import click

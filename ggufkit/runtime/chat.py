@@ -5,14 +5,9 @@ put inside every control token's spelling in a message; after rendering the prom
 tokenized on its own. The template's own control tokens stay whole. Does not know generation or servers.
 """
 
-import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -20,12 +15,12 @@ from ggufkit.errors import InputError, UsageError
 from ggufkit.formats.files import shown
 from ggufkit.runtime.batch import I32Array
 from ggufkit.runtime.engine import Engine
+from ggufkit.runtime.templates import TemplateWorker
 from ggufkit.runtime.vocabulary import Vocabulary
 
 MAX_TEMPLATE_NBYTES = 256 << 10
 MAX_MESSAGES_NBYTES = 8 << 20
 ROLES = ("system", "user", "assistant", "tool")
-_SECONDS = 10.0  # of real time; the worker allows itself two of the processor
 _MARK = "\ufdd1"  # a noncharacter: Unicode keeps it for such inner use
 
 
@@ -48,6 +43,7 @@ def tokenize_chat(engine: Engine, messages: Sequence[Message], *, add_generation
     vocab = engine.vocab
     safe = [Message(message.role, mark_control(message.content, vocab.control_texts)) for message in messages]
     text = render(
+        engine.templates,
         template,
         safe,
         add_generation_prompt=add_generation_prompt,
@@ -58,6 +54,7 @@ def tokenize_chat(engine: Engine, messages: Sequence[Message], *, add_generation
 
 
 def render(
+    worker: TemplateWorker,
     template: str,
     messages: Sequence[Message],
     *,
@@ -79,7 +76,7 @@ def render(
         "bos_token": bos_token,
         "eos_token": eos_token,
     }
-    return _run_worker({"template": template, "variables": variables})
+    return worker.render(template, variables)
 
 
 def mark_control(content: str, control_texts: Sequence[str]) -> str:
@@ -104,22 +101,3 @@ def tokenize_marked(vocab: Vocabulary, text: str) -> I32Array:
 
 def _spelling(vocab: Vocabulary, token: int) -> str:
     return vocab.piece(token, special=True).decode("utf-8", errors="replace") if token >= 0 else ""
-
-
-def _run_worker(request: dict[str, Any]) -> str:
-    command = (sys.executable, "-m", "ggufkit.runtime.template_worker")
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    try:
-        done = subprocess.run(
-            command, input=json.dumps(request).encode(), env=env, timeout=_SECONDS, check=False, capture_output=True
-        )
-    except subprocess.TimeoutExpired:
-        raise InputError(f"the chat template did not finish within {_SECONDS:g} seconds") from None
-    if done.returncode != 0:
-        raise InputError(
-            "the chat template used up its time or memory (two seconds of processor, 512 MiB): it is broken or hostile"
-        )
-    answer = json.loads(done.stdout)
-    if "error" in answer:
-        raise InputError(f"the chat template fails: {shown(answer['error'])}")
-    return str(answer["text"])

@@ -150,6 +150,8 @@ def _amx(cpu: machine.Cpu, found: probe.Verdict | None) -> str:
         return "this processor has no AMX: nothing to avoid"
     if found is None:
         return "this processor has AMX; the engine is not installed"
+    if not found.probed and found.kernels is probe.Kernels.PLAIN:
+        return f"this processor has AMX; {found.notice}"
     if not found.probed:
         return "this processor has AMX; the engine was built without it, and keeps every other fast kernel"
     if found.kernels is probe.Kernels.ALL:

@@ -34,6 +34,7 @@ from ggufkit.runtime.loading import (
     new_context,
     wanted_ctx,
 )
+from ggufkit.runtime.templates import TemplateWorker
 from ggufkit.runtime.vocabulary import Vocabulary
 
 __all__ = ["MAX_CTX", "N_BATCH", "N_UBATCH", "ContextSettings", "Device", "Engine", "Progress"]
@@ -46,6 +47,7 @@ class Engine:
     settings  what the context was opened with
     vocab     the model's tokenizer
     notices   lines a person should see: fallbacks that were taken, and why
+    templates renders the chat template; its process ends with the engine
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Engine:
         self._one = (self._lib.llama_token * 1)()
         self._one_batch = self._lib.llama_batch_get_one(self._one, 1)
         self._interrupt = Interrupt(self._lib)
+        self.templates = TemplateWorker()
 
     @classmethod
     def open(
@@ -127,6 +130,8 @@ class Engine:
 
     def close(self) -> None:
         """Free the context, then the model. Safe to call twice."""
+        if hasattr(self, "templates"):
+            self.templates.close()
         if hasattr(self, "vocab"):
             self.vocab.close()
         ctx, self._ctx = self._ctx, None

@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,10 +17,14 @@ from enum import StrEnum
 from pathlib import Path
 
 from ggufkit.errors import EngineError
-from ggufkit.runtime import library, machine
+from ggufkit.runtime import child, library, machine
 
 TIMEOUT_SECONDS = 60.0
-_CHILD = "import sys; from ggufkit.runtime import probe_model; probe_model.main(sys.argv[1] == 'extra')"
+_RULES = 2  # of judging: a verdict of other rules is not recalled
+# How a child ends that says something about the library: well, with numbers that are not finite, or killed by what a
+# bad instruction or a wrong store leads to. Every other end (no module, no time, no memory) says nothing.
+_GOOD, _NOT_FINITE = 0, 3
+_CRASHES = (signal.SIGILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP)
 _REBUILD = "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python==0.3.36"
 
 # What llama_print_system_info calls a feature it was compiled for -> the kernel's flag for it.
@@ -46,7 +49,7 @@ class Verdict:
 
     kernels     what may be used
     notice      one line for a person, empty where everything works
-    probed      False where nothing suggested a probe
+    probed      False where nothing suggested a probe, or the probe itself failed
     remembered  True where an earlier process found it out
     """
 
@@ -76,7 +79,8 @@ def verdict(*, force: bool = False, runner: Runner | None = None, cache: Path | 
     found = None if force else _recall(cache, key)
     if found is None:
         found = _probe(runner or run_child)
-        _remember(cache, key, found)
+        if found.probed:
+            _remember(cache, key, found)
     return found
 
 
@@ -100,11 +104,10 @@ def require(found: Verdict) -> bool:
 
 def run_child(extra: bool, command: Sequence[str] | None = None) -> int:
     """Return code of the probe in a child of its own; negative for the signal that killed it, 124 for too slow."""
-    command = command or (sys.executable, "-c", _CHILD, "extra" if extra else "plain")
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = command or child.python("ggufkit.runtime.probe_model", "extra" if extra else "plain")
     try:
         done = subprocess.run(
-            command, env=env, timeout=TIMEOUT_SECONDS, check=False, stdin=subprocess.DEVNULL, capture_output=True
+            command, timeout=TIMEOUT_SECONDS, check=False, stdin=subprocess.DEVNULL, capture_output=True
         )
     except subprocess.TimeoutExpired:
         return 124
@@ -116,32 +119,45 @@ def fingerprint() -> str:
     files = sorted(path for path in library.library_folder().iterdir() if path.is_file())
     facts = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files]
     cpu = machine.cpu()
-    return hashlib.sha256(json.dumps([facts, cpu.model, sorted(cpu.flags)]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([_RULES, facts, cpu.model, sorted(cpu.flags)]).encode()).hexdigest()
 
 
 def _probe(runner: Runner) -> Verdict:
     with_extra = runner(True)
-    if with_extra == 0:
+    if with_extra == _GOOD:
         return Verdict(Kernels.ALL)
-    if runner(False) == 0:
+    plain = runner(False) if _tells(with_extra) else with_extra
+    if not _tells(plain):
         return Verdict(
             Kernels.PLAIN,
-            f"llama.cpp's AMX kernels {_ending(with_extra)} on this machine: plain kernels are used, which are slower. "
-            "`ggufkit doctor` says how to build llama-cpp-python without AMX.",
+            f"whether llama.cpp's AMX kernels work here was not found out, the trial {_ending(plain)}: plain kernels "
+            "are used this time, which are slower. `ggufkit doctor --probe` tries again.",
+            probed=False,
+        )
+    if plain == _GOOD:
+        return Verdict(
+            Kernels.PLAIN,
+            f"a trial of llama.cpp's AMX kernels {_ending(with_extra)} on this machine: plain kernels are used, which "
+            "are slower. `ggufkit doctor` says how to build llama-cpp-python without AMX.",
         )
     return Verdict(
         Kernels.NONE,
-        f"the installed llama.cpp {_ending(with_extra)} on a tiny model. It was probably built for another processor: "
+        f"a trial of the installed llama.cpp on a tiny model {_ending(with_extra)}, with plain kernels it "
+        f"{_ending(plain)}. It was probably built for another processor: "
         f"rebuild it here: {_REBUILD}",
     )
+
+
+def _tells(code: int) -> bool:
+    return code in (_GOOD, _NOT_FINITE) or -code in _CRASHES
 
 
 def _ending(code: int) -> str:
     if code == 124:
         return f"did not answer within {TIMEOUT_SECONDS:g} s"
     if code < 0:
-        return f"crash with {signal.Signals(-code).name}"
-    return f"fail with exit code {code}"
+        return f"ended with {signal.Signals(-code).name}"
+    return "computed no finite numbers" if code == _NOT_FINITE else f"ended with exit code {code}"
 
 
 def _built_for_another(missing: list[str]) -> str:

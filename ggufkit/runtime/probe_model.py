@@ -4,6 +4,7 @@ Runs in a process of its own, which may die. Does not judge: it ends with code 0
 """
 
 import resource
+import sys
 import tempfile
 from pathlib import Path
 
@@ -59,11 +60,11 @@ def decode_once(path: Path, use_extra_bufts: bool) -> bool:
         return bool(np.isfinite(engine.logits(1)).all())
 
 
-def main(use_extra_bufts: bool) -> None:
-    """Entry of the child."""
+def main() -> None:
+    """Entry of the child: with the argument `extra`, or `plain`."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probe.gguf"
         write_model(path)
-        if not decode_once(path, use_extra_bufts):
+        if not decode_once(path, sys.argv[1] == "extra"):
             raise SystemExit(3)

@@ -1,12 +1,12 @@
-"""Renders one chat template, in a process of its own with little time and memory: templates come from strangers.
+"""Renders a chat template, in a process of its own with little time and memory: templates come from strangers.
 
-Reads a JSON request from stdin, writes a JSON answer to stdout. Jinja's sandbox keeps a template from Python's
-insides but not from looping for ever or filling the memory; the limits of the process do. Runs on its own:
-`python -m ggufkit.runtime.template_worker`.
+Jinja's sandbox keeps a template from Python's insides but not from looping for ever or filling the memory; the limits
+of the process do. `templates.TemplateWorker` starts it and speaks to it.
 """
 
 import datetime
 import json
+import math
 import resource
 import sys
 from collections.abc import Iterator
@@ -50,12 +50,17 @@ def environment() -> ImmutableSandboxedEnvironment:
     return env
 
 
-def render(template: str, variables: dict[str, Any]) -> str:
-    """The prompt. Raises jinja2.TemplateError or TemplateRefusedError."""
+def compiled(source: str) -> jinja2.Template:
+    """The template, ready to render. Raises jinja2.TemplateError or TemplateRefusedError."""
     env = environment()
-    check(env.parse(template))
+    check(env.parse(source))
+    return env.from_string(source)
+
+
+def render(template: jinja2.Template, variables: dict[str, Any]) -> str:
+    """The prompt. Raises jinja2.TemplateError or TemplateRefusedError."""
     parts, n_chars = [], 0
-    for part in env.from_string(template).generate(**variables):
+    for part in template.generate(**variables):
         n_chars += len(part)
         if n_chars > MAX_OUTPUT_CHARS:
             raise TemplateRefusedError(f"it writes more than {MAX_OUTPUT_CHARS} characters")
@@ -92,26 +97,46 @@ def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, *
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
 
 
-def answer(request: dict[str, Any]) -> dict[str, str]:
-    """`{"text": …}`, or `{"error": …}` for anything that went wrong inside the limits."""
-    try:
-        return {"text": render(request["template"], request["variables"])}
-    except MemoryError:
-        return {"error": f"it needs more than {MEMORY_NBYTES >> 20} MiB of memory"}
-    except RecursionError:
-        return {"error": "it nests too deep"}
-    except Exception as error:  # a template can raise whatever its expressions raise
-        return {"error": f"{type(error).__name__}: {error}"[:500]}
+class Worker:
+    """Keeps one template; each rendering has its own two seconds."""
+
+    def __init__(self) -> None:
+        self._template: jinja2.Template | None = None
+
+    def answer(self, request: dict[str, Any]) -> dict[str, str]:
+        """`{}` for `{"template": …}`, which comes first; `{"text": …}` for `{"variables": …}`; or `{"error": …}`."""
+        try:
+            if "template" in request:
+                self._template = compiled(request["template"])
+                return {}
+            assert self._template is not None
+            return {"text": render(self._template, request["variables"])}
+        except MemoryError:
+            return {"error": f"it needs more than {MEMORY_NBYTES >> 20} MiB of memory"}
+        except RecursionError:
+            return {"error": "it nests too deep"}
+        except Exception as error:  # a template can raise whatever its expressions raise
+            return {"error": f"{type(error).__name__}: {error}"[:500]}
 
 
 def main() -> None:
-    """Entry of the process."""
-    request = json.loads(sys.stdin.buffer.read())
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    """Entry of the process: a line of JSON in, a line of JSON out, until the input ends."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform != "darwin":  # macOS does not keep RLIMIT_AS; time and output limits hold there
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_NBYTES, MEMORY_NBYTES))
-    sys.stdout.write(json.dumps(answer(request)))
+    worker = Worker()
+    for line in sys.stdin.buffer:
+        _allow_time()
+        answer = worker.answer(json.loads(line))
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def _allow_time() -> None:
+    """Processor time for one more rendering: the kernel ends the process where it is used up."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    used = math.ceil(usage.ru_utime + usage.ru_stime)
+    resource.setrlimit(resource.RLIMIT_CPU, (used + CPU_SECONDS, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
 if __name__ == "__main__":

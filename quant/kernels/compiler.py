@@ -15,9 +15,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from numba import config, njit
-
 from quant.kernels.cache import cache_folder
+from quant.kernels.settings import config, njit
 
 _DECORATING = threading.Lock()  # threads that call their first encoders at once import several files at once
 _FAST = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}

@@ -1,7 +1,8 @@
 """Sums over pairs of rows, compiled. Used by `quant.difference`."""
 
 import numpy as np
-from numba import njit
+
+from quant.kernels.settings import njit
 
 _kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
 _LARGEST = np.float32(3.4028234663852886e38)

@@ -5,7 +5,8 @@ reordered by it, but a row's figures depend on nothing but the row.
 """
 
 import numpy as np
-from numba import njit
+
+from quant.kernels.settings import njit
 
 _kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
 

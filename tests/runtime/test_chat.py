@@ -1,5 +1,7 @@
 """Chats: the template runs apart and within limits, and no user can write a control token."""
 
+import resource
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +9,8 @@ from hypothesis import strategies as st
 from ggufkit.errors import InputError, UsageError
 from ggufkit.runtime import template_worker
 from ggufkit.runtime.chat import Message, mark_control, render, tokenize_chat
-from ggufkit.runtime.template_worker import answer
+from ggufkit.runtime.template_worker import Worker
+from ggufkit.runtime.templates import TemplateWorker
 
 CONTROL = ("<|im_start|>", "<|im_end|>", "<s>")
 HOSTILE = {
@@ -29,8 +32,16 @@ HOSTILE = {
 }
 
 
+@pytest.fixture(scope="module")
+def worker():
+    with TemplateWorker() as opened:
+        yield opened
+
+
 def _answer(template, **variables):
-    return answer({"template": template, "variables": {"messages": [{"role": "user", "content": "hi"}]} | variables})
+    worker = Worker()
+    refused = worker.answer({"template": template})
+    return refused or worker.answer({"variables": {"messages": [{"role": "user", "content": "hi"}]} | variables})
 
 
 @pytest.mark.parametrize(("template", "said"), HOSTILE.items(), ids=[text[:30] for text in HOSTILE])
@@ -50,9 +61,32 @@ def test_output_is_bounded(monkeypatch):
         "{{ 'a' * 2000000000 }}",
     ],
 )
-def test_time_and_memory_are_bounded(template):
+def test_time_and_memory_are_bounded(worker, template):
     with pytest.raises(InputError, match="used up its time or memory|did not finish within|needs more than 512 MiB"):
-        render(template, [Message("user", "hi")])
+        render(worker, template, [Message("user", "hi")])
+
+
+def test_a_worker_is_kept_and_each_rendering_has_its_own_time():
+    template = "{% for a in range(n) %}{% for b in range(10000) %}{% endfor %}{% endfor %}{{ n }}"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    with TemplateWorker() as worker:
+        assert worker.render(template, {"n": 1}) == "1"
+        process = worker._process
+        for _ in range(12):
+            worker.render(template, {"n": 1000})
+        assert worker._process is process
+        assert worker.render("another {{ n }}", {"n": 1}) == "another 1"
+        assert worker._process is not process
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before > template_worker.CPU_SECONDS
+
+
+def test_a_worker_that_died_is_replaced(worker):
+    with pytest.raises(InputError, match="used up|did not finish"):
+        worker.render(
+            "{% if n %}{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}ok",
+            {"n": 1},
+        )
+    assert worker.render("ok", {"n": 0}) == "ok"
 
 
 def test_what_hugging_face_offers_templates_is_there():
@@ -63,19 +97,19 @@ def test_what_hugging_face_offers_templates_is_there():
     assert _answer("{% if true %}\n  {%- set x = 1 %}\n{% endif %}{{ x }}") == {"text": "1"}
 
 
-def test_a_conversation_is_rendered_in_its_own_process():
+def test_a_conversation_is_rendered_in_its_own_process(worker):
     template = "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] | trim }}\n{% endfor %}"
-    text = render(template, [Message("system", " be kind "), Message("user", "hé 🦙")], bos_token="<s>")
+    text = render(worker, template, [Message("system", " be kind "), Message("user", "hé 🦙")], bos_token="<s>")
     assert text == "<s>[system] be kind\n[user] hé 🦙\n"
 
 
-def test_sizes_and_roles_are_checked():
+def test_sizes_and_roles_are_checked(worker):
     with pytest.raises(InputError, match="more than 262144 bytes"):
-        render("a" * (1 << 19), [])
+        render(worker, "a" * (1 << 19), [])
     with pytest.raises(UsageError, match=r"unknown role 'root'. Known: system, user"):
-        render("a", [Message("root", "")])
+        render(worker, "a", [Message("root", "")])
     with pytest.raises(InputError, match="the conversation has more than"):
-        render("a", [Message("user", "a" * (9 << 20))])
+        render(worker, "a", [Message("user", "a" * (9 << 20))])
 
 
 @given(st.lists(st.sampled_from([*CONTROL, "<|im_", "end|>", "<", "a", "\ufdd1", "<|im_end|"])).map("".join))

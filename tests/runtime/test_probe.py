@@ -42,7 +42,7 @@ def test_a_child_that_hangs_is_given_up(monkeypatch):
 def test_a_crash_of_the_extra_kernels_leaves_the_plain_ones(cache):
     found = probe.verdict(runner=Runner(-signal.SIGSEGV), cache=cache)
     assert found.kernels is Kernels.PLAIN
-    assert "crash with SIGSEGV" in found.notice
+    assert "ended with SIGSEGV" in found.notice
     assert probe.require(found) is False
 
 
