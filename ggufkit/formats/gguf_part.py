@@ -39,7 +39,10 @@ _MAX_ELEMENTS = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class GgufPart:
-    """One file; tensors are in its order. `data_offset` is where their bytes begin."""
+    """One file; tensors are in its order. `data_offset` is where their bytes begin.
+
+    trailing_nbytes  behind the last tensor's padding: nobody's, and llama.cpp reads such files
+    """
 
     file: SourceFile
     nbytes: int
@@ -48,6 +51,7 @@ class GgufPart:
     data_offset: int
     metadata: dict[str, KV]
     tensors: tuple[TensorRef, ...]
+    trailing_nbytes: int = 0
 
 
 def read_part(path: Path) -> GgufPart:
@@ -70,9 +74,10 @@ def _parse(file: SourceFile, nbytes: int) -> GgufPart:
     metadata = _read_metadata(cursor, n_kv)
     alignment = _alignment(cursor, metadata)
     infos = [_read_info(cursor) for _ in range(n_tensors)]
-    data_offset = -(-cursor.pos // alignment) * alignment
+    data_offset = _padded(cursor.pos, alignment)
     tensors = tuple(_located(infos, cursor, alignment, data_offset))
-    return GgufPart(file, nbytes, version, alignment, data_offset, metadata, tensors)
+    end = data_offset + sum(_padded(t.nbytes, alignment) for t in tensors)
+    return GgufPart(file, nbytes, version, alignment, data_offset, metadata, tensors, max(0, nbytes - end))
 
 
 def _read_counts(cursor: Cursor) -> tuple[int, int, int]:
@@ -169,7 +174,7 @@ def _sized(cursor: Cursor, name: str, shape: tuple[int, ...]) -> tuple[str, int]
 
 def _located(infos: list[_Info], cursor: Cursor, alignment: int, data_offset: int) -> Iterator[TensorRef]:
     """Tensors lie back to back, each padded to the alignment; the last one's padding may be missing."""
-    at, end, seen = 0, cursor.pos, set[str]()
+    at, seen = 0, set[str]()
     for info in infos:
         label = f"tensor {shown(info.name)}"
         if info.name in seen:
@@ -184,6 +189,8 @@ def _located(infos: list[_Info], cursor: Cursor, alignment: int, data_offset: in
         if end > cursor.nbytes:
             raise cursor.cut_short(f"{label} ends at byte {end}, the file has {cursor.nbytes}")
         yield TensorRef(info.name, info.shape, info.dtype, cursor.file, data_offset + at, info.nbytes)
-        at += -(-info.nbytes // alignment) * alignment
-    if cursor.nbytes > max(end, data_offset + at):
-        raise cursor.error(f"{cursor.nbytes - data_offset - at} bytes follow the last tensor's padding")
+        at += _padded(info.nbytes, alignment)
+
+
+def _padded(nbytes: int, alignment: int) -> int:
+    return -(-nbytes // alignment) * alignment

@@ -27,6 +27,8 @@ _PART_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gg
 class GgufFile:
     """A GGUF model or other GGUF file. Metadata is that of the first part, tensors are those of all parts in order.
 
+    `path` is the first part's, whichever part was opened: it is the one that llama.cpp begins with.
+
     Shapes of tensors are numpy order; their dtype is the name of the ggml type, which need not be one of weights.
     """
 
@@ -46,7 +48,7 @@ class GgufFile:
         if len(parts) > 1:
             _check_split(parts, tensors)
         head = parts[0]
-        return cls(path, head.version, head.alignment, head.metadata, tensors, parts)
+        return cls(head.file.path, head.version, head.alignment, head.metadata, tensors, parts)
 
     def value(self, key: str) -> Any:
         """Value of a metadata key, or None."""
@@ -56,6 +58,15 @@ class GgufFile:
     @property
     def nbytes(self) -> int:
         return sum(part.nbytes for part in self.parts)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the file that does no harm."""
+        return tuple(
+            f"{part.file.path.name}: {part.trailing_nbytes} bytes follow the last tensor; nothing reads them"
+            for part in self.parts
+            if part.trailing_nbytes
+        )
 
     @property
     def n_weights(self) -> int:

@@ -36,6 +36,7 @@ def open_model(path: Path, *, allow_requantize: bool = False) -> Model:
         metadata=tuple(kv for kv in source.metadata.values() if kv.key not in REPLACED_KEYS),
         tensors=tuple(_model_tensor(ref, path, allow_requantize) for ref in source.tensors),
         source={"kind": "gguf", "fingerprint": fingerprint(source)},
+        notes=source.notes,
     )
 
 

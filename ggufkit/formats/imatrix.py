@@ -10,6 +10,7 @@ Knows what the entries mean and llama-quantize's arithmetic. Does not collect, m
 """
 
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,12 +69,14 @@ class Imatrix:
     """Importance for the tensors of one model, by their GGUF names.
 
     chunk_count, chunk_size  of the text that was read, in chunks and in tokens a chunk; 0 where unknown
+    notes                    what a person should know of what was not used
     """
 
     datasets: tuple[str, ...]
     chunk_count: int
     chunk_size: int
     entries: Mapping[str, ImatrixEntry]
+    notes: tuple[str, ...] = ()
 
     def importance_of(self, name: str, expert: int = 0) -> F32Array | None:
         """Importance of the columns of one expert (n_per_row,), or None where the tensor has no entry."""
@@ -95,9 +98,9 @@ class Imatrix:
     def check_matches(self, model: Model) -> "Imatrix":
         """The same importance with one row for each expert of `model`, which the legacy format does not tell apart.
 
-        Raises ImatrixError where it belongs to another model: nothing in common, blocks that the model does not
-        have, or sizes that differ. An entry of the token embedding that does not fit is left out, as llama-quantize
-        does.
+        Raises ImatrixError where it belongs to another model: nothing in common, other tensors in the same blocks, or
+        sizes that differ. Left out, as llama-quantize does, are an entry of the token embedding that does not fit and,
+        with a note, blocks behind the last (a next-token block that the conversion dropped).
         """
         tensors = {t.name: t for t in model.tensors}
         if not tensors.keys() & self.entries.keys():
@@ -105,12 +108,27 @@ class Imatrix:
                 f"the importance file has no tensor of this {model.hparams.arch} model; it begins with "
                 f"{shown(min(self.entries))}. Use the file that was made with this model."
             )
+        beyond = [name for name in self.entries if _block(name) >= model.hparams.n_layer]
         fitted = {}
         for name, entry in self.entries.items():
+            if name in beyond:
+                continue
             entry_fits = _fitted(name, entry, tensors.get(name))
             if entry_fits is not None:
                 fitted[name] = entry_fits
-        return replace(self, entries=fitted)
+        if not beyond:
+            return replace(self, entries=fitted)
+        note = (
+            f"importance of {len(beyond)} tensors in blocks from {model.hparams.n_layer} on is left out, "
+            f"{shown(beyond[0])} among them; the model has no such blocks"
+        )
+        return replace(self, entries=fitted, notes=(*self.notes, note))
+
+
+def _block(name: str) -> int:
+    """Number of the block that a tensor is in; -1 for those outside."""
+    match = re.match(r"blk\.(\d{1,6})\.", name)
+    return int(match[1]) if match else -1
 
 
 def _fitted(name: str, entry: ImatrixEntry, tensor: ModelTensor | None) -> ImatrixEntry | None:
@@ -231,17 +249,15 @@ def _values(ref: TensorRef) -> F32Array:
 
 
 def _datasets(source: GgufFile) -> tuple[str, ...]:
+    """Names of the texts; merged and edited files often lack them, and nothing is computed with them."""
     kv = source.metadata.get(DATASETS)
-    if kv is None or kv.item_type is not gguf.GGUFValueType.STRING:
-        raise ImatrixError(f"{source.path}: {DATASETS} is missing. Pass the output of llama-imatrix.")
-    return tuple(kv.value)
+    return () if kv is None or kv.item_type is not gguf.GGUFValueType.STRING else tuple(kv.value)
 
 
 def _count(source: GgufFile, key: str) -> int:
-    kv = source.metadata.get(key)
-    if kv is None or kv.type is not gguf.GGUFValueType.UINT32:
-        raise ImatrixError(f"{source.path}: {key} is missing. Pass the output of llama-imatrix.")
-    return int(kv.value)
+    """A whole number, 0 where there is none: said in the output, and computed with nowhere."""
+    value = source.value(key)
+    return value if type(value) is int and 0 <= value < 2**32 else 0
 
 
 def _read_legacy(raw: bytes, path: Path) -> Imatrix:

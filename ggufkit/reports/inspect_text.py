@@ -22,6 +22,8 @@ def as_dict(report: InspectReport) -> dict[str, Any]:
 def render(report: InspectReport, *, tensors: bool = True, full: bool = False) -> str:
     """The result for people: a headline, metadata, and tensors with their layers folded (`full`: one a line)."""
     blocks = [_headline(report), "\n".join(_metadata_line(row, full) for row in report.metadata)]
+    if report.notes:
+        blocks.insert(1, "\n".join(f"note: {note}" for note in report.notes))
     if tensors:
         blocks.append("\n".join(_tensor_lines(report.tensors, full)))
     return "\n\n".join(blocks)

@@ -37,7 +37,8 @@ class TensorRow:
 class InspectReport:
     """A file's header.
 
-    type  the mixture that general.file_type names, or ""
+    type   the mixture that general.file_type names, or ""
+    notes  what is odd and does no harm
     """
 
     file: str
@@ -52,6 +53,7 @@ class InspectReport:
     chat_template: str
     metadata: tuple[MetadataRow, ...]
     tensors: tuple[TensorRow, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def nbytes_by_type(self) -> dict[str, int]:
@@ -67,7 +69,7 @@ def inspect(path: Path) -> InspectReport:
     file = GgufFile.open(path)
     file.close()
     return InspectReport(
-        file=path.name,
+        file=file.path.name,
         nbytes=file.nbytes,
         version=file.version,
         n_part=len(file.parts),
@@ -79,6 +81,7 @@ def inspect(path: Path) -> InspectReport:
         chat_template=str(file.value(CHAT_TEMPLATE) or ""),
         metadata=tuple(_row(kv) for kv in file.metadata.values()),
         tensors=tuple(TensorRow(t.name, t.shape, t.dtype, t.nbytes) for t in file.tensors),
+        notes=file.notes,
     )
 
 

@@ -182,6 +182,7 @@ def notes(job: Job) -> tuple[str, ...]:
     if lossy:
         lines.append(f"the source is {', '.join(sorted(lossy))} already; its loss stays in the result")
     if job.imatrix is not None:
+        lines += job.imatrix.notes
         uncovered = [t.name for t in tensors if t.qtype.is_quantized and t.name not in job.imatrix.entries]
         if uncovered:
             lines.append(f"no importance for {len(uncovered)} tensors, {', '.join(uncovered[:3])} among them")

@@ -25,7 +25,8 @@ DOWN = "blk.0.ffn_down_exps.weight"
 
 def model_of(shapes: dict[str, tuple[int, ...]]) -> Model:
     tensors = tuple(ModelTensor(name, shape, "F32", ()) for name, shape in shapes.items())
-    return Model(Hparams("llama", 1, 4, 1, 1), (), tensors)
+    n_layer = 1 + max((int(name.split(".")[1]) for name in shapes if name.startswith("blk.")), default=0)
+    return Model(Hparams("llama", n_layer, 4, 1, 1), (), tensors)
 
 
 def fitting(imatrix: Imatrix) -> dict[str, tuple[int, ...]]:
@@ -131,9 +132,19 @@ def test_importance_of_another_model_is_refused() -> None:
         imatrix.check_matches(model_of(shapes | {DOWN: (4, 4, 256)}))
     with pytest.raises(ImatrixError, match=r"attn_q.weight has 256 values in 1 matrices, this model wants 512 in 1"):
         imatrix.check_matches(model_of(shapes | {"blk.0.attn_q.weight": (4, 512)}))
-    shallow = {name: shape for name, shape in shapes.items() if not name.startswith("blk.3.")}
-    with pytest.raises(ImatrixError, match=r"entry for blk.3.attn_k.weight, which this model does not have"):
-        imatrix.check_matches(model_of(shallow))
+    odd = {name: shape for name, shape in shapes.items() if name != "blk.2.attn_k.weight"}
+    with pytest.raises(ImatrixError, match=r"entry for blk.2.attn_k.weight, which this model does not have"):
+        imatrix.check_matches(model_of(odd))
+
+
+def test_blocks_behind_the_last_are_left_out_with_a_note() -> None:
+    """A next-token block that the conversion dropped."""
+    imatrix = read_imatrix(TRAINED)
+    shapes = {name: shape for name, shape in fitting(imatrix).items() if not name.startswith("blk.3.")}
+    fitted = imatrix.check_matches(model_of(shapes))
+    assert set(fitted.entries) == set(shapes) < set(imatrix.entries)
+    assert len(fitted.notes) == 1 and "8 tensors in blocks from 3 on is left out, blk.3." in fitted.notes[0]
+    assert not imatrix.check_matches(model_of(fitting(imatrix))).notes
 
 
 def test_embedding_that_does_not_fit_is_left_out() -> None:
@@ -181,7 +192,6 @@ BAD = {
         gguf_imatrix(floats(*range(8)), sums_ne=(4, 2)), r"w has 1 counts and sums of shape \[2, 4\]"),
     "counts absent": (gguf_imatrix(suffix=".other"), "w has no counts"),
     "sums in F16": (gguf_imatrix(bytes(8), ggml_type=1), "w is stored as F16 and F32, wanted F32"),
-    "no chunk_size": (gguf_imatrix(keys=("chunk_count",)), "imatrix.chunk_size is missing"),
 }  # fmt: skip
 
 
@@ -191,6 +201,18 @@ def test_malformed_file_is_refused(tmp_path: Path, raw: bytes, message: str) -> 
     path.write_bytes(raw)
     with pytest.raises(ImatrixError, match=message):
         read_imatrix(path)
+
+
+@pytest.mark.parametrize("entries", [
+    [], [kv("imatrix.datasets", build.STRING, "x")], [array("imatrix.datasets", build.U32, [1])],
+    [kv("imatrix.chunk_count", build.STRING, "x")], [kv("imatrix.chunk_size", build.I32, -1)],
+])  # fmt: skip
+def test_what_is_said_of_the_text_may_be_absent_or_odd(entries: list[bytes], tmp_path: Path) -> None:
+    infos = [info("w.in_sum2", (4,), 0), info("w.counts", (1,), 32)]
+    (tmp_path / "i.gguf").write_bytes(gguf_bytes(entries, infos, floats(1, 1, 1, 1).ljust(32, b"\0") + floats(1)))
+    imatrix = read_imatrix(tmp_path / "i.gguf")
+    assert (imatrix.datasets, imatrix.chunk_count, imatrix.chunk_size) == ((), 0, 0)
+    assert list(imatrix.entries) == ["w"]
 
 
 def test_bad_evidence_is_not_written(tmp_path: Path) -> None:
