@@ -1,6 +1,5 @@
 """`ggufkit calibrate`."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ Examples:
 def command(*, model: Path | None, merge: tuple[Path, ...], as_json: bool, **rest: Any) -> None:
     """Measure how strongly a text uses each input of each expert of MODEL, and write it for quantize --imatrix.
 
-    MODEL is a GGUF, or a Hugging Face folder: then a quick quantized file beside the output is run, and deleted.
+    MODEL is a GGUF, or a Hugging Face folder: that is run layer by layer, in its own types, however large it is.
     Ctrl-C keeps what was gathered.
     """
     from ggufkit.errors import UsageError
@@ -55,16 +54,11 @@ def _calibrate(model: Path, as_json: bool, *, device: str, **settings: Any) -> N
     from ggufkit.reports.calibrate_text import as_dict, render
     from ggufkit.runtime.engine import Device
     from ggufkit.workflows.calibrate import CalibrateSettings, calibrate, check_settings
-    from ggufkit.workflows.fitted import running_source
 
     wanted = CalibrateSettings(model=model, device=Device(device), **settings)
     check_settings(wanted)
-    with (
-        console.progress(f"calibrate on {model.name}", unit_bytes=False) as update,
-        running_source(model, wanted.output, update) as running,
-    ):
-        report = calibrate(dataclasses.replace(wanted, model=running), update)
-    report = dataclasses.replace(report, model=model.name)
+    with console.progress(f"calibrate on {model.name}", unit_bytes=False) as update:
+        report = calibrate(wanted, update)
     if as_json:
         console.print_json(as_dict(report))
     else:

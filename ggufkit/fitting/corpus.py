@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.errors import InputError
-from ggufkit.runtime.engine import Device, Engine
+from ggufkit.runtime.engine import Device
+from ggufkit.runtime.vocabulary import Vocabulary
 
 I32Array = NDArray[np.int32]
 N_CTX = 512
@@ -40,10 +41,10 @@ class Corpus:
 
 
 def text_chunks(
-    engine: Engine, text: str, n_ctx: int, *, n_tokens: int | None, skip_tokens: int = 0, spread: bool
+    vocab: Vocabulary, text: str, n_ctx: int, *, n_tokens: int | None, skip_tokens: int = 0, spread: bool
 ) -> I32Array:
     """(n_chunk, n_ctx) token ids. Raises InputError where not a single chunk is left."""
-    tokens = engine.tokenize(text)
+    tokens = vocab.tokenize(text)
     left = tokens[skip_tokens - skip_tokens % n_ctx :]
     n_whole = len(left) // n_ctx
     if n_whole < 1:
@@ -55,6 +56,6 @@ def text_chunks(
     chosen = np.arange(n_whole) * n_chunk // n_whole
     first_of_each = np.searchsorted(chosen, np.arange(n_chunk)) if spread else np.arange(n_chunk)
     chunks: I32Array = left[: n_whole * n_ctx].reshape(n_whole, n_ctx)[first_of_each].copy()
-    if engine.vocab.add_bos:
-        chunks[:, 0] = engine.vocab.bos
+    if vocab.add_bos:
+        chunks[:, 0] = vocab.bos
     return chunks

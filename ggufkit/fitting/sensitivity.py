@@ -222,7 +222,9 @@ class Prober:
             threads=corpus.threads, device=Device.CPU, eval_callback=self._patch.callback,
         )  # fmt: skip
         try:
-            chunks = text_chunks(self._engine, corpus.text, corpus.n_ctx, n_tokens=n_chunks * corpus.n_ctx, spread=True)
+            chunks = text_chunks(
+                self._engine.vocab, corpus.text, corpus.n_ctx, n_tokens=n_chunks * corpus.n_ctx, spread=True
+            )
             if len(chunks) < min(n_chunks, 4):
                 raise InputError(
                     f"the calibration text has {len(chunks)} chunks of {corpus.n_ctx} tokens, choosing types needs at "

@@ -25,6 +25,7 @@ def as_dict(report: CalibrateReport) -> dict[str, Any]:
         "interrupted": report.interrupted,
         "seconds": round(report.seconds, 3),
         "coverage": coverage_dict(report.coverage),
+        "notes": list(report.notes),
     }
 
 
@@ -49,6 +50,7 @@ def render(report: CalibrateReport) -> str:
             f"note: interrupted after {report.n_chunk} chunks; what was seen is kept. Go on with "
             f"--add-to {report.output.name} --skip-tokens {report.n_tokens}"
         )
+    lines += [f"note: {note}" for note in report.notes]
     return "\n".join([*lines, render_coverage(report.coverage)])
 
 

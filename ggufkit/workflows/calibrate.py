@@ -1,20 +1,29 @@
-"""`calibrate`: a GGUF and texts go in, an importance file of llama.cpp comes out.
+"""`calibrate`: a model and texts go in, an importance file of llama.cpp comes out.
 
-Knows the order of the steps: read what is to be added to, walk the text, merge, report, write. Does not print.
+A GGUF is run as a whole; a Hugging Face folder layer by layer, in its own types, or, where its family cannot be cut, as
+a quick quantized file. Knows the order of the steps: read what is to be added to, run, merge, report, write. Does not
+print.
 Each weight tensor gets, per expert, the sum of squares of every input column and the tokens that were routed to it.
 """
 
+import dataclasses
 import hashlib
+import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from ggufkit.errors import ImatrixError, OutputError, UsageError
+from ggufkit.architectures.source import open_source
+from ggufkit.errors import EngineError, ImatrixError, OutputError, UsageError
 from ggufkit.fitting.corpus import N_CTX, Corpus
 from ggufkit.fitting.coverage import Coverage, coverage_of
+from ggufkit.fitting.layer_sums import gather_sums
+from ggufkit.fitting.sources.layer_by_layer import LayerByLayer
 from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.sums import SumsObserver, wants_block_weights
 from ggufkit.formats.imatrix import Imatrix, ImatrixEntry, read_imatrix, write_imatrix
@@ -22,12 +31,14 @@ from ggufkit.formats.text import CALIBRATION_TEXT, read_text, shipped_text
 from ggufkit.runtime.engine import Device
 from quant.importance import InputSums
 
+Update = Callable[[float, float, str], None]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrateSettings:
     """What to run on what.
 
-    model           the GGUF whose activations are looked at
+    model           the GGUF or the Hugging Face folder whose activations are looked at
     output          the importance file to write, GGUF format
     text            UTF-8 files, read one after the other as one text; empty takes the shipped text
     n_tokens        at most so many new tokens; None reads the whole text
@@ -52,7 +63,11 @@ class CalibrateSettings:
 
 @dataclass(frozen=True, slots=True)
 class CalibrateReport:
-    """What was gathered. `interrupted`: Ctrl-C ended it early; the file holds what was seen until then."""
+    """What was gathered.
+
+    interrupted  Ctrl-C ended it early; the file holds what was seen until then
+    notes        what a person should know of how the model was run
+    """
 
     output: Path
     model: str
@@ -64,18 +79,18 @@ class CalibrateReport:
     coverage: Coverage
     interrupted: bool
     seconds: float
+    notes: tuple[str, ...] = ()
 
     @property
     def n_tokens(self) -> int:
         return self.n_chunk * self.n_ctx
 
 
-def calibrate(
-    settings: CalibrateSettings, on_progress: Callable[[float, float, str], None] = lambda *_: None
-) -> CalibrateReport:
+def calibrate(settings: CalibrateSettings, on_progress: Update = lambda *_: None) -> CalibrateReport:
     """Gather importance and write it.
 
-    Ctrl-C writes what was gathered and returns a report that says so; before the first chunk it passes through.
+    Ctrl-C writes what was gathered and returns a report that says so; before the first chunk it passes through, and
+    layer by layer it does so always: finished layers then stay beside the output, where the next run finds them.
     Raises InputError for a short text, ImatrixError for files to add that are of another model, OutputError,
     EngineError, NonFiniteError for a model whose activations overflow.
     """
@@ -83,23 +98,23 @@ def calibrate(
     check_settings(settings)
     text, names = texts(settings.text)
     earlier = [read_imatrix(path) for path in settings.add_to]
-    observer = SumsObserver(
-        lambda name: wants_block_weights(name) or (settings.process_output and name == "output.weight")
-    )
-    n_chunk, interrupted = _walk(settings, text, observer, on_progress)
-    merged = merge([_as_imatrix(observer.sums, names, n_chunk, settings.n_ctx), *earlier])
+    seen = _by_layer(settings, text, on_progress) if settings.model.is_dir() else _walk(settings, text, on_progress)
+    merged = merge([_as_imatrix(seen.sums, names, seen.n_chunk, settings.n_ctx), *earlier])
     write_imatrix(settings.output, merged)
+    if settings.model.is_dir():
+        shutil.rmtree(layers_folder(settings.output), ignore_errors=True)
     return CalibrateReport(
         output=settings.output,
         model=settings.model.name,
         texts=names,
         text_sha256=hashlib.sha256(text.encode()).hexdigest(),
-        n_chunk=n_chunk,
+        n_chunk=seen.n_chunk,
         n_ctx=settings.n_ctx,
         n_entries=len(merged.entries),
         coverage=coverage_in(merged),
-        interrupted=interrupted,
+        interrupted=seen.interrupted,
         seconds=time.perf_counter() - started,
+        notes=seen.notes,
     )
 
 
@@ -153,27 +168,74 @@ def _as_imatrix(sums: Mapping[str, InputSums], texts: tuple[str, ...], n_chunk: 
     return Imatrix(datasets=texts, chunk_count=n_chunk, chunk_size=n_ctx, entries=entries)
 
 
-def _walk(
-    settings: CalibrateSettings, text: str, observer: SumsObserver, on_progress: Callable[[float, float, str], None]
-) -> tuple[int, bool]:
-    """Chunks seen, and whether Ctrl-C ended it."""
+class _Seen(NamedTuple):
+    """Sums by tensor name, of so many chunks; whether Ctrl-C ended it; what a person should know."""
+
+    sums: Mapping[str, InputSums]
+    n_chunk: int
+    interrupted: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def _by_layer(settings: CalibrateSettings, text: str, on_progress: Update) -> _Seen:
+    """Run the source layer by layer; where it cannot be cut, a quick quantized file of it."""
+    model = open_source(settings.model)
+    try:
+        source = LayerByLayer(model, _corpus(settings, text), layers_folder(settings.output))
+    except EngineError as error:
+        return _on_quick_file(settings, text, on_progress, f"{error}. It was run as a quick quantized file.")
+    try:
+        with closing(source):
+            sums = gather_sums(source, _wants(settings), on_progress)
+    except KeyboardInterrupt as error:
+        error.add_note("interrupted; finished layers are kept beside the output. Go on with the same command.")
+        raise
+    finally:
+        for file in model.files:
+            file.close()
+    return _Seen(sums, source.n_chunk)
+
+
+def _on_quick_file(settings: CalibrateSettings, text: str, on_progress: Update, note: str) -> _Seen:
+    from ggufkit.workflows.fitted import running_source
+
+    with running_source(settings.model, settings.output, on_progress) as running:
+        seen = _walk(dataclasses.replace(settings, model=running), text, on_progress)
+    return seen._replace(notes=(note,))
+
+
+def _walk(settings: CalibrateSettings, text: str, on_progress: Update) -> _Seen:
+    """Run the GGUF; Ctrl-C ends it early."""
+    observer = SumsObserver(_wants(settings))
     done = [0]
 
     def on_chunk(seen: int, total: int) -> None:
         done[0] = seen
         on_progress(seen, total, "chunks")
 
-    corpus = Corpus(
-        settings.model, text, settings.n_tokens, settings.n_ctx, settings.threads, settings.device,
-        skip_tokens=settings.skip_tokens, spread=False,
-    )  # fmt: skip
     try:
-        WholeModel(corpus).observe(observer, on_chunk)
+        WholeModel(_corpus(settings, text)).observe(observer, on_chunk)
     except KeyboardInterrupt:
         if not done[0]:
             raise
-        return done[0], True
-    return done[0], False
+        return _Seen(observer.sums, done[0], interrupted=True)
+    return _Seen(observer.sums, done[0])
+
+
+def _wants(settings: CalibrateSettings) -> Callable[[str], bool]:
+    return lambda name: wants_block_weights(name) or (settings.process_output and name == "output.weight")
+
+
+def _corpus(settings: CalibrateSettings, text: str) -> Corpus:
+    return Corpus(
+        settings.model, text, settings.n_tokens, settings.n_ctx, settings.threads, settings.device,
+        skip_tokens=settings.skip_tokens, spread=False,
+    )  # fmt: skip
+
+
+def layers_folder(output: Path) -> Path:
+    """Where streams and finished layers lie until the output is there."""
+    return output.with_name(f".{output.name}.layers")
 
 
 def texts(paths: tuple[Path, ...]) -> tuple[str, tuple[str, ...]]:

@@ -56,7 +56,7 @@ def test_contradictions_are_usage_errors(arguments: list[str], said: str, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_a_checkpoint_is_calibrated_on_a_quick_file(tmp_path: Path) -> None:
+def test_a_checkpoint_is_calibrated_layer_by_layer(tmp_path: Path) -> None:
     out = tmp_path / "imatrix.gguf"
     done = CliRunner().invoke(main, ["calibrate", MODEL, "-o", str(out), "--tokens", "1024", "-t", "1", "--json"])
     assert done.exit_code == 0, done.output

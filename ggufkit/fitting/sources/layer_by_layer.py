@@ -8,13 +8,15 @@ observer keeps. Layers are best asked for in order; going back costs another rea
 """
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+from gguf import GGUF_DEFAULT_ALIGNMENT
 from numpy.typing import NDArray
 
 from ggufkit.fitting.corpus import GROUP_CHUNKS, Corpus, text_chunks
@@ -40,8 +42,10 @@ I32Array = NDArray[np.int32]
 class LayerByLayer:
     """The `MomentSource` for models that need neither fit in memory nor be converted as a whole.
 
-    model   whose layers are run; stays open as long as this is used
-    folder  for the streams and the layer in hand: made here, removed by `discard`
+    model    whose layers are run; stays open as long as this is used
+    folder   for the streams and the layer in hand: made here, removed by `discard`
+    n_layer  of the model
+    n_chunk  of the corpus
 
     Raises EngineError where the model cannot be run layer by layer; its text says why.
     """
@@ -49,17 +53,31 @@ class LayerByLayer:
     notes: tuple[str, ...] = ()
 
     def __init__(self, model: Model, corpus: Corpus, folder: Path) -> None:
-        self.corpus, self._model = corpus, model
+        self.corpus, self._model, self.folder = corpus, model, folder
         self.text_sha256 = hashlib.sha256(corpus.text.encode()).hexdigest()
         self._threads = corpus.threads or machine.choose_threads().n
-        self._n_layer = model.hparams.n_layer
+        self.n_layer = model.hparams.n_layer
         self._scratch = folder / "layer.gguf"
-        chunks = corpus_chunks(model, corpus, folder)
+        self._streams = Streams(folder)
+        try:
+            self._begin()
+        except BaseException:
+            self._streams.give_up()
+            raise
+
+    def _begin(self) -> None:
+        """Tokens, streams that an earlier run left, and whether the model can be cut at all."""
+        chunks = corpus_chunks(self._model, self.corpus, self.folder)
         self._ids, local = np.unique(chunks, return_inverse=True)
         self._tokens: I32Array = local.reshape(chunks.shape).astype(np.int32)
-        check_agreement(model, chunks[0], folder, threads=self._threads, device=corpus.device)
-        identity = f"{model.source.get('fingerprint', '')} {self.identity}"
-        self._streams = Streams(folder, identity, (*chunks.shape, model.hparams.n_embd))
+        identity = f"{self._model.source.get('fingerprint', '')} {self.identity}"
+        self._streams.begin(identity, (*chunks.shape, self._model.hparams.n_embd))
+        if not self._streams.layers:
+            check_agreement(self._model, chunks[0], self.folder, threads=self._threads, device=self.corpus.device)
+
+    @property
+    def n_chunk(self) -> int:
+        return len(self._tokens)
 
     @property
     def identity(self) -> str:
@@ -74,16 +92,19 @@ class LayerByLayer:
         return out
 
     def observe(self, observer: Observer, on_chunk: OnChunk = lambda *_: None) -> int:
-        n_chunk = len(self._tokens)
+        n_chunk = self.n_chunk
         wanted = [self._layer(t.name) for t in self._model.tensors if observer.wants(t.name)]
         if not wanted:
             return n_chunk
         first = max((layer for layer in self._streams.layers if layer <= min(wanted)), default=0)
         total = (max(wanted) + 1 - first) * n_chunk
         for layer in range(first, max(wanted) + 1):
-            done = (layer - first) * n_chunk
-            self._run(layer, observer, lambda seen, done=done: on_chunk(done + seen, total))
+            self._run(layer, observer, functools.partial(_from, (layer - first) * n_chunk, total, on_chunk))
         return n_chunk
+
+    def names_of(self, layer: int) -> Iterator[str]:
+        """Tensors that are seen when that layer is run."""
+        return (t.name for t in self._model.tensors if self._layer(t.name) == layer)
 
     def close(self) -> None:
         """Release the folder. The streams stay, for a run that goes on."""
@@ -96,11 +117,11 @@ class LayerByLayer:
     def _layer(self, name: str) -> int:
         """Layer that is run to see a tensor's inputs."""
         layer = layer_of(name)
-        return layer if layer >= 0 else self._n_layer - 1
+        return layer if layer >= 0 else self.n_layer - 1
 
     def _run(self, layer: int, observer: Observer, on_chunk: Callable[[int], None]) -> None:
         """Take the stream through one layer, and show it to the observer."""
-        streams, is_last = self._streams, layer == self._n_layer - 1
+        streams, is_last = self._streams, layer == self.n_layer - 1
         keeps = not is_last and layer + 1 not in streams.layers
         with self._opened(layer, observer) as run, streams.writing(layer + 1) if keeps else nullcontext() as out:
             for index, x in enumerate(streams.read(layer) if layer else self._tokens):
@@ -116,19 +137,24 @@ class LayerByLayer:
     @contextmanager
     def _opened(self, layer: int, observer: Observer) -> Iterator[LayerRun]:
         name_of = functools.partial(_whole_name, layer=layer)
+        named = naming(observer, self.corpus.model.name)
 
         def observe(seen: Activations) -> None:
-            observer(dataclasses.replace(seen, name=name_of(seen.name)))
+            named(dataclasses.replace(seen, name=name_of(seen.name)))
 
         part = cut(self._model, layer, layer + 1, ids=None if layer else self._ids)
         write_as_it_is(self._scratch, part, threads=self._threads)
         with LayerRun(
             self._scratch, n_ctx=self.corpus.n_ctx, threads=self.corpus.threads, device=self.corpus.device,
-            observe=naming(observe, name_of, self.corpus.model.name), wants=lambda name: observer.wants(name_of(name)),
-            with_head=layer == self._n_layer - 1,
+            observe=observe, wants=lambda name: observer.wants(name_of(name)),
+            with_head=layer == self.n_layer - 1,
         ) as run:  # fmt: skip
             self._scratch.unlink()  # llama.cpp has mapped it; nothing is left by a run that is killed from here on
             yield run
+
+
+def _from(done: int, total: int, on_chunk: OnChunk, seen: int) -> None:
+    on_chunk(done + seen, total)
 
 
 def _whole_name(name: str, layer: int) -> str:

@@ -34,11 +34,13 @@ SCHEMA = "ggufkit/streams@1"
 class Streams:
     """Streams of one corpus in a folder of their own, which is made, and which `discard` removes.
 
-    identity  all that decides what is in them; streams of another identity are dropped
+    Raises OutputError where the folder cannot be made, or another run is at work in it.
     """
 
-    def __init__(self, folder: Path, identity: str, shape: Shape) -> None:
-        self.folder, self._identity, self.shape = folder, identity, shape
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.shape: Shape = (0, 0, 0)
+        self._identity = ""
         self._crc: dict[int, list[int]] = {}
         try:
             folder.mkdir(exist_ok=True)
@@ -47,12 +49,20 @@ class Streams:
             raise OutputError(f"{folder}: {error.strerror}. Choose another place with -o.") from error
         try:
             self._lock()
-            self._read_state()
-            self._drop_others()
-            check_space(folder, (2 - len(self._crc)) * self.nbytes, "the residual stream of the calibration text")
         except BaseException:
             self.close()
             raise
+
+    def begin(self, identity: str, shape: Shape) -> None:
+        """Find what an earlier run left. Raises OutputError for a disk that is too small.
+
+        identity  all that decides what is in the streams; all that lies there is dropped where it is another
+        """
+        self._identity, self.shape = identity, shape
+        self._read_state()
+        self._drop_others()
+        check_space(self.folder, (2 - len(self._crc)) * self.nbytes, "the residual stream of the calibration text")
+        self._write_state()
 
     @property
     def nbytes(self) -> int:
@@ -103,6 +113,14 @@ class Streams:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
+    def give_up(self) -> None:
+        """Release the folder, and remove it where there is nothing in it to go on with."""
+        self.close()
+        if self._identity and not self._crc:
+            self.discard()
+        with suppress(OSError):
+            self.folder.rmdir()
+
     def discard(self) -> None:
         """Remove the folder."""
         self.close()
@@ -132,19 +150,24 @@ class Streams:
             return  # some network disks have no locks
 
     def _read_state(self) -> None:
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        found: dict[int, list[int]] = {}
+        try:
             state = json.loads(self._state.read_text(encoding="utf-8"))
             if (state["schema"], state["identity"], tuple(state["shape"])) != (SCHEMA, self._identity, self.shape):
-                return
+                raise ValueError("another text or model")
             for layer, crc in state["crc"].items():
                 path = self._path(int(layer))
                 if path.is_file() and path.stat().st_size == self.nbytes and len(crc) == self.shape[0]:
-                    self._crc[int(layer)] = [int(value) for value in crc]
+                    found[int(layer)] = [int(value) for value in crc]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            for path in self.folder.iterdir():
+                path.unlink()
+        self._crc = found
 
     def _drop_others(self) -> None:
         for path in self.folder.glob("stream-*.f32"):
             if path not in {self._path(layer) for layer in self._crc}:
-                path.unlink(missing_ok=True)
+                path.unlink()
 
     def _write_state(self) -> None:
         state = {"schema": SCHEMA, "identity": self._identity, "shape": self.shape, "crc": self._crc}

@@ -37,14 +37,14 @@ class WholeModel:
 
     def observe(self, observer: Observer, on_chunk: OnChunk = lambda *_: None) -> int:
         corpus, n_seq = self.corpus, GROUP_CHUNKS
-        tap = ActivationTap(load(), _naming(observer, corpus.model.name), observer.wants)
+        tap = ActivationTap(load(), naming(observer, corpus.model.name), observer.wants)
         # all positions ask for logits: llama.cpp leaves out the last layer for those that do not
         with Engine.open(
             corpus.model, n_ctx=corpus.n_ctx, n_seq=n_seq, n_batch=n_seq * corpus.n_ctx, n_outputs=n_seq * corpus.n_ctx,
             threads=corpus.threads, device=corpus.device, eval_callback=tap.callback,
         ) as engine:  # fmt: skip
             chunks = text_chunks(
-                engine, corpus.text, corpus.n_ctx,
+                engine.vocab, corpus.text, corpus.n_ctx,
                 n_tokens=corpus.n_tokens, skip_tokens=corpus.skip_tokens, spread=corpus.spread,
             )  # fmt: skip
             for first in range(0, len(chunks), n_seq):
@@ -57,7 +57,9 @@ class WholeModel:
         return len(chunks)
 
 
-def _naming(observe: Callable[[Activations], None], model: str) -> Callable[[Activations], None]:
+def naming(observe: Callable[[Activations], None], model: str) -> Callable[[Activations], None]:
+    """The same observer, whose NonFiniteError names the tensor and says what to do, as an InputError."""
+
     def named(seen: Activations) -> None:
         try:
             observe(seen)
