@@ -57,6 +57,8 @@ def convert(checkpoint: Checkpoint, *, name: str | None = None) -> Model:
     entries += [kv for rule in family.rules for kv in rule(config, arch)]
     entries.append(KV(Keys.General.QUANTIZATION_VERSION, GGUFValueType.UINT32, GGML_QUANT_VERSION))
     entries += vocabulary_metadata(family, config)
+    last = {kv.key: kv for rule in family.after for kv in rule(config, arch)}
+    entries = [kv for kv in entries if kv.key not in last] + list(last.values())
     metadata = _resolve(entries, tensors)
     return Model(
         hparams=hparams_of(str(checkpoint.path), {kv.key: kv for kv in metadata}),

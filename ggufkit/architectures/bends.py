@@ -67,6 +67,22 @@ def halves(first: str, second: str) -> Splitter:
     return split
 
 
+def absorbed(n_head: Size, n_key: Size, key: str, value: str) -> Splitter:
+    """(n_head (n_key + n_value), rank): of every head the rows of `key`, transposed, and those of `value` (MLA)."""
+
+    def split(config: Config, ref: TensorRef) -> Iterable[ModelTensor]:
+        heads, first = n_head(config), n_key(config)
+        n_rows, rank = ref.n_rows // heads, ref.n_per_row
+        check(len(ref.shape) == 2 and ref.n_rows % heads == 0 and first < n_rows, ref, f"wanted rows of {heads} heads")
+        starts = range(0, ref.n_rows, n_rows)
+        keys = [ref.sliced(at, at + first) for at in starts]
+        yield replace(model_tensor(key, (heads, rank, first), keys), bend=Bend(transposed=True))
+        values = [ref.sliced(at + first, at + n_rows) for at in starts]
+        yield model_tensor(value, (heads, n_rows - first, rank), values)
+
+    return split
+
+
 def renamed(name: str) -> Splitter:
     """The whole tensor under the GGUF name `name`."""
     return lambda config, ref: [model_tensor(name, ref.shape, [ref])]

@@ -11,12 +11,13 @@ from typing import Any
 from ggufkit.errors import CheckpointError
 
 MAX_INTEGER = 1 << 31
-Default = int | float | bool | Callable[["Config"], int]
+Default = int | float | bool | str | Callable[["Config"], int | str]
 
 
 class Config:
     """Values of config.json by name. A name that is absent or null has the family's default, if there is one.
 
+    values    of a multimodal model: the values of its text_config go before those beside it
     defaults  what transformers fills in for the family: a value, or a function of the config
     notes     takes what is left out on the way, for a person to know
     """
@@ -26,7 +27,8 @@ class Config:
     ) -> None:
         self.folder = folder
         self.notes: list[str] = [] if notes is None else notes
-        self._values = values
+        text = values.get("text_config")  # a model that also sees or hears keeps the language model's values there
+        self._values = {**values, **text} if isinstance(text, dict) else values
         self._defaults = defaults
         self.rope = _rope_parameters(self)
 
@@ -69,6 +71,31 @@ class Config:
     def rope_type(self) -> str:
         return str(self.rope.get("rope_type", "default")).lower()
 
+    def flag(self, name: str) -> bool:
+        return self.get(name) is True
+
+    def layer_list(self, name: str) -> list[Any] | None:
+        """One value a layer, or None where the name is absent. Raises CheckpointError for another number of values."""
+        value = self.get(name)
+        n_layer = self.integer("num_hidden_layers")
+        if value is None:
+            return None
+        if not isinstance(value, list) or len(value) != n_layer:
+            raise CheckpointError(
+                f"{self.folder / 'config.json'}: {name} is {value!r:.80}, wanted a list of {n_layer} values."
+            )
+        return value
+
+    @property
+    def rope_theta_swa(self) -> float | None:
+        """Base of the layers that see a window only, where they have one of their own."""
+        declared = self.get("rope_parameters") or {}
+        sliding = declared.get("sliding_attention") if isinstance(declared, dict) else None
+        value = sliding.get("rope_theta") if isinstance(sliding, dict) else None
+        if value is None:
+            value = self.get("rope_local_base_freq", "local_rope_theta", "swa_rope_theta")
+        return None if value is None else self.checked_number("rope_local_base_freq", value)
+
     @property
     def head_dim(self) -> int:
         """Width of one head: stated, or the embedding divided among the heads."""
@@ -89,6 +116,11 @@ def even_head_dim(config: Config) -> int:
             f"{config.folder / 'config.json'}: hidden_size {n_embd} does not divide among {n_head} heads."
         )
     return n_embd // n_head
+
+
+def deepseek_scoring(config: Config) -> str:
+    """What makes the routers' outputs weights; transformers 5 no longer writes it down."""
+    return "sigmoid" if config.get("model_type") == "deepseek_v3" else "softmax"
 
 
 Size = Callable[[Config], int]

@@ -8,8 +8,8 @@ of the configuration classes of transformers 5.23.
 from gguf import MODEL_ARCH, GGUFValueType, Keys
 
 from ggufkit.architectures import hparams as hp
-from ggufkit.architectures.bends import halves, interleaved, renamed
-from ggufkit.architectures.config import Default, even_head_dim, same_as
+from ggufkit.architectures.bends import absorbed, changed, halves, interleaved, renamed
+from ggufkit.architectures.config import Default, deepseek_scoring, even_head_dim, same_as
 from ggufkit.architectures.family import (
     MIXTRAL_EXPERTS,
     MLP_EXPERTS,
@@ -17,21 +17,32 @@ from ggufkit.architectures.family import (
     Layers,
     Shape,
     head_dim,
+    is_dense,
+    is_sparse,
+    kv_lora_rank,
     n_embd,
     n_expert,
     n_ff,
     n_ff_2,
     n_ff_expert,
     n_ff_shared,
+    n_ff_shexp,
     n_head,
     n_head_kv,
+    n_head_v,
     n_kv,
+    n_kv_a,
+    n_nope,
+    n_o_mla,
     n_q,
+    n_q_mla,
     n_qkv,
     n_vocab,
     one,
+    q_lora_rank,
 )
 from ggufkit.architectures.rope import llama3_factors, longrope_factors
+from ggufkit.formats.bend import plus_one
 from ggufkit.tokenizer import VocabKind
 
 _SPM_FIRST = (VocabKind.SPM, VocabKind.LLAMA_HF, VocabKind.BPE)
@@ -301,4 +312,120 @@ OLMOE = Family(
     },
 )
 
-FAMILIES = (LLAMA, MISTRAL, MIXTRAL, PHI2, PHI3, QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, OLMOE)
+_POST_NORMS: dict[str, Shape] = {"post_attention_norm.weight": (n_embd,), "post_ffw_norm.weight": (n_embd,)}
+_TIED: dict[str, Shape] = {name: _WHOLE[name] for name in ("token_embd.weight", "output_norm.weight")}
+_NO_PREFIX = (hp.fixed(Keys.Tokenizer.ADD_PREFIX, GGUFValueType.BOOL, False),)
+_GEMMA_DEFAULTS: dict[str, Default] = {"rms_norm_eps": 1e-6, "head_dim": 256, "tie_word_embeddings": True}
+
+GEMMA2 = Family(
+    title="Gemma 2",
+    classes=("Gemma2ForCausalLM",),
+    arch=MODEL_ARCH.GEMMA2,
+    source="conversion/gemma.py Gemma2Model",
+    rules=(
+        hp.CONTEXT_LENGTH,
+        hp.EMBEDDING_LENGTH,
+        hp.BLOCK_COUNT,
+        hp.FEED_FORWARD_LENGTH,
+        hp.HEAD_COUNT,
+        hp.HEAD_COUNT_KV,
+        hp.RMS_EPS,
+        *hp.HEAD_LENGTHS,
+        hp.FILE_TYPE,
+        hp.f32(Keys.LLM.ATTN_LOGIT_SOFTCAPPING, "attn_logit_softcapping", required=True),
+        hp.f32(Keys.LLM.FINAL_LOGIT_SOFTCAPPING, "final_logit_softcapping", required=True),
+        hp.u32(Keys.Attention.SLIDING_WINDOW, "sliding_window", required=True),
+        hp.window_pattern(2),
+        hp.gemma_scale(46),
+    ),
+    vocab=(VocabKind.SPM, VocabKind.LLAMA_HF),
+    after=_NO_PREFIX,
+    whole=_TIED,
+    layers=(Layers(_ATTENTION | _DENSE | _POST_NORMS),),
+    bends={"*norm.weight": changed(plus_one)},
+    defaults=_GEMMA_DEFAULTS | {"max_position_embeddings": 8192, "num_key_value_heads": 4},
+)
+
+GEMMA3 = Family(
+    title="Gemma 3 (the language model)",
+    classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    arch=MODEL_ARCH.GEMMA3,
+    source="conversion/gemma.py Gemma3Model",
+    rules=(
+        *hp.COMMON,
+        hp.FILE_TYPE,
+        hp.f32(Keys.LLM.FINAL_LOGIT_SOFTCAPPING, "final_logit_softcapping"),
+        hp.u32(Keys.Attention.SLIDING_WINDOW, "sliding_window", required=True),
+        hp.window_pattern(6),
+        hp.gemma_scale(62),
+    ),
+    vocab=(VocabKind.SPM, VocabKind.LLAMA_HF),
+    after=_NO_PREFIX,
+    whole=_WHOLE,
+    layers=(Layers(_ATTENTION | _DENSE | _POST_NORMS | _HEAD_NORMS),),
+    bends={"*norm.weight": changed(plus_one)},
+    defaults=_GEMMA_DEFAULTS
+    | {"max_position_embeddings": 131072, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 262208}
+    | {"rope_theta": 1e6, "rope_local_base_freq": 10000.0, "sliding_window": 4096},
+)
+
+_SHARED_EXPERTS: dict[str, Shape] = {
+    "ffn_gate_shexp.weight": (n_ff_shexp, n_embd),
+    "ffn_up_shexp.weight": (n_ff_shexp, n_embd),
+    "ffn_down_shexp.weight": (n_embd, n_ff_shexp),
+}
+_MLA: dict[str, Shape] = {
+    "attn_norm.weight": (n_embd,),
+    "attn_kv_a_mqa.weight": (n_kv_a, n_embd),
+    "attn_kv_a_norm.weight": (kv_lora_rank,),
+    "attn_k_b.weight": (n_head, kv_lora_rank, n_nope),
+    "attn_v_b.weight": (n_head, n_head_v, kv_lora_rank),
+    "attn_output.weight": (n_embd, n_o_mla),
+    "ffn_norm.weight": (n_embd,),
+}
+_Q_WHOLE: dict[str, Shape] = {"attn_q.weight": (n_q_mla, n_embd)}
+_Q_LORA: dict[str, Shape] = {
+    "attn_q_a.weight": (q_lora_rank, n_embd),
+    "attn_q_a_norm.weight": (q_lora_rank,),
+    "attn_q_b.weight": (n_q_mla, q_lora_rank),
+}
+
+DEEPSEEK = Family(
+    title="DeepSeek V2, V3, R1",
+    classes=("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"),
+    arch=MODEL_ARCH.DEEPSEEK2,
+    source="conversion/deepseek.py DeepseekV2Model",
+    rules=(
+        *hp.COMMON,
+        hp.fixed(Keys.Attention.HEAD_COUNT_KV, GGUFValueType.UINT32, 1),
+        hp.FILE_TYPE,
+        hp.leading_dense,
+        hp.VOCAB_SIZE,
+        hp.query_rank,
+        hp.latent_attention,
+        hp.EXPERT_FEED_FORWARD,
+        hp.u32(Keys.LLM.EXPERT_SHARED_COUNT, "n_shared_experts", low=0),
+        hp.f32(Keys.LLM.EXPERT_WEIGHTS_SCALE, "routed_scaling_factor"),
+        hp.boolean(Keys.LLM.EXPERT_WEIGHTS_NORM, "norm_topk_prob"),
+        hp.u32(Keys.Rope.DIMENSION_COUNT, "qk_rope_head_dim"),
+        hp.yarn_log_multiplier,
+    ),
+    vocab=(VocabKind.BPE,),
+    whole=_WHOLE,
+    layers=(
+        Layers(_MLA),
+        Layers(_Q_WHOLE, lambda config, _: config.get("q_lora_rank") is None),
+        Layers(_Q_LORA, lambda config, _: config.get("q_lora_rank") is not None),
+        Layers(_DENSE, is_dense),
+        Layers(_MOE | _SHARED_EXPERTS, is_sparse),
+    ),
+    optional={"exp_probs_b.bias": (n_expert,)},
+    splits=_MLP_FUSED | {"self_attn.kv_b_proj": absorbed(n_head, n_nope, "attn_k_b.weight", "attn_v_b.weight")},
+    beyond="the block that guesses further tokens: llama.cpp does not run it for this family",
+    experts=MLP_EXPERTS,
+    defaults=_ROPE
+    | {"rms_norm_eps": 1e-6, "head_dim": same_as("qk_rope_head_dim"), "scoring_func": deepseek_scoring}
+    | {"num_experts_per_tok": 8, "moe_intermediate_size": 1407, "n_shared_experts": 2},
+)
+
+FAMILIES = (LLAMA, MISTRAL, MIXTRAL, PHI2, PHI3, QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, OLMOE, GEMMA2, GEMMA3, DEEPSEEK)

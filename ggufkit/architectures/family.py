@@ -73,6 +73,11 @@ def n_qkv(config: Config) -> int:
     return n_q(config) + 2 * n_kv(config)
 
 
+def n_ff_shexp(config: Config) -> int:
+    """Shared experts lie side by side in one feed-forward network."""
+    return n_ff_expert(config) * config.integer("n_shared_experts")
+
+
 def n_expert(config: Config) -> int:
     return config.integer("num_local_experts", "num_experts", "n_routed_experts")
 
@@ -81,8 +86,45 @@ def one(config: Config) -> int:
     return 1
 
 
+def kv_lora_rank(config: Config) -> int:
+    return config.integer("kv_lora_rank")
+
+
+def q_lora_rank(config: Config) -> int:
+    return config.integer("q_lora_rank")
+
+
+def n_nope(config: Config) -> int:
+    return config.integer("qk_nope_head_dim")
+
+
+def n_head_v(config: Config) -> int:
+    return config.integer("v_head_dim")
+
+
+def n_kv_a(config: Config) -> int:
+    return kv_lora_rank(config) + config.integer("qk_rope_head_dim")
+
+
+def n_q_mla(config: Config) -> int:
+    return n_head(config) * (n_nope(config) + config.integer("qk_rope_head_dim"))
+
+
+def n_o_mla(config: Config) -> int:
+    return n_head(config) * n_head_v(config)
+
+
 def every(config: Config, layer: int) -> bool:
     return True
+
+
+def is_dense(config: Config, layer: int) -> bool:
+    """The leading layers, which have no experts."""
+    return layer < config.checked_integer("first_k_dense_replace", config.get("first_k_dense_replace") or 0, low=0)
+
+
+def is_sparse(config: Config, layer: int) -> bool:
+    return not is_dense(config, layer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +165,13 @@ class Family:
     classes    config.json's `architectures` that belong here
     source     llama.cpp's converter class, where every rule can be looked up
     rules      metadata after general.*, in order; before: rules whose entries come before general.type
+    after      rules whose entries come last, in place of what the vocabulary says
     whole      tensors outside the layers; layers: those of each kind of layer
     optional   tensors that may be absent (of layers, without blk.N.)
     bends      GGUF name without blk.N. (a pattern) → what is done to that tensor
     splits     the checkpoint's name in its layer → the GGUF tensors that it makes
+    renames    pattern of a checkpoint's name → what stands there instead, before names are looked up
+    beyond     why layers past the last are left out; "" where they are an error
     computed   tensors that are made from config.json
     pre_alias  the family's name for a pre-tokenizer that it shares with others
     defaults   what transformers fills in where config.json is silent
@@ -145,9 +190,12 @@ class Family:
     optional: Shapes = field(default_factory=dict)
     bends: Mapping[str, Bender] = field(default_factory=dict)
     splits: Mapping[str, Splitter] = field(default_factory=dict)
+    renames: Mapping[str, str] = field(default_factory=dict)
+    beyond: str = ""
     experts: Experts | None = None
     computed: Callable[[Config], Iterable[ModelTensor]] | None = None
     pre_alias: Mapping[str, str] = field(default_factory=dict)
+    after: tuple[Rule, ...] = ()
     n_layer: Size = n_layer
 
     @property

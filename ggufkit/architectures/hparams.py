@@ -7,10 +7,11 @@ Source: TextModel.set_gguf_parameters and the Phi classes of llama.cpp's convert
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from gguf import GGUFValueType, Keys, RopeScalingType
 
-from ggufkit.architectures.config import Config
+from ggufkit.architectures.config import Config, even_head_dim
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.model import KV
 
@@ -30,13 +31,34 @@ def u32(key: str, *names: str, required: bool = False, low: int = 1) -> Rule:
     return rule
 
 
-def f32(key: str, *names: str) -> Rule:
+def f32(key: str, *names: str, required: bool = False) -> Rule:
     """As `u32`, for a float."""
 
     def rule(config: Config, arch: str) -> Iterable[KV]:
         value = config.get(*names)
-        if value is not None:
+        if value is not None or required:
             yield KV(key.format(arch=arch), F32, config.checked_number(names[0], value))
+
+    return rule
+
+
+def boolean(key: str, name: str) -> Rule:
+    """True where config.json says so; left out otherwise."""
+
+    def rule(config: Config, arch: str) -> Iterable[KV]:
+        if config.flag(name):
+            yield KV(key.format(arch=arch), GGUFValueType.BOOL, True)
+
+    return rule
+
+
+def per_layer(key: str, name: str, value: Any) -> Rule:
+    """GGUF `key` ← one boolean a layer: whether the list `name` of config.json says `value` there."""
+
+    def rule(config: Config, arch: str) -> Iterable[KV]:
+        if (listed := config.layer_list(name)) is not None:
+            flags = [entry == value for entry in listed]
+            yield KV(key.format(arch=arch), GGUFValueType.ARRAY, flags, GGUFValueType.BOOL)
 
     return rule
 
@@ -83,6 +105,40 @@ def rope_theta(config: Config, arch: str) -> Iterable[KV]:
         yield KV(Keys.Rope.FREQ_BASE.format(arch=arch), F32, config.rope_number("rope_theta"))
 
 
+def rope_theta_swa(config: Config, arch: str) -> Iterable[KV]:
+    if (value := config.rope_theta_swa) is not None:
+        yield KV(Keys.Rope.FREQ_BASE_SWA.format(arch=arch), F32, value)
+
+
+def rope_sections(config: Config, arch: str) -> Iterable[KV]:
+    """How many frequencies turn with time, height and width, padded to four numbers (Qwen's text models too)."""
+    sections = config.rope.get("mrope_section")
+    if sections is None:
+        return
+    if not isinstance(sections, list) or len(sections) > 4:
+        raise CheckpointError(f"{config.folder / 'config.json'}: mrope_section is {sections!r:.80}, wanted 4 numbers.")
+    numbers = [config.checked_integer("mrope_section", value, low=0) for value in sections]
+    yield KV(
+        Keys.Rope.DIMENSION_SECTIONS.format(arch=arch),
+        GGUFValueType.ARRAY,
+        (numbers + [0] * 4)[:4],
+        GGUFValueType.INT32,
+    )
+
+
+def expert_gating(config: Config, arch: str) -> Iterable[KV]:
+    """What makes a router's outputs weights."""
+    name = config.get("score_function", "scoring_func", "score_func", "moe_router_activation_func")
+    if name is None:
+        return
+    kind = {"softmax": 1, "sigmoid": 2}.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise CheckpointError(
+            f"{config.folder / 'config.json'}: scoring_func is {name!r:.60}, wanted 'softmax' or 'sigmoid'."
+        )
+    yield KV(Keys.LLM.EXPERT_GATING_FUNC.format(arch=arch), U32, kind)
+
+
 def rope_dimension(config: Config, arch: str) -> Iterable[KV]:
     yield KV(Keys.Rope.DIMENSION_COUNT.format(arch=arch), U32, config.head_dim)
 
@@ -125,6 +181,78 @@ def sliding_window(config: Config, arch: str) -> Iterable[KV]:
     yield KV(Keys.Attention.SLIDING_WINDOW.format(arch=arch), U32, window)
 
 
+def window_pattern(period: int) -> Rule:
+    """Which layers see a window only; left out where every `period`-th layer sees all, as llama.cpp takes it to be."""
+
+    def rule(config: Config, arch: str) -> Iterable[KV]:
+        listed = config.layer_list("layer_types")
+        n_layer = config.integer("num_hidden_layers")
+        every = config.checked_integer("sliding_window_pattern", config.get("sliding_window_pattern") or period)
+        flags = (
+            [(i + 1) % every != 0 for i in range(n_layer)]
+            if listed is None
+            else [t == "sliding_attention" for t in listed]
+        )
+        if flags != [(i + 1) % period != 0 for i in range(n_layer)]:
+            key = Keys.Attention.SLIDING_WINDOW_PATTERN.format(arch=arch)
+            yield KV(key, GGUFValueType.ARRAY, flags, GGUFValueType.BOOL)
+
+    return rule
+
+
+def gemma_scale(n_layer_27b: int) -> Rule:
+    """No entry: llama.cpp scales attention by the width of a head, by that of the embedding's share in the 27B."""
+
+    def rule(config: Config, arch: str) -> Iterable[KV]:
+        is_27b = config.integer("num_hidden_layers") == n_layer_27b
+        scale = even_head_dim(config) if is_27b else config.head_dim
+        if (stated := config.get("query_pre_attn_scalar")) not in (None, scale):
+            raise CheckpointError(
+                f"{config.folder / 'config.json'}: query_pre_attn_scalar is {stated!r:.40}, llama.cpp computes with "
+                f"{scale} in a model of this size, so the file would be another model."
+            )
+        return ()
+
+    return rule
+
+
+def leading_dense(config: Config, arch: str) -> Iterable[KV]:
+    n_dense = config.checked_integer("first_k_dense_replace", config.get("first_k_dense_replace") or 0, low=0)
+    yield KV(Keys.LLM.LEADING_DENSE_BLOCK_COUNT.format(arch=arch), U32, n_dense)
+
+
+def latent_attention(config: Config, arch: str) -> Iterable[KV]:
+    """Sizes of DeepSeek's latent attention: the one head that is kept, and the heads it is unfolded to."""
+    rank, n_rope = config.integer("kv_lora_rank"), config.integer("qk_rope_head_dim")
+    for key, value in (
+        (Keys.Attention.KV_LORA_RANK, rank),
+        (Keys.Attention.KEY_LENGTH, rank + n_rope),
+        (Keys.Attention.VALUE_LENGTH, rank),
+        (Keys.Attention.KEY_LENGTH_MLA, config.integer("qk_nope_head_dim") + n_rope),
+        (Keys.Attention.VALUE_LENGTH_MLA, config.integer("v_head_dim")),
+    ):
+        yield KV(key.format(arch=arch), U32, value)
+
+
+def query_rank(config: Config, arch: str) -> Iterable[KV]:
+    """Rank of the queries' projection. llama.cpp tells models without one by their layers. Source: deepseek2.cpp."""
+    if config.get("q_lora_rank") is not None:
+        yield KV(Keys.Attention.Q_LORA_RANK.format(arch=arch), U32, config.integer("q_lora_rank"))
+        return
+    n_layer = config.integer("num_hidden_layers")
+    if n_layer not in (26, 27) and (n_layer, config.integer("vocab_size")) != (48, 128256):
+        raise CheckpointError(
+            f"{config.folder / 'config.json'}: q_lora_rank is absent in a model of {n_layer} layers. llama.cpp loads "
+            "such models of 26 or 27 layers alone, so the file would not run."
+        )
+
+
+def yarn_log_multiplier(config: Config, arch: str) -> Iterable[KV]:
+    """A tenth of mscale_all_dim: llama.cpp multiplies by ten where it reads it."""
+    if config.rope.get("mscale_all_dim") is not None:
+        yield KV(Keys.Rope.SCALING_YARN_LOG_MUL.format(arch=arch), F32, 0.1 * config.rope_number("mscale_all_dim"))
+
+
 def feed_forward_4x(config: Config, arch: str) -> Iterable[KV]:
     """Phi-2: four times the embedding, whatever config.json says."""
     yield KV(Keys.LLM.FEED_FORWARD_LENGTH.format(arch=arch), U32, 4 * config.integer("hidden_size"))
@@ -144,6 +272,8 @@ SHARED_FEED_FORWARD = u32(Keys.LLM.EXPERT_SHARED_FEED_FORWARD_LENGTH, "shared_ex
 
 FILE_TYPE = fixed(Keys.General.FILE_TYPE, U32, 0)  # its place; `convert` fills in the number
 
+HEAD_LENGTHS = (u32(Keys.Attention.KEY_LENGTH, "head_dim"), u32(Keys.Attention.VALUE_LENGTH, "head_dim"))
+
 COMMON: tuple[Rule, ...] = (
     BLOCK_COUNT,
     CONTEXT_LENGTH,
@@ -152,11 +282,15 @@ COMMON: tuple[Rule, ...] = (
     HEAD_COUNT,
     HEAD_COUNT_KV,
     rope_scaling,
+    rope_sections,
     rope_theta,
+    rope_theta_swa,
     RMS_EPS,
     LAYER_NORM_EPS,
-    u32(Keys.LLM.EXPERT_COUNT, "num_local_experts", "num_experts"),
-    u32(Keys.LLM.EXPERT_USED_COUNT, "num_experts_per_tok"),
-    u32(Keys.Attention.KEY_LENGTH, "head_dim"),
-    u32(Keys.Attention.VALUE_LENGTH, "head_dim"),
+    u32(Keys.LLM.EXPERT_COUNT, "num_local_experts", "num_experts", "n_routed_experts"),
+    u32(Keys.LLM.EXPERT_USED_COUNT, "num_experts_per_tok", "num_experts_per_token", "top_k_experts"),
+    u32(Keys.LLM.EXPERT_GROUP_COUNT, "n_group"),
+    u32(Keys.LLM.EXPERT_GROUP_USED_COUNT, "topk_group"),
+    expert_gating,
+    *HEAD_LENGTHS,
 )

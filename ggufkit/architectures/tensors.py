@@ -28,6 +28,15 @@ DROPPED = {
     ".position_ids": "the numbers 0, 1, 2, …",
     ".num_batches_tracked": "a counter of the training",
 }
+RENAMES = {
+    r"^(model\.)?language_model\.(model\.)?": "model.",
+    r"^model\.lm_head\.": "lm_head.",
+    r"e_score_correction_bias$": "e_score_correction.bias",
+}
+# Source: TextModel.filter_tensors
+_OTHER_SENSES = re.compile(
+    r"(^|\.)(visual|vision_model|vision_tower|audio_tower|audio_model|multi_modal_projector|embed_vision|embed_audio)\."
+)
 
 
 def map_tensors(
@@ -44,21 +53,41 @@ def map_tensors(
     tensors = list(family.computed(config)) if family.computed else []
     dropped: dict[str, str] = {}
     for ref in sorted(refs, key=lambda ref: (ref.file.path.name, ref.name)):
-        reason = next((why for end, why in DROPPED.items() if ref.name.endswith(end)), None)
-        if reason is not None:
+        name = _renamed(family, ref.name)
+        if reason := _dropped(family, config, name):
             dropped[ref.name] = reason
             continue
         _check_float(ref, config)
-        made = stacker.take(ref, ref.name) if stacker else None
+        made = stacker.take(ref, name) if stacker else None
         if made is None:
-            made = _split(family, config, ref, ref.name)
+            made = _split(family, config, ref, name)
         if made is None:
-            made = [_single(family, config, names, ref, ref.name)]
+            made = [_single(family, config, names, ref, name)]
         tensors += [_finished(family, config, ref, tensor) for tensor in made]
     if stacker:
         stacker.check_complete()
     _check_all(family, config, tensors)
     return tuple(tensors), dropped
+
+
+def _renamed(family: Family, name: str) -> str:
+    for pattern, text in {**RENAMES, **family.renames}.items():
+        name = re.sub(pattern, text, name)
+    return name
+
+
+def _dropped(family: Family, config: Config, name: str) -> str | None:
+    """Why a tensor is left out, or None where it belongs into the file."""
+    if reason := next((why for end, why in DROPPED.items() if name.endswith(end)), None):
+        return reason
+    if _OTHER_SENSES.search(name):
+        return "what sees or hears: the language model alone is converted"
+    if name == "lm_head.weight" and "output.weight" not in family.whole:
+        return "the family's embeddings make the logits"
+    layer = re.match(r"model\.layers\.(\d{1,5})\.", name)
+    if family.beyond and layer and int(layer[1]) >= family.n_layer(config):
+        return family.beyond
+    return None
 
 
 def _check_float(ref: TensorRef, config: Config) -> None:

@@ -27,6 +27,14 @@ O200K = (
     f"|\\p{{N}}{{1,3}}|{_PUNCTUATION_SLASH}|{_SPACES}"
 )
 TEKKEN = f"{_LEAD}{_UPPER}*{_LOWER}+|{_LEAD}{_UPPER}+{_LOWER}*|\\p{{N}}|{_PUNCTUATION_SLASH}|{_SPACES}"
+QWEN35 = f"{_CONTRACTIONS}|{_LEAD}[\\p{{L}}\\p{{M}}]+|\\p{{N}}| ?[^\\s\\p{{L}}\\p{{M}}\\p{{N}}]+[\\r\\n]*|{_SPACES}"
+SEED = f"{_CONTRACTIONS}|{_LEAD}\\p{{L}}+|\\p{{N}}{{1}}| ?[^\\s\\p{{L}}\\p{{N}}\\r\\n]+|{_SPACES}"
+DEEPSEEK_V3 = (
+    "\\p{N}{1,3}",
+    "[一-龥\u3040-ゟ゠-ヿ]+",
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+    f"| ?[\\p{{P}}\\p{{S}}]+[\\r\\n]*|{_SPACES}",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,9 @@ ROWS = (
     Row("qwen2", (f"split {QWEN2}", _BYTES)),
     Row("gpt-4o", (f"split {O200K}", _BYTES)),
     Row("tekken", (f"split {TEKKEN}", _BYTES)),
+    Row("qwen35", (f"split {QWEN35}", _BYTES)),
+    Row("seed-coder", (f"split {SEED}", _BYTES)),
+    Row("deepseek-v3", (*(f"split {pattern}" for pattern in DEEPSEEK_V3), _BYTES)),
 )
 
 
@@ -102,5 +113,6 @@ def _steps(declared: Any) -> tuple[str, ...]:
     if kind == "Split" and isinstance(pattern := declared.get("pattern"), dict):
         how = (declared.get("behavior"), bool(declared.get("invert")))
         if how in (("Isolated", False), ("Removed", True)):  # the patterns match every character: both keep the matches
-            return (f"split {pattern.get('Regex')}",)
+            text = str(pattern.get("Regex")).replace("\r", "\\r").replace("\n", "\\n")  # spelled or as they are
+            return (f"split {text}",)
     return (str({key: declared[key] for key in sorted(declared)})[:200],)

@@ -105,8 +105,11 @@ def _collect_ids(ids: dict[str, int], specials: _Specials, added: dict[str, int]
 
 
 def _collect_config_ids(ids: dict[str, int], kinds: Iterable[str], config: dict[str, Any]) -> None:
+    text = config.get("text_config")  # of a multimodal model
+    inner = text if isinstance(text, dict) else {}
     for kind in kinds:
-        number = config.get(f"{kind}_token_id")  # a list of several EOS ids names no single one
+        name = f"{kind}_token_id"
+        number = config[name] if config.get(name) is not None else inner.get(name)  # a list names no single one
         if isinstance(number, float) and number.is_integer():
             number = int(number)
         if is_int(number) and number >= 0:  # old configs write -1 for "no such token"

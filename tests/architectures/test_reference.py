@@ -20,7 +20,10 @@ DIFFERENCES = {
     "tinyllama-1.1b": {
         "tokenizer.ggml.scores": "the converter stores -1000 for every token, which cuts text wrongly; ours are ranks",
     },
-    "mistral-7b-instruct-v0.3": {},
+    "gemma-3-4b-it": {
+        "gemma3.attention.sliding_window_pattern": "not every sixth of its layers sees all: llama.cpp reads "
+        "the entry, the converter does not write it",
+    },
 }
 
 
@@ -66,7 +69,7 @@ def test_family_accounts_for_every_tensor(name, models, tmp_path):
     model, case = models(name), tiny.load_case(name)
     used = {part.name for tensor in model.tensors for part in tensor.parts}
     computed = {tensor.name for tensor in model.tensors if tensor.name.startswith("rope_f")}
-    assert used - computed == set(case["source"])
+    assert used - computed == set(case["source"]) - set(model.dropped)
 
 
 def test_a_known_class_finds_its_family(tmp_path):

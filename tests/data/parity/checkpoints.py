@@ -1,0 +1,327 @@
+"""What each case is: config.json and the tokenizer's files, as people have them, in small."""
+
+from vocabularies import GPT2, bpe, special, split, template
+
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+}
+SPM_CONFIG = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+SPM = {"tokenizer_config.json": SPM_CONFIG | {"add_bos_token": True, "add_eos_token": False, "legacy": True}}
+CHAT = "{% for m in messages %}{{ '[INST] ' + m['content'] + ' [/INST]' }}{% endfor %}"
+
+
+def config(kind, name, **more):
+    return {"architectures": [name], "model_type": kind} | SIZES | {"bos_token_id": 1, "eos_token_id": 2} | more
+
+
+def case(config, *, vocabulary="spm.model", files=SPM, pre="default", dtype="BF16", n_shards=1):
+    how = {"vocabulary": vocabulary, "pre": pre, "dtype": dtype, "n_shards": n_shards}
+    return {"config": config, "files": files} | how
+
+
+def bpe_case(config, tokenizer, pre, tokenizer_config, **more):
+    files = {"tokenizer.json": tokenizer, "tokenizer_config.json": tokenizer_config} | more.pop("files", {})
+    return case(config, vocabulary="bpe.json", files=files, pre=pre, **more)
+
+
+ENDS = {"bos_token_id": 640, "eos_token_id": 641}
+LLAMA3_TOKENS = special("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>")
+LLAMA3_ROPE = {
+    "factor": 8.0,
+    "high_freq_factor": 4.0,
+    "low_freq_factor": 1.0,
+    "original_max_position_embeddings": 128,
+    "rope_type": "llama3",
+}
+QWEN_TOKENS = special("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+QWEN_CONFIG = {
+    "add_bos_token": False,
+    "bos_token": None,
+    "eos_token": "<|im_end|>",
+    "pad_token": "<|endoftext|>",
+    "chat_template": "{% for m in messages %}<|im_start|>{{ m['role'] }}{% endfor %}",
+}
+QWEN = bpe(split("qwen2"), QWEN_TOKENS, normalizer={"type": "NFC"}, post_processor=GPT2 | {"trim_offsets": False})
+QWEN_ENDS = {"bos_token_id": 640, "eos_token_id": 642, "vocab_size": 656, "rms_norm_eps": 1e-6}
+MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
+GEMMA = {
+    "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 480, "rms_norm_eps": 1e-6, "sliding_window": 16,
+    "hidden_activation": "gelu_pytorch_tanh", "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0,
+}  # fmt: skip
+GEMMA_FILES = {
+    "tokenizer_config.json": {"tokenizer_class": "GemmaTokenizer", "bos_token": "<s>", "eos_token": "</s>",
+                              "unk_token": "<unk>", "add_bos_token": True, "add_eos_token": False,
+                              "chat_template": CHAT},
+}  # fmt: skip
+MLA = {
+    "vocab_size": 656, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16,
+    "num_key_value_heads": 4, "rms_norm_eps": 1e-6, "moe_layer_freq": 1, "hidden_act": "silu",
+}  # fmt: skip
+DEEPSEEK_TOKENS = special("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>")
+DEEPSEEK_CONFIG = {
+    "tokenizer_class": "LlamaTokenizerFast", "add_bos_token": True, "add_eos_token": False,
+    "bos_token": "<｜begin▁of▁sentence｜>", "eos_token": "<｜end▁of▁sentence｜>", "chat_template": CHAT,
+}  # fmt: skip
+PHI_SPACES = [(" " * n, False, True) for n in (5, 4, 3, 2)] + [("\t\t", False, True)]
+
+CASES = {
+    # Llama 1: a config of 2023, without heads for keys, RoPE base or a tokenizer_config.json that says much
+    "llama-1-7b": case(
+        config("llama", "LlamaForCausalLM", rms_norm_eps=1e-6, vocab_size=480, torch_dtype="float16"),
+        files={"tokenizer_config.json": {"bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "LlamaTokenizer"}},
+        dtype="F16",
+    ),
+    # grouped heads, biases, linear RoPE scaling, padded vocabulary, added tokens, float32
+    "llama-2-70b-chat-hf": case(
+        config(
+            "llama", "LlamaForCausalLM", num_key_value_heads=2, vocab_size=512, rope_theta=10000.0,
+            rope_scaling={"type": "linear", "factor": 4.0}, attention_bias=True, rms_norm_eps=1e-5,
+        ),
+        files={
+            "tokenizer_config.json": SPM["tokenizer_config.json"] | {"chat_template": CHAT, "add_prefix_space": False},
+            "added_tokens.json": {"<pad>": 480, "<custom>": 481, "<outside>": 512},
+        },
+        dtype="F32",
+    ),
+    "llama-3.2-1b-instruct": bpe_case(
+        config(
+            "llama", "LlamaForCausalLM", num_key_value_heads=2, vocab_size=656, rope_theta=500000.0, head_dim=32,
+            rope_scaling=LLAMA3_ROPE, tie_word_embeddings=True, rms_norm_eps=1e-5, bos_token_id=640,
+            eos_token_id=[641, 642],
+        ),
+        bpe(split("cl100k"), LLAMA3_TOKENS, ignore_merges=True, post_processor=template("<|begin_of_text|>")),
+        "llama-bpe",
+        {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>", "chat_template": CHAT},
+        files={"generation_config.json": {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 40}},
+    ),
+    "code-llama-7b-hf": case(
+        config(
+            "llama", "LlamaForCausalLM", hidden_size=16, num_attention_heads=2, vocab_size=32016, rope_theta=1e6,
+            intermediate_size=32, rms_norm_eps=1e-5,
+        ),
+    ),
+    # the same vocabulary as a tokenizer.json alone
+    "tinyllama-1.1b": case(
+        config("llama", "LlamaForCausalLM", num_key_value_heads=1, vocab_size=480, rms_norm_eps=1e-5),
+        vocabulary="llama_hf.json",
+        files={
+            "tokenizer.json": {
+                "version": "1.0",
+                "added_tokens": [
+                    {"id": i, "content": text, "special": True, "normalized": False, "single_word": False,
+                     "lstrip": False, "rstrip": False}
+                    for i, text in enumerate(("<unk>", "<s>", "</s>"))
+                ],
+                "normalizer": {
+                    "type": "Sequence",
+                    "normalizers": [
+                        {"type": "Prepend", "prepend": "▁"},
+                        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+                    ],
+                },
+                "pre_tokenizer": None,
+                "post_processor": None,
+                "decoder": {
+                    "type": "Sequence",
+                    "decoders": [
+                        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+                        {"type": "ByteFallback"},
+                        {"type": "Fuse"},
+                        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+                    ],
+                },
+                "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True},
+            },
+        } | SPM,
+    ),
+    "mistral-7b-v0.1": case(
+        config(
+            "mistral", "MistralForCausalLM", num_key_value_heads=2, vocab_size=480, sliding_window=16,
+            rope_theta=10000.0, rms_norm_eps=1e-5,
+        ),
+    ),
+    # v0.3: named templates, control tokens declared in tokenizer_config.json
+    "mistral-7b-instruct-v0.3": case(
+        config(
+            "mistral", "MistralForCausalLM", num_key_value_heads=2, vocab_size=512, sliding_window=None,
+            rope_theta=1e6, rms_norm_eps=1e-5, head_dim=16,
+        ),
+        files={
+            "tokenizer_config.json": SPM["tokenizer_config.json"] | {
+                "added_tokens_decoder": {
+                    str(480 + i): {"content": text, "special": is_special, "lstrip": False, "rstrip": False,
+                                   "normalized": False, "single_word": False}
+                    for i, (text, is_special) in enumerate((("[INST]", True), ("[/INST]", True), ("▁my▁word", False)))
+                },
+                "chat_template": [{"name": "default", "template": CHAT}, {"name": "tool-use", "template": CHAT + "!"}],
+            },
+        },
+    ),
+    # tekken, heads wider than the embedding's share
+    "mistral-nemo-12b": bpe_case(
+        config(
+            "mistral", "MistralForCausalLM", num_key_value_heads=2, vocab_size=656, sliding_window=None,
+            rope_theta=1e6, rms_norm_eps=1e-5, head_dim=32, **ENDS,
+        ),
+        bpe(split("tekken"), special("<s>", "</s>", "[INST]"), ignore_merges=True, post_processor=template("<s>")),
+        "tekken",
+        {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True},
+    ),
+    "mixtral-8x7b-instruct-v0.1": case(
+        config(
+            "mixtral", "MixtralForCausalLM", num_key_value_heads=2, vocab_size=480, num_local_experts=4,
+            num_experts_per_tok=2, rope_theta=1e6, rms_norm_eps=1e-5, sliding_window=None, intermediate_size=32,
+        ),
+        files={
+            "tokenizer_config.json": SPM["tokenizer_config.json"],
+            "chat_template.jinja": CHAT,
+            "README.md": "---\nlicense: apache-2.0\nlanguage:\n- fr\n- en\n- no\n"
+            "base_model: mistralai/Mixtral-8x7B-v0.1\ntags:\n- moe\n---\n# A model\n",
+        },
+        n_shards=3,
+    ),
+    "phi-2": bpe_case(
+        config(
+            "phi", "PhiForCausalLM", vocab_size=672, partial_rotary_factor=0.5, layer_norm_eps=1e-5,
+            intermediate_size=256, bos_token_id=640, eos_token_id=640, hidden_act="gelu_new",
+        ),
+        bpe(GPT2, [*special("<|endoftext|>"), *PHI_SPACES], post_processor=GPT2, merges_as_text=True),
+        "phi-2",
+        {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"},
+        dtype="F16",
+    ),
+    "phi-3-mini-128k-instruct": case(
+        config(
+            "phi3", "Phi3ForCausalLM", num_key_value_heads=2, vocab_size=496, original_max_position_embeddings=256,
+            max_position_embeddings=1024,
+            rope_theta=10000.0, rms_norm_eps=1e-5, sliding_window=32, pad_token_id=480, eos_token_id=480,
+            rope_scaling={
+                "type": "longrope",
+                "long_factor": [1.0, 1.1, 1.3, 1.7, 2.5, 4.0, 7.0, 12.0],
+                "short_factor": [1.0, 1.0, 1.05, 1.1, 1.2, 1.3, 1.4, 1.5],
+            },
+        ),
+        files={
+            "tokenizer_config.json": SPM["tokenizer_config.json"]
+            | {"eos_token": "<|endoftext|>", "chat_template": CHAT},
+            "added_tokens.json": {"<|endoftext|>": 480, "<|user|>": 481},
+            "tokenizer.json": {
+                "added_tokens": [
+                    {"id": 480, "content": "<|endoftext|>", "special": True},
+                    {"id": 481, "content": "<|user|>", "special": False},
+                    {"id": 482, "content": "▁x", "special": False},
+                ],
+            },
+        },
+    ),
+    # cl100k as another converter writes it: what is between matches is removed, inverted
+    "phi-4": bpe_case(
+        config(
+            "phi3", "Phi3ForCausalLM", num_key_value_heads=2, vocab_size=656, original_max_position_embeddings=256,
+            rope_theta=250000.0, rms_norm_eps=1e-5, pad_token_id=640, **ENDS,
+        ),
+        bpe(split("cl100k", behavior="Removed", invert=True), special("<|endoftext|>", "<|im_end|>")),
+        "dbrx",
+        {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"},
+    ),
+    "qwen2.5-7b-instruct": bpe_case(
+        config(
+            "qwen2", "Qwen2ForCausalLM", num_key_value_heads=2, rope_theta=1e6, tie_word_embeddings=True,
+            rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}, **QWEN_ENDS,
+        ),
+        QWEN,
+        "qwen2",
+        QWEN_CONFIG,
+        files={"generation_config.json": {"repetition_penalty": 1.05, "temperature": 0.7, "top_p": 0.8, "top_k": 20}},
+    ),
+    "qwen1.5-moe-a2.7b": bpe_case(
+        config(
+            "qwen2_moe", "Qwen2MoeForCausalLM", num_key_value_heads=4, rope_theta=1e6,
+            shared_expert_intermediate_size=64, **MOE | {"norm_topk_prob": False}, **QWEN_ENDS,
+        ),
+        QWEN,
+        "qwen2",
+        QWEN_CONFIG,
+        n_shards=2,
+    ),
+    "qwen3-8b": bpe_case(
+        config("qwen3", "Qwen3ForCausalLM", num_key_value_heads=2, head_dim=32, rope_theta=1e6, **QWEN_ENDS),
+        QWEN,
+        "qwen2",
+        QWEN_CONFIG,
+    ),
+    "qwen3-30b-a3b": bpe_case(
+        config(
+            "qwen3_moe", "Qwen3MoeForCausalLM", num_key_value_heads=2, head_dim=32, rope_theta=1e6, **MOE, **QWEN_ENDS,
+        ),
+        QWEN,
+        "qwen2",
+        QWEN_CONFIG,
+    ),
+    "olmoe-1b-7b-0924": bpe_case(
+        config(
+            "olmoe", "OlmoeForCausalLM", num_experts=4, num_experts_per_tok=2, intermediate_size=32, vocab_size=656,
+            rope_theta=10000.0, eos_token_id=640, bos_token_id=None, pad_token_id=641, norm_topk_prob=False,
+        ),
+        bpe(GPT2, special("<|endoftext|>", "<|padding|>"), normalizer={"type": "NFC"}, post_processor=GPT2),
+        "olmo",
+        {"bos_token": None, "eos_token": "<|endoftext|>", "pad_token": "<|padding|>", "unk_token": None},
+    ),
+    # norms stored as the distance from 1, soft caps, norms behind attention and feed-forward
+    "gemma-2-2b-it": case(
+        config("gemma2", "Gemma2ForCausalLM", **GEMMA, query_pre_attn_scalar=32, attn_logit_softcapping=50.0,
+               final_logit_softcapping=30.0, rope_theta=10000.0),
+        vocabulary="spm_bare.model",
+        files=GEMMA_FILES,
+    ),
+    "gemma-3-1b-it": case(
+        config("gemma3_text", "Gemma3ForCausalLM", **GEMMA, query_pre_attn_scalar=32, rope_theta=1e6,
+               rope_local_base_freq=10000),
+        vocabulary="spm_bare.model",
+        files=GEMMA_FILES,
+    ),
+    # sees too: the language model lies in text_config and under language_model
+    "gemma-3-4b-it": case(
+        {
+            "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "bos_token_id": 2,
+            "eos_token_id": [1, 106], "mm_tokens_per_image": 4, "image_token_index": 470,
+            "text_config": SIZES | GEMMA | {
+                "model_type": "gemma3_text", "query_pre_attn_scalar": 32, "rope_theta": 1e6, "rope_local_base_freq": 1e4,
+                "rope_scaling": {"rope_type": "linear", "factor": 8.0}, "layer_types": ["sliding_attention", "full_attention"],
+            },
+            "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 16,
+                              "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8, "patch_size": 2},
+        },
+        vocabulary="spm_bare.model",
+        files=GEMMA_FILES,
+    ),
+    # latent attention, dense first layer, shared experts; queries in one piece, which llama.cpp takes of 26 layers alone
+    "deepseek-v2-lite": bpe_case(
+        config("deepseek_v2", "DeepseekV2ForCausalLM", **MLA, num_hidden_layers=26, q_lora_rank=None,
+               n_routed_experts=2, num_experts_per_tok=1, n_shared_experts=2, moe_intermediate_size=32,
+               first_k_dense_replace=1,
+               routed_scaling_factor=1.0, norm_topk_prob=False, scoring_func="softmax", topk_method="greedy",
+               rope_theta=10000,
+               rope_scaling={"beta_fast": 32, "beta_slow": 1, "factor": 4, "mscale": 0.707, "mscale_all_dim": 0.707,
+                             "original_max_position_embeddings": 64, "type": "yarn"}, **ENDS),
+        bpe(split("numbers", "cjk", "deepseek"), DEEPSEEK_TOKENS, post_processor=GPT2),
+        "deepseek-v3",
+        DEEPSEEK_CONFIG,
+    ),
+    "deepseek-v3": bpe_case(
+        config("deepseek_v3", "DeepseekV3ForCausalLM", **MLA, num_hidden_layers=2, q_lora_rank=24, n_routed_experts=8,
+               num_experts_per_tok=2, n_shared_experts=1, moe_intermediate_size=32, first_k_dense_replace=1,
+               routed_scaling_factor=2.5, norm_topk_prob=True, scoring_func="sigmoid", topk_method="noaux_tc", n_group=4,
+               topk_group=2, num_nextn_predict_layers=1, rope_theta=10000,
+               rope_scaling={"beta_fast": 32, "beta_slow": 1, "factor": 4, "mscale": 1.0, "mscale_all_dim": 1.0,
+                             "original_max_position_embeddings": 64, "type": "yarn"}, **ENDS),
+        bpe(split("numbers", "cjk", "deepseek"), DEEPSEEK_TOKENS, post_processor=GPT2),
+        "deepseek-v3",
+        DEEPSEEK_CONFIG,
+        n_shards=2,
+    ),
+}  # fmt: skip
