@@ -390,6 +390,14 @@ _Q_LORA: dict[str, Shape] = {
     "attn_q_b.weight": (n_q_mla, q_lora_rank),
 }
 
+_MLA_LAYERS = (
+    Layers(_MLA),
+    Layers(_Q_WHOLE, lambda config, _: config.get("q_lora_rank") is None),
+    Layers(_Q_LORA, lambda config, _: config.get("q_lora_rank") is not None),
+    Layers(_DENSE, is_dense),
+    Layers(_MOE | _SHARED_EXPERTS, is_sparse),
+)
+
 DEEPSEEK = Family(
     title="DeepSeek V2, V3, R1",
     classes=("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"),
@@ -412,13 +420,7 @@ DEEPSEEK = Family(
     ),
     vocab=(VocabKind.BPE,),
     whole=_WHOLE,
-    layers=(
-        Layers(_MLA),
-        Layers(_Q_WHOLE, lambda config, _: config.get("q_lora_rank") is None),
-        Layers(_Q_LORA, lambda config, _: config.get("q_lora_rank") is not None),
-        Layers(_DENSE, is_dense),
-        Layers(_MOE | _SHARED_EXPERTS, is_sparse),
-    ),
+    layers=_MLA_LAYERS,
     optional={"exp_probs_b.bias": (n_expert,)},
     splits=_MLP_FUSED | {"self_attn.kv_b_proj": absorbed(n_head, n_nope, "attn_k_b.weight", "attn_v_b.weight")},
     beyond="the block that guesses further tokens: llama.cpp does not run it for this family",

@@ -29,6 +29,19 @@ O200K = (
 TEKKEN = f"{_LEAD}{_UPPER}*{_LOWER}+|{_LEAD}{_UPPER}+{_LOWER}*|\\p{{N}}|{_PUNCTUATION_SLASH}|{_SPACES}"
 QWEN35 = f"{_CONTRACTIONS}|{_LEAD}[\\p{{L}}\\p{{M}}]+|\\p{{N}}| ?[^\\s\\p{{L}}\\p{{M}}\\p{{N}}]+[\\r\\n]*|{_SPACES}"
 SEED = f"{_CONTRACTIONS}|{_LEAD}\\p{{L}}+|\\p{{N}}{{1}}| ?[^\\s\\p{{L}}\\p{{N}}\\r\\n]+|{_SPACES}"
+# Letters that have two cases, as DeepSeek's older tokenizers list them.
+_CASED = (
+    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ"
+    "-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ"
+    "-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
+)
+DEEPSEEK_LLM = (
+    "[\\r\\n]",
+    f"\\s?[{_CASED}]+",
+    "\\s?[!-/:-~！-／：-～‘-‟　-。]+",
+    "\\s+$",
+    "[一-龥ࠀ-一가-퟿]+",
+)
 DEEPSEEK_V3 = (
     "\\p{N}{1,3}",
     "[一-龥\u3040-ゟ゠-ヿ]+",
@@ -61,6 +74,7 @@ ROWS = (
     Row("tekken", (f"split {TEKKEN}", _BYTES)),
     Row("qwen35", (f"split {QWEN35}", _BYTES)),
     Row("seed-coder", (f"split {SEED}", _BYTES)),
+    Row("deepseek-llm", (*(f"split {pattern}" for pattern in DEEPSEEK_LLM), "digits", _BYTES)),
     Row("deepseek-v3", (*(f"split {pattern}" for pattern in DEEPSEEK_V3), _BYTES)),
 )
 

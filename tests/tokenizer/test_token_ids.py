@@ -18,8 +18,11 @@ from tests.tokenizer.texts import TEXTS
 
 SPM_KINDS = (VocabKind.SPM, VocabKind.LLAMA_HF, VocabKind.BPE)
 DECLARED = json.loads((tiny.DATA / "pretokenizers.json").read_text())
-# llama.cpp does not compose letters and marks (NFC)
-KNOWN_TO_DIFFER = {"qwen2": {"marks"}, "olmo": {"marks"}}
+# llama.cpp does not compose letters and marks (NFC); it cuts numbers whole for DeepSeek's older tokenizers, whose
+# vocabularies join no two digits (ours does)
+KNOWN_TO_DIFFER = {
+    "qwen2": {"marks"}, "qwen35": {"marks"}, "olmo": {"marks"}, "deepseek-llm": {"numbers"},
+}  # fmt: skip
 SPM_CASES = [name for name in tiny.CASES if tiny.load_case(name)["vocabulary"] != "bpe.json"]
 BPE_CASES = [name for name in tiny.CASES if tiny.load_case(name)["vocabulary"] == "bpe.json"]
 
@@ -78,8 +81,10 @@ def test_sentencepiece_ids(name, tmp_path, open_vocab):
     case = tiny.load_case(name)
     tiny.write_files(case, tmp_path / name)
     kinds = SPM_KINDS if case["vocabulary"].endswith(".json") else (VocabKind.SPM,)
-    vocab = open_vocab(tmp_path / name, case["config"]["vocab_size"], kinds)
-    original = sentencepiece.SentencePieceProcessor(model_file=str(tiny.DATA / "spm.model"))
+    config = case["config"]
+    vocab = open_vocab(tmp_path / name, config.get("text_config", config)["vocab_size"], kinds)
+    model = case["vocabulary"] if case["vocabulary"].endswith(".model") else "spm.model"
+    original = sentencepiece.SentencePieceProcessor(model_file=str(tiny.DATA / model))
     assert differing(vocab.ids, original.encode) == {}
 
 

@@ -308,8 +308,8 @@ CASES = {
                rope_theta=10000,
                rope_scaling={"beta_fast": 32, "beta_slow": 1, "factor": 4, "mscale": 0.707, "mscale_all_dim": 0.707,
                              "original_max_position_embeddings": 64, "type": "yarn"}, **ENDS),
-        bpe(split("numbers", "cjk", "deepseek"), DEEPSEEK_TOKENS, post_processor=GPT2),
-        "deepseek-v3",
+        bpe(split("lines", "cased", "marks", "end", "han", digits=True), DEEPSEEK_TOKENS, post_processor=GPT2),
+        "deepseek-llm",
         DEEPSEEK_CONFIG,
     ),
     "deepseek-v3": bpe_case(

@@ -11,6 +11,11 @@ REST_SLASH = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 UP, LOW = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 LEAD = r"[^\r\n\p{L}\p{N}]?"
+CASED = (
+    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ"
+    "-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ"
+    "-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
+)
 PATTERNS = {
     "cl100k": rf"{CONTRACTIONS}|{LEAD}\p{{L}}+|\p{{N}}{{1,3}}|{REST}",
     "qwen2": rf"{CONTRACTIONS}|{LEAD}\p{{L}}+|\p{{N}}|{REST}",
@@ -19,6 +24,11 @@ PATTERNS = {
     "seed": rf"{CONTRACTIONS}|{LEAD}\p{{L}}+|\p{{N}}{{1}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{SPACES}",
     "numbers": r"\p{N}{1,3}",
     "cjk": "[一-龥\u3040-ゟ゠-ヿ]+",
+    "lines": "[\r\n]",
+    "cased": rf"\s?[{CASED}]+",
+    "marks": r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
+    "end": r"\s+$",
+    "han": "[一-龥ࠀ-一가-퟿]+",
     # carriage return and line feed as they are, not spelled
     "deepseek": r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|"""
     "[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
@@ -27,9 +37,11 @@ PATTERNS = {
 GPT2 = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 
-def split(*patterns, **how):
+def split(*patterns, digits=False, **how):
     step = {"type": "Split", "behavior": "Isolated", "invert": False} | how
     steps = [step | {"pattern": {"Regex": PATTERNS[pattern]}} for pattern in patterns]
+    if digits:
+        steps.append({"type": "Digits", "individual_digits": True})
     return {"type": "Sequence", "pretokenizers": [*steps, GPT2 | {"use_regex": False}]}
 
 
@@ -115,8 +127,8 @@ def write_llama_hf():
 
 
 # Declarations as real tokenizer.json files have them, by llama.cpp's name: GPT-2, OLMo, SmolLM, Llama 3, Phi-4, Qwen2,
-# Phi-4-mini (o200k), Mistral NeMo, Qwen3.5, Seed-OSS,
-# DeepSeek-V3.
+# Phi-4-mini (o200k), Mistral NeMo, DeepSeek V2, Qwen3.5,
+# Seed-OSS, DeepSeek-V3.
 PRETOKENIZERS = {
     "gpt-2": bpe(GPT2),
     "olmo": bpe(GPT2, normalizer={"type": "NFC"}),
@@ -126,6 +138,7 @@ PRETOKENIZERS = {
     "qwen2": bpe(split("qwen2"), normalizer={"type": "NFC"}),
     "gpt-4o": bpe(split("o200k", behavior="Removed", invert=True)),
     "tekken": bpe(split("tekken"), ignore_merges=True),
+    "deepseek-llm": bpe(split("lines", "cased", "marks", "end", "han", digits=True)),
     "qwen35": bpe(split("qwen35"), normalizer={"type": "NFC"}),
     "seed-coder": bpe(split("seed")),
     "deepseek-v3": bpe(split("numbers", "cjk", "deepseek")),
