@@ -20,14 +20,17 @@ sys.path[:] = [
     if entry == _OWN or (entry and not (os.path.exists(entry) and os.path.samefile(entry, ".")))  # noqa: PTH110, PTH121
 ]
 
+import copy
 import errno
 import importlib
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from ggufkit import __version__
+from ggufkit.cli.boundary import ENGINE_COMMANDS, guarded
 from ggufkit.errors import GgufkitError
 
 # command -> what it does; the module is ggufkit.cli.<command>, its attribute `command`
@@ -65,6 +68,12 @@ class CliError(click.ClickException):
 class LazyGroup(click.Group):
     """Commands by table; errors of the library turned into text in one place."""
 
+    is_program = False  # called from Python, a command stays in the caller's process
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+        self.is_program = args is None
+        return super().main(args, *rest, **options)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -72,6 +81,9 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"ggufkit.cli.{cmd_name}").command
+        if self.is_program and cmd_name in ENGINE_COMMANDS and command.callback:
+            command = copy.copy(command)
+            command.callback = guarded(command.callback)
         return command
 
     def resolve_command(

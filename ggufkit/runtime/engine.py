@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from ggufkit.errors import EngineError, UsageError
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.tensor import F32Array
-from ggufkit.runtime import library, machine, probe
+from ggufkit.runtime import boundary, library, machine, probe
 from ggufkit.runtime.batch import Batch, I32Array
 from ggufkit.runtime.interrupt import Interrupt
 from ggufkit.runtime.loading import (
@@ -63,6 +63,7 @@ class Engine:
         self._lib: ModuleType = library.load()
         self._eval_callback = eval_callback  # C keeps the pointer as long as the context lives
         self._ctx: Any = None
+        boundary.note(self.path, "it is loaded")
         self._model: Any = load_model(self._lib, self.path, settings, on_load)
         try:
             self._ctx = new_context(self._lib, self._model, self.path, settings, eval_callback)
@@ -191,6 +192,7 @@ class Engine:
         if isinstance(pos, int):
             pos = np.arange(pos, pos + n, dtype=np.int32)
         self._batch.fill(tokens, pos, seq, logits)
+        boundary.note(self.path, "it computes")
         with self._interrupt.watching(ctx):
             rc = self._lib.llama_decode(ctx, self._batch.struct)
             if rc:

@@ -130,20 +130,20 @@ def _probe(runner: Runner) -> Verdict:
     if not _tells(plain):
         return Verdict(
             Kernels.PLAIN,
-            f"whether llama.cpp's AMX kernels work here was not found out, the trial {_ending(plain)}: plain kernels "
+            f"whether llama.cpp's AMX kernels work here was not found out, the trial {ending(plain)}: plain kernels "
             "are used this time, which are slower. `ggufkit doctor --probe` tries again.",
             probed=False,
         )
     if plain == _GOOD:
         return Verdict(
             Kernels.PLAIN,
-            f"a trial of llama.cpp's AMX kernels {_ending(with_extra)} on this machine: plain kernels are used, which "
+            f"a trial of llama.cpp's AMX kernels {ending(with_extra)} on this machine: plain kernels are used, which "
             "are slower. `ggufkit doctor` says how to build llama-cpp-python without AMX.",
         )
     return Verdict(
         Kernels.NONE,
-        f"a trial of the installed llama.cpp on a tiny model {_ending(with_extra)}, with plain kernels it "
-        f"{_ending(plain)}. It was probably built for another processor: "
+        f"a trial of the installed llama.cpp on a tiny model {ending(with_extra)}, with plain kernels it "
+        f"{ending(plain)}. It was probably built for another processor: "
         f"rebuild it here: {_REBUILD}",
     )
 
@@ -152,7 +152,8 @@ def _tells(code: int) -> bool:
     return code in (_GOOD, _NOT_FINITE) or -code in _CRASHES
 
 
-def _ending(code: int) -> str:
+def ending(code: int) -> str:
+    """In words how a child ended whose return code is not the one of a good end."""
     if code == 124:
         return f"did not answer within {TIMEOUT_SECONDS:g} s"
     if code < 0:
