@@ -81,9 +81,10 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"ggufkit.cli.{cmd_name}").command
-        if self.is_program and cmd_name in ENGINE_COMMANDS and command.callback:
+        callback = command.callback
+        if self.is_program and cmd_name in ENGINE_COMMANDS and callback is not None:
             command = copy.copy(command)
-            command.callback = guarded(command.callback)
+            command.callback = guarded(callback)
         return command
 
     def resolve_command(

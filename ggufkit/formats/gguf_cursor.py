@@ -198,13 +198,21 @@ class GgufArray(Sequence[Any]):
         items: list[Any] = np.frombuffer(self.raw, dtype=NUMBERS[self.item_type][1]).tolist()
         return items
 
-    def _strings(self) -> list[str]:
+    def raw_items(self) -> list[bytes]:
+        """Bytes of the strings, whether they are UTF-8 or not."""
         items, raw, length, pos = [], self.raw, _U64.unpack_from, 0
+        while pos < len(raw):
+            stop = pos + 8 + length(raw, pos)[0]
+            items.append(raw[pos + 8 : stop])
+            pos = stop
+        return items
+
+    def _strings(self) -> list[str]:
+        items: list[str] = []
+        raw = self.raw_items()
         try:
-            while pos < len(raw):
-                stop = pos + 8 + length(raw, pos)[0]
-                items.append(raw[pos + 8 : stop].decode())
-                pos = stop
-        except UnicodeDecodeError:
-            raise GgufError(f"{self._label}: item {len(items)} is not UTF-8: {raw[pos + 8 : stop][:40]!r}.") from None
+            items.extend(item.decode() for item in raw)
+        except UnicodeDecodeError as error:
+            bad = raw.index(error.object)
+            raise GgufError(f"{self._label}: item {bad} is not UTF-8: {raw[bad][:40]!r}.") from None
         return items

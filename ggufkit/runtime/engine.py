@@ -21,6 +21,7 @@ from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.tensor import F32Array
 from ggufkit.runtime import boundary, library, machine, probe
 from ggufkit.runtime.batch import Batch, I32Array
+from ggufkit.runtime.checks import incomplete_spelling, require_runnable
 from ggufkit.runtime.interrupt import Interrupt
 from ggufkit.runtime.loading import (
     MAX_CTX,
@@ -67,7 +68,7 @@ class Engine:
         self._model: Any = load_model(self._lib, self.path, settings, on_load)
         try:
             self._ctx = new_context(self._lib, self._model, self.path, settings, eval_callback)
-            self.vocab = Vocabulary(self._lib, self._model)
+            self.vocab = Vocabulary(self._lib, self._model, incomplete_spelling(header.metadata))
         except BaseException:
             self.close()
             raise
@@ -112,6 +113,7 @@ class Engine:
         _check_range(n_batch=(n_batch, 1 << 20), n_ubatch=(n_ubatch, 1 << 20), n_outputs=(n_outputs, 1 << 20))
         header = GgufFile.open(Path(path))
         header.close()  # llama.cpp opens it again; metadata is in memory
+        require_runnable(header)
         kernels = probe.verdict() if use_extra_bufts is None else None
         extra = use_extra_bufts if kernels is None else probe.require(kernels)
         room, notice = wanted_ctx(header, n_ctx) if n_ctx else default_ctx(header, n_seq)

@@ -16,10 +16,13 @@ from typing import Any
 import numpy as np
 
 from ggufkit.errors import EngineError, InputError
+from ggufkit.formats.files import shown
 from ggufkit.runtime import library
 from ggufkit.runtime.batch import I32Array
+from ggufkit.runtime.checks.vocabulary import Spelling
 
 MAX_TEXT_NBYTES = 1 << 30  # llama_tokenize takes an int32 length
+_TYPE_NONE = 0  # llama.h LLAMA_VOCAB_TYPE_NONE
 _ATTR_CONTROL = 1 << 3  # llama.h LLAMA_TOKEN_ATTR_CONTROL
 
 
@@ -31,9 +34,10 @@ class Vocabulary:
     add_bos  whether the model wants it in front of a text
     """
 
-    def __init__(self, lib: ModuleType, model: Any) -> None:
-        self._lib = lib
+    def __init__(self, lib: ModuleType, model: Any, spelling: Spelling | None = None) -> None:
+        self._lib, self._spelling = lib, spelling
         self._vocab = lib.llama_model_get_vocab(model)
+        self._is_none = lib.llama_vocab_type(self._vocab) == _TYPE_NONE
         self._pieces: dict[int, bytes] = {}
         self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
         self.bos: int = lib.llama_vocab_bos(self._vocab)
@@ -46,6 +50,8 @@ class Vocabulary:
         """The llama_vocab pointer. Raises EngineError once the model is closed: llama.cpp would end the process."""
         if self._vocab is None:
             raise EngineError("the model is closed. Use it inside its `with` block.")
+        if self._is_none:
+            raise InputError("the file carries no tokenizer (tokenizer.ggml.model is none), so it cannot read a text.")
         return self._vocab
 
     def close(self) -> None:
@@ -63,6 +69,11 @@ class Vocabulary:
         if len(raw) > MAX_TEXT_NBYTES:
             raise InputError(
                 f"the text has {len(raw)} bytes, more than the {MAX_TEXT_NBYTES} that are tokenized at once"
+            )
+        if self._spelling is not None and (char := self._spelling.unspeakable(text)) is not None:
+            raise InputError(
+                f"the vocabulary has no token for {shown(char)!r} nor for its bytes (<0x41> and so on), which "
+                "ends llama.cpp. Leave the character out, or convert the model again with byte tokens."
             )
         n_max = len(raw) + 16
         for _ in range(2):

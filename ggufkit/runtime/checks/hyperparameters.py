@@ -1,0 +1,100 @@
+"""Hyper-parameters that fail an assertion of llama.cpp. Source: llama-model.cpp, load_hparams; ops.cpp for epsilon."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gguf
+
+from ggufkit.formats.files import shown
+from ggufkit.formats.model import KV
+
+MAX_LAYERS, MAX_EXPERTS = 512, 1024  # llama-hparams.h LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
+ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")  # llama-model.cpp LLAMA_ROPE_SCALING_TYPES
+_EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon")
+
+
+def hyperparameter_problems(metadata: Mapping[str, KV], tensors: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences on the keys of the file's own architecture. Keys of another type are left to the library."""
+    arch = metadata.get("general.architecture")
+    if arch is None or not isinstance(arch.value, str):
+        return
+    keys = _Keys(metadata, arch.value)
+    yield from _layers(keys)
+    yield from _experts(keys, tensors)
+    yield from _attention(keys, tensors)
+    scaling = keys.value("rope.scaling.type")
+    if isinstance(scaling, str) and scaling not in ROPE_SCALINGS:
+        yield keys.said("rope.scaling.type", shown(scaling), f"one of {', '.join(ROPE_SCALINGS)}")
+    for name in _EPSILONS:
+        epsilon = keys.value(f"attention.{name}")
+        if isinstance(epsilon, float) and not (math.isfinite(epsilon) and epsilon >= 0):
+            yield keys.said(f"attention.{name}", epsilon, "a small number from 0")
+
+
+class _Keys:
+    """Values of one architecture's keys."""
+
+    def __init__(self, metadata: Mapping[str, KV], arch: str) -> None:
+        self._metadata, self._arch = metadata, arch
+
+    def value(self, name: str) -> Any:
+        kv = self._metadata.get(f"{self._arch}.{name}")
+        return None if kv is None else kv.value
+
+    def whole(self, name: str) -> int:
+        """A whole number, the largest of an array; 0 where there is none."""
+        return max((v for v in self.per_layer(name, 1) if type(v) is int), default=0)
+
+    def per_layer(self, name: str, n_layer: int) -> list[Any]:
+        """One value a layer."""
+        kv = self._metadata.get(f"{self._arch}.{name}")
+        if kv is None:
+            return []
+        return list(kv.value) if kv.type is gguf.GGUFValueType.ARRAY else [kv.value] * n_layer
+
+    def said(self, name: str, got: object, wanted: str) -> str:
+        return f"{shown(self._arch)}.{name} is {got}, wanted {wanted}"
+
+
+def _layers(keys: _Keys) -> Iterator[str]:
+    n_layer, n_nextn = keys.value("block_count"), keys.whole("nextn_predict_layers")
+    if type(n_layer) is not int:
+        return
+    if not 0 < n_layer <= MAX_LAYERS:
+        yield keys.said("block_count", n_layer, f"1 to {MAX_LAYERS} layers")
+    elif n_nextn > n_layer:
+        yield keys.said("nextn_predict_layers", n_nextn, f"at most the {n_layer} layers of block_count")
+
+
+def _experts(keys: _Keys, tensors: Mapping[str, Any]) -> Iterator[str]:
+    n, used = keys.whole("expert_count"), keys.whole("expert_used_count")
+    groups, groups_used = keys.whole("expert_group_count"), keys.whole("expert_group_used_count")
+    if n > MAX_EXPERTS:
+        yield keys.said("expert_count", n, f"at most {MAX_EXPERTS}")
+    if used > n:
+        yield keys.said("expert_used_count", used, f"at most expert_count, {n}")
+    if n and not used:
+        yield keys.said("expert_used_count", "0 or missing", f"1 to expert_count, {n}")
+    for layer, count in enumerate(keys.per_layer("expert_used_count", 1)):
+        if used and count == 0 and f"blk.{layer}.ffn_gate_inp.weight" in tensors:
+            yield keys.said("expert_used_count", f"0 in layer {layer}", f"1 to expert_count, {n}")
+    if groups and groups >= n:
+        yield keys.said("expert_group_count", groups, f"less than expert_count, {n}")
+    elif groups > 1 and n % groups:
+        yield keys.said("expert_group_count", groups, f"a divisor of expert_count, {n}")
+    elif groups > 1 and not 0 < groups_used < groups:
+        yield keys.said("expert_group_used_count", groups_used, f"1 to {groups - 1}, fewer than expert_group_count")
+
+
+def _attention(keys: _Keys, tensors: Mapping[str, Any]) -> Iterator[str]:
+    """Layers that store a key projection need key heads, and the heads of queries are shared out among them."""
+    n_layer = min(keys.whole("block_count"), MAX_LAYERS)
+    heads = keys.per_layer("attention.head_count", n_layer)
+    shared = keys.per_layer("attention.head_count_kv", n_layer)
+    for layer, (n_head, n_head_kv) in enumerate(zip(heads, shared, strict=False)):
+        if type(n_head) is not int or type(n_head_kv) is not int or f"blk.{layer}.attn_k.weight" not in tensors:
+            continue
+        if n_head_kv < 1 or n_head % n_head_kv:
+            yield keys.said("attention.head_count_kv", f"{n_head_kv} in layer {layer}", f"a divisor of {n_head} heads")
+            return
