@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.errors import EngineError, GgufError
-from ggufkit.fitting.sources.cut import cut, kinds_repeat_after
+from ggufkit.fitting.sources.cut import cut, input_scale, kinds_repeat_after
 from ggufkit.fitting.sources.layer_run import LayerRun
 from ggufkit.fitting.sources.scratch import plan_as_it_is, write_as_it_is
 from ggufkit.formats.model import Model
@@ -67,7 +67,10 @@ def _run(part: Model, x: I32Array | F32Array, folder: Path, threads: int, device
     path = folder / "agreement.gguf"
     try:
         write_as_it_is(path, part, threads=threads)
-        with LayerRun(path, n_layer=part.hparams.n_layer, n_ctx=len(x), threads=threads, device=device) as run:
+        with LayerRun(
+            path, n_layer=part.hparams.n_layer, n_ctx=len(x), threads=threads, device=device,
+            input_scale=input_scale(part),
+        ) as run:  # fmt: skip
             return run(x)
     finally:
         with suppress(OSError):

@@ -9,6 +9,7 @@ one: families go by the number of a layer, carry state or share tensors; see `ag
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,26 @@ _LEADING_DENSE = "leading_dense_block_count"
 _KEPT_GENERAL = ("general.architecture", "general.alignment")
 _NOT_BY_LAYER = ("rope.dimension_sections",)  # arrays of a few values that are not one a layer
 # Architectures whose layers were compared (tests/fitting/test_cut.py). In others a layer alone may end the process.
-CUTTABLE = ("gemma3", "granite", "llama", "olmoe", "phi2", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe")
+CUTTABLE = (
+    "deepseek2",
+    "gemma2",
+    "gemma3",
+    "granite",
+    "llama",
+    "olmoe",
+    "phi2",
+    "phi3",
+    "qwen2",
+    "qwen2moe",
+    "qwen3",
+    "qwen3moe",
+)
 # Every so many layers attention sees the whole context instead of a window; where the first of them does, True. Counted
 # by the layer's number where the file does not say it. Source: load_swa_pattern of llama.cpp's models.
-_WINDOWS = {"gemma3": (6, False)}
+_WINDOWS = {"gemma2": (2, False), "gemma3": (6, False)}
 # What is computed goes by how many layers the model has. Source: load_arch_hparams of llama.cpp's models.
-_BY_N_LAYER = {"gemma3": (62,)}
+_BY_N_LAYER = {"deepseek2": (26, 27, 47, 48), "gemma2": (46,), "gemma3": (62,)}
+_SCALED = ("gemma", "gemma2")  # whatever goes in is scaled as embeddings are. Source: gemma.cpp, gemma2.cpp
 _PATTERN = "attention.sliding_window_pattern"
 _NO_VOCABULARY = KV("tokenizer.ggml.model", GGUFValueType.STRING, "no_vocab")
 
@@ -46,21 +61,19 @@ def cut(model: Model, first: int, stop: int, *, ids: I32Array | None = None) -> 
     ids  (n,) the tokens of the cut model's vocabulary, by their ids in the whole one; None where it will be fed with
          rows of the stream (`Engine.decode`)
 
-    Where none of the layers looks at a window only, and llama.cpp wants one that does, there is one more layer in the
-    file than in the cut model's `hparams`: it is never computed, so its weights need not be there.
+    The file may hold more layers than the cut model's `hparams` count: where llama.cpp wants one that looks at a window
+    only and none of these does, and where it tells a model by its number of layers. They are never computed, so their
+    weights need not be there.
 
-    Raises EngineError for families that nobody has cut yet, and for models whose layers compute something else where
-    there are fewer of them.
+    Raises EngineError for families that nobody has cut yet.
     """
     hparams = model.hparams
     if hparams.arch not in CUTTABLE:
         raise EngineError("its layers have never been compared")
-    if hparams.n_layer in _BY_N_LAYER.get(hparams.arch, ()):
-        raise EngineError(f"llama.cpp tells what it is by its {hparams.n_layer} layers")
     tensors = [_renamed(t, layer_of(t.name) - first) for t in model.tensors if first <= layer_of(t.name) < stop]
     tensors += [_outer(t, model, ids) for t in model.tensors if layer_of(t.name) < 0]
-    if _lacks_window(model, first, stop):
-        tensors += [_renamed(t, stop - first) for t in model.tensors if layer_of(t.name) == first]
+    for layer in range(stop - first, _n_in_file(model, first, stop)):
+        tensors += [_renamed(t, layer) for t in model.tensors if layer_of(t.name) == stop - 1]
     n_vocab = N_DUMMY if ids is None else len(ids)
     return Model(
         hparams=dataclasses.replace(hparams, n_layer=stop - first, n_vocab=n_vocab),
@@ -73,6 +86,19 @@ def cut(model: Model, first: int, stop: int, *, ids: I32Array | None = None) -> 
 def kinds_repeat_after(model: Model) -> int:
     """Layers after which what layers do by their number begins anew; 1 where it does not go by the number."""
     return _window_pattern(model)[0]
+
+
+def input_scale(model: Model) -> float:
+    """What rows that are fed in are multiplied with before the first layer sees them, because embeddings are."""
+    return math.sqrt(model.hparams.n_embd) if model.hparams.arch in _SCALED else 1.0
+
+
+def _n_in_file(model: Model, first: int, stop: int) -> int:
+    """Layers that the file of a cut model says it has."""
+    hparams = model.hparams
+    if hparams.n_layer in _BY_N_LAYER.get(hparams.arch, ()):
+        return hparams.n_layer
+    return stop - first + _lacks_window(model, first, stop)
 
 
 def _renamed(tensor: ModelTensor, layer: int) -> ModelTensor:
@@ -119,13 +145,13 @@ def _metadata(model: Model, first: int, stop: int, n_vocab: int, *, scaled: bool
         key = kv.key.removeprefix(f"{arch}.")
         if key == kv.key or key in ("block_count", "vocab_size", _PATTERN):
             continue
-        out.append(_of_layers(kv, key, model.hparams.n_layer, first, stop))
+        out.append(_of_layers(kv, key, model, first, stop))
         if key == "embedding_scale" and scaled:
             out[-1] = dataclasses.replace(kv, value=1.0)
     return [
         *out,
         *_windows(model, first, stop),
-        KV(f"{arch}.block_count", u32, stop - first + _lacks_window(model, first, stop)),
+        KV(f"{arch}.block_count", u32, _n_in_file(model, first, stop)),
         KV(f"{arch}.vocab_size", u32, n_vocab),
         _NO_VOCABULARY,
     ]
@@ -137,8 +163,8 @@ def _windows(model: Model, first: int, stop: int) -> list[KV]:
     kinds = _window_kinds(model)
     if not kinds:
         return [kv for kv in model.metadata if kv.key == key]
-    kinds = [*kinds[first:stop], *([True] if _lacks_window(model, first, stop) else [])]
-    return [KV(key, GGUFValueType.ARRAY, kinds, GGUFValueType.BOOL)]
+    more = _n_in_file(model, first, stop) - (stop - first)
+    return [KV(key, GGUFValueType.ARRAY, [*kinds[first:stop], *[True] * more], GGUFValueType.BOOL)]
 
 
 def _lacks_window(model: Model, first: int, stop: int) -> bool:
@@ -166,9 +192,13 @@ def _window_pattern(model: Model) -> tuple[int, bool]:
     return (every, dense_first) if model.kv(f"{arch}.attention.sliding_window") else (1, False)
 
 
-def _of_layers(kv: KV, key: str, n_layer: int, first: int, stop: int) -> KV:
-    if kv.type is GGUFValueType.ARRAY and len(kv.value) == n_layer and key not in _NOT_BY_LAYER:
-        return dataclasses.replace(kv, value=list(kv.value)[first:stop])
+def _of_layers(kv: KV, key: str, model: Model, first: int, stop: int) -> KV:
+    """The entry for these layers, and for those behind them that are like the last one."""
+    n_in_file = _n_in_file(model, first, stop)
+    if kv.type is GGUFValueType.ARRAY and len(kv.value) == model.hparams.n_layer and key not in _NOT_BY_LAYER:
+        values = list(kv.value)[first:stop]
+        return dataclasses.replace(kv, value=values + values[-1:] * (n_in_file - len(values)))
     if key == _LEADING_DENSE:
-        return dataclasses.replace(kv, value=min(max(int(kv.value) - first, 0), stop - first))
+        n_dense = min(max(int(kv.value) - first, 0), stop - first)
+        return dataclasses.replace(kv, value=n_in_file if n_dense == stop - first else n_dense)
     return kv

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ggufkit.fitting.corpus import GROUP_CHUNKS, Corpus, text_chunks
 from ggufkit.fitting.sources import Observer, OnChunk
 from ggufkit.fitting.sources.agreement import check_agreement
-from ggufkit.fitting.sources.cut import cut
+from ggufkit.fitting.sources.cut import cut, input_scale
 from ggufkit.fitting.sources.layer_run import LayerRun, require_finite
 from ggufkit.fitting.sources.scratch import write_as_it_is
 from ggufkit.fitting.sources.stream import Streams
@@ -147,7 +147,7 @@ class LayerByLayer:
         with LayerRun(
             self._scratch, n_ctx=self.corpus.n_ctx, threads=self.corpus.threads, device=self.corpus.device,
             observe=observe, wants=lambda name: observer.wants(name_of(name)),
-            with_head=layer == self.n_layer - 1,
+            with_head=layer == self.n_layer - 1, input_scale=input_scale(self._model),
         ) as run:  # fmt: skip
             self._scratch.unlink()  # llama.cpp has mapped it; nothing is left by a run that is killed from here on
             yield run

@@ -25,6 +25,7 @@ class LayerRun:
 
     observe, wants  as of `ActivationTap`, with names as the file has them
     with_head       also compute what stands behind the last layer, for observers of it
+    input_scale     what llama.cpp multiplies rows of the stream with on their way in, to be taken back
     """
 
     def __init__(
@@ -38,9 +39,10 @@ class LayerRun:
         observe: Callable[[Activations], None] = lambda _: None,
         wants: Callable[[str], bool] = lambda _: False,
         with_head: bool = False,
+        input_scale: float = 1.0,
     ) -> None:
         self._outputs: list[list[F32Array]] = [[] for _ in range(n_layer)]
-        self._with_head = with_head
+        self._with_head, self._input_scale = with_head, np.float32(input_scale)
         nodes = {f"l_out-{i}": self._keeper(i) for i in range(n_layer)}
         self._tap = ActivationTap(load(), observe, wants, nodes)
         self._engine = Engine.open(
@@ -53,6 +55,8 @@ class LayerRun:
         """What each layer gives, (n, n_embd), for ids (n,) of the file's vocabulary or rows (n, n_embd)."""
         for one in self._outputs:
             one.clear()
+        if x.ndim == 2 and self._input_scale != 1:
+            x = (x / self._input_scale).astype(np.float32)
         self._engine.clear()
         try:
             # all positions ask for logits: llama.cpp leaves out the last layer for those that do not
