@@ -30,6 +30,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufkit.architectures.source import open_source
+from ggufkit.encoding.job import prepare
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.cost import shapes_of
 from ggufkit.fitting.encoders import Effort
@@ -39,13 +41,15 @@ from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.formats.imatrix import read_imatrix
 from ggufkit.formats.text import CALIBRATION_TEXT, shipped_text
 from ggufkit.recipes.mixtures import mixture
+from ggufkit.recipes.plan import QuantPlan
+from ggufkit.recipes.recipe import Recipe
 from ggufkit.recipes.search import Problem, Target, search
 from ggufkit.runtime import library
 from ggufkit.runtime.engine import Device
 from ggufkit.runtime.scoring import iter_logits, open_for_scoring
 from ggufkit.workflows.calibrate import CalibrateSettings, calibrate
-from ggufkit.workflows.fitted import N_TOKENS, encoder_for, planner
-from ggufkit.workflows.quantize import QuantizeSettings, prepare, quantize
+from ggufkit.workflows.fitted import N_TOKENS, encoder_for
+from ggufkit.workflows.quantize import QuantizeSettings, encode, quantize
 from quant import logits
 
 ROOT = Path(__file__).parents[1]
@@ -94,7 +98,8 @@ def judged_model(folder: Path, options: argparse.Namespace) -> tuple[Path, Judge
     """The shipped model as BF16, its judge, and (n_expert, n_per_row) of its tensors."""
     base = folder / "base.gguf"
     quantize(QuantizeSettings(source=MODELS[0], output=base, recipe="BF16", threads=options.threads))
-    shapes = shapes_of(prepare(QuantizeSettings(source=base, output=folder / "out.gguf")).model)
+    with open_source(base) as model:
+        shapes = shapes_of(model)
     return base, Judge(base, options.chunks, options.threads), shapes
 
 
@@ -135,15 +140,16 @@ class Bench:
     def __init__(self, source: Path, folder: Path, options: argparse.Namespace) -> None:
         self.options, self.folder, self.source = options, folder, source
         self.base = folder / "base.gguf"
-        widest = "F32" if next(iter(prepare(self._settings("x", "BF16")).model.tensors)).dtype == "F32" else "BF16"
+        with open_source(source) as model:
+            widest = "F32" if next(iter(model.tensors)).dtype == "F32" else "BF16"
         quantize(self._settings("base.gguf", widest))
         self.imatrix, maker = importance_file(self.base, folder, options.peer, options.threads)
         self.judge = Judge(self.base, options.chunks, options.threads)
         print(f"\n{source.name}: {widest} base of {self.base.stat().st_size} bytes, importance by {maker}")
         started = time.perf_counter()
-        self.model = prepare(self._settings("x", "Q4_K_M")).model
+        self.model = open_source(source)
         self.corpus = Corpus(self.base, shipped_text(CALIBRATION_TEXT), n_tokens=N_TOKENS, threads=options.threads)
-        self.evidence = Evidence(WholeModel(self.corpus), shapes_of(self.model))
+        self.evidence = Evidence(WholeModel(self.corpus), shapes_of(self.model), sums=True)
         self.evidence.of(self.model.tensors[0].name)
         self.gathering = time.perf_counter() - started
         self.costs = measure(self.model, self.evidence, self.corpus, n_chunks=options.probe_chunks)
@@ -166,16 +172,19 @@ class Bench:
 
     def _ours(self, recipe: object, effort: Effort) -> float:
         started = time.perf_counter()
-        encoder = encoder_for(effort, self.evidence, shapes_of(self.model))
-        settings = self._settings("out.gguf", recipe)
-        quantize(dataclasses.replace(settings, fitting=encoder, provenance=recipe not in TYPES.split(",")))
+        encoder = encoder_for(effort, self.evidence)
+        settings = dataclasses.replace(self._settings("out.gguf", recipe), provenance=recipe not in TYPES.split(","))
+        encode(settings, self.model, encoder)
         return time.perf_counter() - started + (0.0 if effort is Effort.FAST else self.gathering)
 
     def _chosen(self) -> float:
-        encoder = encoder_for(Effort.BEST, self.evidence, shapes_of(self.model))
-        settings = dataclasses.replace(self._settings("out.gguf", "Q4_K_M"), fitting=encoder)
+        encoder = encoder_for(Effort.BEST, self.evidence)
+
+        def plan_of(recipe: Recipe) -> QuantPlan:
+            return prepare(self._settings("out.gguf", recipe), self.model, encoder).plan
+
         tensors = [tensor for tensor in self.model.tensors if tensor.name in self.costs]
-        found = search(Problem(tensors, self.costs, planner(settings), "searched"), Target(nbytes=self.budget))
+        found = search(Problem(tensors, self.costs, plan_of, "searched"), Target(nbytes=self.budget))
         return self._ours(found.recipe, Effort.BEST)
 
     def _settings(self, output: str, recipe: object) -> QuantizeSettings:

@@ -24,6 +24,7 @@ from fidelity import judged_model
 from numpy.typing import NDArray
 
 import quant
+from ggufkit.architectures.source import open_source
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.encoders import Effort, FittedEncoder
 from ggufkit.fitting.evidence import Evidence
@@ -31,7 +32,7 @@ from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.formats.text import shipped_text
 from ggufkit.recipes.plan import PlannedTensor
 from ggufkit.workflows.fitted import N_TOKENS, encoder_for
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import QuantizeSettings, encode
 from quant import feedback
 
 
@@ -46,12 +47,12 @@ class Diagonal(feedback.Curvature):
 class Variant(FittedEncoder):
     """Error feedback with some levers left out; every row is stored fitted."""
 
-    def __init__(self, evidence: Evidence, covers: dict, *, search: str, n_refine: int) -> None:
-        super().__init__(evidence, covers, Effort.BALANCED)
+    def __init__(self, evidence: Evidence, *, search: str, n_refine: int) -> None:
+        super().__init__(evidence, Effort.BALANCED)
         self._search, self._n_refine = search, n_refine
 
     def __call__(self, planned: PlannedTensor, expert: int, w: NDArray[np.float32]) -> NDArray[np.uint8]:
-        known = self._evidence.of_expert(planned.name, expert) if planned.qtype.is_quantized else None
+        known = self.evidence.of_expert(planned.name, expert) if planned.qtype.is_quantized else None
         if known is None:
             return quant.quantize(w, planned.qtype)
         curve = known.curve
@@ -60,16 +61,16 @@ class Variant(FittedEncoder):
         return feedback.encode(w, planned.qtype, curve, weighted=self._search != "flat", n_refine=self._n_refine)
 
 
-def variants(evidence: Evidence, covers: dict) -> dict[str, object]:
+def variants(evidence: Evidence) -> dict[str, object]:
     """Encoders by name."""
     return {
-        "importance": encoder_for(Effort.FAST, evidence, covers),
-        "flat": Variant(evidence, covers, search="flat", n_refine=0),
-        "diagonal": Variant(evidence, covers, search="diagonal", n_refine=0),
-        "cost": Variant(evidence, covers, search="cost", n_refine=0),
-        "cost, 2 rounds": Variant(evidence, covers, search="cost", n_refine=2),
-        "judged": encoder_for(Effort.BALANCED, evidence, covers),
-        "16 rounds": encoder_for(Effort.BEST, evidence, covers),
+        "importance": encoder_for(Effort.FAST, evidence),
+        "flat": Variant(evidence, search="flat", n_refine=0),
+        "diagonal": Variant(evidence, search="diagonal", n_refine=0),
+        "cost": Variant(evidence, search="cost", n_refine=0),
+        "cost, 2 rounds": Variant(evidence, search="cost", n_refine=2),
+        "judged": encoder_for(Effort.BALANCED, evidence),
+        "16 rounds": encoder_for(Effort.BEST, evidence),
     }
 
 
@@ -83,14 +84,16 @@ def main() -> None:
         output = Path(folder) / "out.gguf"
         base, judge, covers = judged_model(Path(folder), options)
         corpus = Corpus(base, shipped_text("calibration.txt"), n_tokens=N_TOKENS, threads=options.threads)
-        evidence = Evidence(WholeModel(corpus), covers)
-        assert evidence.coverage.layers
+        evidence = Evidence(WholeModel(corpus), covers, sums=True)
+        for names in evidence.walks:
+            evidence.hold(names)
         for type_name in options.types.split(","):
             first = None
-            for label, encoder in variants(evidence, covers).items():
+            for label, encoder in variants(evidence).items():
                 started = time.perf_counter()
-                quantize(QuantizeSettings(source=base, output=output, recipe=type_name, threads=options.threads,
-                                          fitting=encoder, force=True, provenance=False))  # fmt: skip
+                with open_source(base) as model:
+                    encode(QuantizeSettings(source=base, output=output, recipe=type_name, threads=options.threads,
+                                            force=True, provenance=False), model, encoder)  # fmt: skip
                 seconds = time.perf_counter() - started
                 kld = judge.scores(output).kld.mean(axis=1)
                 first = kld if first is None else first

@@ -20,14 +20,15 @@ from fidelity import judged_model
 from numpy.typing import NDArray
 
 import quant
+from ggufkit.architectures.source import open_source
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.encoders import ImportanceEncoder
-from ggufkit.fitting.sources import MomentSource
+from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.sums import SumsObserver, wants_block_weights
 from ggufkit.formats.text import shipped_text
 from ggufkit.recipes.plan import PlannedTensor
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import QuantizeSettings, encode
 from quant.importance import PRIOR_TOKENS, InputSums, importance
 
 PRIORS = (0.0, 16.0, 64.0, PRIOR_TOKENS)
@@ -37,10 +38,8 @@ N_CTX = 128
 class WithPrior(ImportanceEncoder):
     """The encoder of the effort fast with sums that are given and another prior."""
 
-    def __init__(
-        self, covers: dict[str, tuple[int, int]], source: MomentSource, sums: dict[str, InputSums], prior: float
-    ):
-        super().__init__(covers, source)
+    def __init__(self, evidence: Evidence, sums: dict[str, InputSums], prior: float):
+        super().__init__(evidence)
         self._means = {name: self._mean(one, prior) for name, one in sums.items()}
 
     @staticmethod
@@ -73,16 +72,15 @@ class Bench:
 
     def ratios(self, sums: dict[str, InputSums], type_name: str) -> list[float]:
         """KL divergence with each prior, of that without."""
-        kld = [
-            self._kld(WithPrior(self.covers, WholeModel(Corpus(self.base, "")), sums, prior), type_name)
-            for prior in PRIORS
-        ]
+        evidence = Evidence(WholeModel(Corpus(self.base, "")), self.covers)
+        kld = [self._kld(WithPrior(evidence, sums, prior), type_name) for prior in PRIORS]
         return [value / kld[0] for value in kld[1:]]
 
     def _kld(self, encoder: WithPrior, type_name: str) -> float:
         settings = QuantizeSettings(source=self.base, output=self.output, recipe=type_name, force=True,
-                                    threads=self.options.threads, fitting=encoder, provenance=False)  # fmt: skip
-        quantize(settings)
+                                    threads=self.options.threads, provenance=False)  # fmt: skip
+        with open_source(self.base) as model:
+            encode(settings, model, encoder)
         return float(self.judge.scores(self.output).kld.mean())
 
     def show(self, n_tokens: int) -> None:

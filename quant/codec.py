@@ -50,7 +50,7 @@ def quantize(
     out = np.empty((w.shape[0], qtype.row_nbytes(w.shape[1])), dtype=np.uint8)
     importance = _checked_importance(importance, w.shape[1], qtype)
     if not allow_nonfinite:
-        _refuse_nonfinite(w)
+        require_finite(w)
     if not w.size:
         return out
     kernel = KERNELS.get(qtype.name) if encoder is Encoder.GGUFKIT else None
@@ -93,7 +93,8 @@ def _checked_importance(importance: F32Array | None, n_per_row: int, qtype: Quan
     return importance
 
 
-def _refuse_nonfinite(w: F32Array) -> None:
+def require_finite(w: F32Array) -> None:
+    """Raise NonFiniteError for the first row of `w` (n_rows, n_per_row) that holds NaN or an infinity."""
     # one pass without a mask of the whole slab: a row's sum is finite unless a weight is not (or the row overflows
     # float32, in which case the exact test decides)
     suspects = np.flatnonzero(~np.isfinite(np.einsum("ij->i", w)))

@@ -41,32 +41,25 @@ def is_asked(chosen: dict[str, Any]) -> bool:
     return bool(chosen["calibrate"] or chosen["effort"] or _targets(chosen))
 
 
-def dry_run(settings: Any, chosen: dict[str, Any], *, type_given: bool) -> None:
-    """Say what calibration would cost. A target's types are known after it only, and a dry run leaves it out."""
-    from ggufkit.errors import UsageError
+@contextmanager
+def opened(settings: Any, chosen: dict[str, Any], *, type_given: bool) -> Iterator[Any]:
+    """The FittedJob that the options ask for, its cost said. Raises UsageError for options that contradict."""
+    from ggufkit.workflows.fitted import opened as opened_job
 
-    if _targets(chosen):
-        raise UsageError(
-            "--dry-run reads no weights, and a target's types are chosen by measuring. Run it with --save-recipe, then "
-            "look at the plan of that recipe."
-        )
-    if is_asked(chosen):
-        _say_cost(_fit_settings(settings, chosen, type_given=type_given))
+    with opened_job(_fit_settings(settings, chosen, type_given=type_given)) as job:
+        _say_cost(job)
+        yield job
 
 
-def run(settings: Any, chosen: dict[str, Any], *, type_given: bool) -> Any:
-    """Calibrate, choose, encode; returns the FitReport. Raises UsageError for options that contradict each other."""
-    from ggufkit.workflows.fitted import quantize_fitted
-
-    fit = _fit_settings(settings, chosen, type_given=type_given)
-    _say_cost(fit)
-    if chosen["save_recipe"]:
-        _check_place(chosen["save_recipe"])
-    title = f"quantize {settings.output.name}"
-    with console.progress(title, unit_bytes=False) as update, resumable(settings.output):
-        report = quantize_fitted(fit, update)
-    if chosen["save_recipe"] and report.found is not None:
-        _save(chosen["save_recipe"], report.found.recipe.to_toml())
+def run(job: Any, save_recipe: Path | None) -> Any:
+    """Calibrate, choose, encode; returns the FitReport."""
+    output = job.settings.quantize.output
+    if save_recipe:
+        _check_place(save_recipe)
+    with console.progress(f"quantize {output.name}", unit_bytes=False) as update, resumable(output):
+        report = job.run(update)
+    if save_recipe and report.found is not None:
+        _save(save_recipe, report.found.recipe.to_toml())
     return report
 
 
@@ -116,17 +109,21 @@ def _check_place(path: Path) -> None:
         raise OutputError(f"{path} cannot be written: name a file in a folder that exists with --save-recipe.")
 
 
-def _say_cost(fit: Any) -> None:
+def _say_cost(job: Any) -> None:
+    import quant
     from ggufkit.reports.units import human_bytes, human_seconds
-    from ggufkit.workflows.fitted import cost_of
 
-    cost = cost_of(fit)
+    fit, cost = job.settings, job.cost
     walks = "one walk" if cost.n_walks == 1 else f"{cost.n_walks} walks"
     measuring = ", then measuring what types cost" if fit.target else ""
     console.say(
         f"effort {fit.effort}: {walks} through the calibration text{measuring}, then about "
         f"{human_seconds(cost.encode_seconds)} to encode; {human_bytes(cost.peak_nbytes)} of memory"
     )
+    if fit.quantize.encoder is quant.Encoder.GGML and job.encoder.name is not quant.Encoder.GGML:
+        console.say(
+            "--encoder ggml: error feedback is ggufkit's own, and the file says so; ggml goes with --effort fast"
+        )
 
 
 def notes(report: Any) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """`ggufkit quantize`."""
 
 import dataclasses
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,17 @@ def command(*, as_json: bool, dry_run: bool, check: bool, text: Path | None, **o
     chosen = {name: options_.pop(name) for name in fitting.NAMES}
     type_given = bool(options_["type_name"] or options_["recipe"])
     settings = _settings(**options_)
+    asked = fitting.is_asked(chosen)
     if dry_run:
-        fitting.dry_run(settings, chosen, type_given=type_given)
-        _show_plan(settings, as_json)
+        settings = dataclasses.replace(settings, restart=False)
+        with fitting.opened(settings, chosen, type_given=type_given) if asked else _opened(settings) as job:
+            _show_plan(job.plain if asked else job, as_json)
         return
     _require_check(settings, text, wanted=check)
-    fitted = fitting.run(settings, chosen, type_given=type_given) if fitting.is_asked(chosen) else None
+    fitted = None
+    if asked:
+        with fitting.opened(settings, chosen, type_given=type_given) as job:
+            fitted = fitting.run(job, chosen["save_recipe"])
     report = fitted.quantized if fitted else _run(settings)
     from ggufkit.reports.quantize_text import as_dict, render, render_check
 
@@ -113,15 +119,18 @@ def _before_and_after(settings: Any, text: Path | None) -> dict[str, Any]:
             raise
 
 
-def _show_plan(settings: Any, as_json: bool) -> None:
-    from ggufkit.encoding.destination import check_output
+def _opened(settings: Any) -> AbstractContextManager[Any]:
+    from ggufkit.workflows.quantize import opened
+
+    return opened(settings)
+
+
+def _show_plan(job: Any, as_json: bool) -> None:
+    from ggufkit.encoding.job import check_place
     from ggufkit.reports.plan_text import as_dict, render
     from ggufkit.workflows.plan import plan_report
-    from ggufkit.workflows.quantize import prepare
 
-    job = prepare(settings)
-    read = [file.path for file in job.model.files]
-    check_output(dataclasses.replace(settings, restart=False), read, job.plan.file_nbytes)
+    check_place(job)
     report = plan_report(job)
     if as_json:
         console.print_json(as_dict(report))

@@ -1,6 +1,6 @@
 """How much memory a plan takes to be encoded, and how large its slabs may be."""
 
-from ggufkit.encoding import pipeline
+from ggufkit.encoding import slabs
 from ggufkit.errors import UsageError
 from ggufkit.recipes.plan import QuantPlan
 
@@ -9,30 +9,37 @@ from ggufkit.recipes.plan import QuantPlan
 BASE_NBYTES = 320 << 20
 
 
-def slab_size(
-    plan: QuantPlan,
-    threads: int,
-    max_memory: int,
-    *,
-    held_nbytes: int = 0,
-    bytes_per_weight: int = pipeline.BYTES_PER_WEIGHT,
-) -> tuple[int, int]:
-    """Weights of a slab and the peak resident bytes, for a plan on `threads` threads under `max_memory` bytes.
+def fixed_nbytes(plan: QuantPlan, held_nbytes: int = 0) -> int:
+    """Resident bytes without slabs: the process, the header, which is held a few times, and what else is held."""
+    return BASE_NBYTES + 4 * plan.data_offset + held_nbytes
 
-    held_nbytes       that stay in memory all the time, importance above all: half a gigabyte where experts are many
+
+def slabs_nbytes(plan: QuantPlan, n_slabs: int, slab_weights: int, bytes_per_weight: int) -> int:
+    """Bytes of the slabs in work; a slab holds a row, or a group of rows that are read together, at least."""
+    return n_slabs * max(slab_weights, widest_rows(plan)) * bytes_per_weight
+
+
+def widest_rows(plan: QuantPlan) -> int:
+    """Weights of the smallest slab that every tensor can be cut into."""
+    return max(t.tensor.n_per_row for t in plan.tensors)
+
+
+def slab_size(
+    plan: QuantPlan, n_slabs: int, max_memory: int, *, held_nbytes: int, bytes_per_weight: int
+) -> tuple[int, int]:
+    """Weights of a slab and the peak resident bytes, for `n_slabs` in work at once under `max_memory` bytes.
+
+    held_nbytes       that stay in memory all the time: importance, moments
     bytes_per_weight  that each weight of a slab in work takes
 
     Raises UsageError where even the smallest slabs do not fit, with the least that would.
     """
-    widest = max(t.tensor.n_per_row for t in plan.tensors)
-    workers = pipeline.workers_of(threads)
-    fixed = BASE_NBYTES + held_nbytes + 4 * plan.data_offset  # the header is held a few times while it is made
-    least = fixed + workers * widest * bytes_per_weight
+    fixed = fixed_nbytes(plan, held_nbytes)
+    least = fixed + slabs_nbytes(plan, n_slabs, 0, bytes_per_weight)
     if max_memory < least:
         raise UsageError(
-            f"--max-memory of {max_memory} bytes is too small: {threads} threads on slabs of {widest} weights need "
-            f"{-(-least >> 20)}MiB. Raise it, or lower --threads."
+            f"--max-memory of {max_memory} bytes is too small: {n_slabs - 1} threads on slabs of {widest_rows(plan)} "
+            f"weights need {-(-least >> 20)}MiB. Raise it, or lower --threads."
         )
-    room = (max_memory - fixed) // (workers * bytes_per_weight)
-    slab_weights = max(widest, min(room, pipeline.SLAB_WEIGHTS))
-    return slab_weights, fixed + workers * slab_weights * bytes_per_weight
+    slab_weights = min((max_memory - fixed) // (n_slabs * bytes_per_weight), slabs.SLAB_WEIGHTS)
+    return max(slab_weights, widest_rows(plan)), fixed + slabs_nbytes(plan, n_slabs, slab_weights, bytes_per_weight)

@@ -11,48 +11,30 @@ import gguf
 
 import quant
 from ggufkit import __version__
+from ggufkit.encoding.encoder import RowEncoder
 from ggufkit.encoding.settings import QuantizeSettings
-from ggufkit.formats.imatrix import Imatrix
 from ggufkit.formats.model import KV, Model
 from ggufkit.recipes.recipe import Recipe
 from quant._ggml import library_path
 
 
-def provenance(settings: QuantizeSettings, model: Model, imatrix: Imatrix | None) -> tuple[KV, ...]:
+def provenance(settings: QuantizeSettings, model: Model, encoder: RowEncoder) -> tuple[KV, ...]:
     """What the file owes to whom, without local paths, so that it can be made again."""
-    string, u32 = gguf.GGUFValueType.STRING, gguf.GGUFValueType.UINT32
-    rows = [KV("ggufkit.version", string, __version__), KV("ggufkit.encoder", string, str(settings.encoder))]
+    string = gguf.GGUFValueType.STRING
+    rows = [KV("ggufkit.version", string, __version__), KV("ggufkit.encoder", string, str(encoder.name))]
     rows += [KV(f"ggufkit.source.{key}", string, value) for key, value in sorted(model.source.items())]
     if isinstance(settings.recipe, Recipe):
         rows.append(KV("ggufkit.recipe", string, settings.recipe.to_toml()))
-    if settings.fitting is not None:
-        rows += settings.fitting.metadata
-    if imatrix is not None and settings.imatrix is not None:
-        rows.append(KV("quantize.imatrix.file", string, settings.imatrix.name))
-        if imatrix.datasets:
-            rows.append(KV("quantize.imatrix.dataset", string, Path(imatrix.datasets[0]).name))
-        rows.append(KV("quantize.imatrix.entries_count", u32, len(imatrix.entries)))
-        rows.append(KV("quantize.imatrix.chunks_count", u32, imatrix.chunk_count))
-        rows.append(KV("ggufkit.imatrix.sha256", string, _sha256(settings.imatrix)))
-    return tuple(rows)
+    return (*rows, *encoder.metadata)
 
 
-def identity(settings: QuantizeSettings, model: Model, header: bytes, imatrix: Imatrix | None) -> str:
-    """Digest of all that decides the bytes: the output's header, the source, importance, encoder and its code."""
+def identity(settings: QuantizeSettings, model: Model, header: bytes, encoder: RowEncoder) -> str:
+    """Digest of all that decides the bytes: the output's header, the source, the encoder and its code."""
     digest = hashlib.sha256(header)
     for key, value in sorted(model.source.items()):
         digest.update(f"{key}={value}\n".encode())
-    digest.update(f"{__version__} {settings.encoder} {settings.allow_nonfinite} {_code()}\n".encode())
-    if imatrix is not None and settings.imatrix is not None:
-        digest.update(_sha256(settings.imatrix).encode())
-    if settings.fitting is not None:
-        digest.update(settings.fitting.identity.encode())
+    digest.update(f"{__version__} {settings.allow_nonfinite} {_code()} {encoder.identity}\n".encode())
     return digest.hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @functools.cache

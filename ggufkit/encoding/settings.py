@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import quant
-from ggufkit.encoding.pipeline import Fitting
 from ggufkit.recipes.recipe import Recipe
 
 DEFAULT_MAX_MEMORY = 2 << 30
@@ -20,7 +19,6 @@ class QuantizeSettings:
     imatrix      importance file of llama.cpp, either format
     threads      encoders at work; 0 takes every processor that the process may use
     max_memory   cap on resident bytes; None takes 2 GiB, or half of the machine's where experts are fitted
-    fitting      encoder that has calibrated on its own, instead of `imatrix` and `encoder`; see fitting.encoders
     provenance   whether the file says what it was made from; False gives llama_model_quantize's exact file
     """
 
@@ -37,4 +35,3 @@ class QuantizeSettings:
     provenance: bool = True
     allow_nonfinite: bool = False
     allow_requantize: bool = False
-    fitting: Fitting | None = None

@@ -1,6 +1,6 @@
 """What an effort costs, said before it is spent: walks through the text, memory, time to encode.
 
-    base, header  +  moments of two walks  +  two experts in hand  +  slabs in work  +  what the model computes in
+    base, header  +  moments of a walk  +  two experts in hand  +  slabs in work  +  what the model computes in
 
 The weights of the model that is run come on top: they are mapped from its file, and the system may take their pages
 back. Knows shapes and the rates measured on one core (see benchmarks/fitted.py). Does not measure this machine.
@@ -9,8 +9,8 @@ back. Knows shapes and the rates measured on one core (see benchmarks/fitted.py)
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ggufkit.encoding import pipeline
-from ggufkit.encoding.memory import BASE_NBYTES
+from ggufkit.encoding.executors.threads import Threads
+from ggufkit.encoding.memory import fixed_nbytes, slabs_nbytes
 from ggufkit.errors import UsageError
 from ggufkit.fitting.corpus import GROUP_CHUNKS, N_CTX
 from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, bytes_per_weight
@@ -50,9 +50,9 @@ def effort_cost(model: Model, plan: QuantPlan, effort: Effort, *, threads: int, 
     """
     shapes = shapes_of(model)
     largest = max(t.tensor.n_weights for t in plan.tensors)
-    slabs = pipeline.workers_of(threads) * min(_SLAB_WEIGHTS, largest) * bytes_per_weight(effort)
+    slabs = slabs_nbytes(plan, Threads(threads).n_slabs, min(_SLAB_WEIGHTS, largest), bytes_per_weight(effort))
     running = _running_nbytes(model.hparams, shapes)
-    fixed = BASE_NBYTES + 4 * plan.data_offset + running + slabs
+    fixed = fixed_nbytes(plan, running) + slabs
     if effort is Effort.FAST:
         sums = sum(3 * 8 * n_expert * n_per_row for n_expert, n_per_row in shapes.values())
         walks, moments, cases, budget = 1, sums, 0, sums

@@ -20,12 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import quant
-from ggufkit.encoding.pipeline import BYTES_PER_WEIGHT
-from ggufkit.fitting.coverage import Coverage, coverage_of
+from ggufkit.encoding.encoder import BYTES_PER_WEIGHT
 from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.moments import ExpertEvidence
-from ggufkit.fitting.sources import MomentSource, OnChunk
-from ggufkit.fitting.sums import SumsObserver
 from ggufkit.formats.model import KV
 from ggufkit.recipes.plan import PlannedTensor
 from quant import feedback
@@ -54,35 +51,38 @@ def bytes_per_weight(effort: Effort) -> int:
 
 
 class Calibrated:
-    """What the encoders share: which tensors they cover, and what decides their bytes besides weights and plan.
+    """What the encoders share: the evidence, and what the file owes to it.
 
     tally        rows stored fitted and plain, by tensor: what the report says of the fit
     held_nbytes  bytes that it keeps in memory while slabs are encoded
     """
 
-    def __init__(self, covers: Container[str], source: MomentSource, effort: Effort, held_nbytes: int = 0) -> None:
-        self.covers, self.source, self.effort, self.held_nbytes = covers, source, effort, held_nbytes
+    name = quant.Encoder.GGUFKIT
+
+    def __init__(self, evidence: Evidence, effort: Effort, held_nbytes: int = 0) -> None:
+        self.evidence, self.effort, self.held_nbytes = evidence, effort, held_nbytes
         self.tally: dict[str, Counter[str]] = {}
         self._lock = threading.Lock()
+
+    @property
+    def covers(self) -> Container[str]:
+        return self.evidence.shapes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.evidence.source.notes
 
     @property
     def bytes_per_weight(self) -> int:
         return bytes_per_weight(self.effort)
 
     @property
-    def coverage(self) -> Coverage:
-        """Tokens that each expert saw. Walks through the text where that has not been done."""
-        raise NotImplementedError
-
-    @property
     def identity(self) -> str:
-        """All that decides the bytes besides weights and plan."""
-        return f"fit {self.effort} {self.source.identity}"
+        return f"fit {self.effort} {self.name} {self.evidence.source.identity}"
 
     @property
     def metadata(self) -> tuple[KV, ...]:
-        """What the file owes to calibration; no paths."""
-        kind, corpus = gguf.GGUFValueType, self.source.corpus
+        kind, corpus = gguf.GGUFValueType, self.evidence.source.corpus
         rows = [
             KV("ggufkit.fit.effort", kind.STRING, str(self.effort)),
             KV("ggufkit.fit.text_sha256", kind.STRING, hashlib.sha256(corpus.text.encode()).hexdigest()),
@@ -92,66 +92,55 @@ class Calibrated:
             rows.append(KV("ggufkit.fit.n_tokens", kind.UINT32, corpus.n_tokens))
         if corpus.type_name:
             rows.append(KV("ggufkit.fit.quick_type", kind.STRING, corpus.type_name))
-        layers = self.coverage.layers
-        if layers:
-            least, median = ([int(f(row.counts)) for row in layers] for f in (np.min, np.median))
-            rows += [
-                KV("ggufkit.fit.expert_tokens.least", kind.ARRAY, least, kind.UINT32),
-                KV("ggufkit.fit.expert_tokens.median", kind.ARRAY, median, kind.UINT32),
-            ]
+        routed = self.evidence.routed_layers
+        if routed:
+            counts = {row.layer: row.counts for row in self.evidence.coverage.layers}
+            unknown = np.zeros(1, dtype=np.int64)  # until the walk that counts that layer's experts is done
+            for which, f in (("least", np.min), ("median", np.median)):
+                values = [int(f(counts.get(layer, unknown))) for layer in routed]
+                rows.append(KV(f"ggufkit.fit.expert_tokens.{which}", kind.ARRAY, values, kind.UINT32))
         return tuple(rows)
 
 
 class ImportanceEncoder(Calibrated):
-    """Row encoder of `workflows.quantize` for the effort fast: what `calibrate` and then --imatrix would give."""
+    """Row encoder of the effort fast: what `calibrate` and then --imatrix would give."""
 
-    def __init__(
-        self, covers: Container[str], source: MomentSource, on_chunk: OnChunk = lambda *_: None, held_nbytes: int = 0
-    ) -> None:
-        super().__init__(covers, source, Effort.FAST, held_nbytes)
-        self._on_chunk = on_chunk
-        self._known: tuple[dict[str, F32Array], Coverage] | None = None
+    def __init__(self, evidence: Evidence, held_nbytes: int = 0, name: quant.Encoder = quant.Encoder.GGUFKIT) -> None:
+        super().__init__(evidence, Effort.FAST, held_nbytes)
+        self.name = name
+        self._means: dict[str, F32Array] = {}
 
     def __call__(self, planned: PlannedTensor, expert: int, w: F32Array) -> U8Array:
-        known = self._gathered()[0].get(planned.name) if planned.qtype.is_quantized else None
-        return quant.quantize(w, planned.qtype, importance=None if known is None else known[expert])
+        known = self._mean(planned.name) if planned.qtype.is_quantized else None
+        return quant.quantize(
+            w, planned.qtype, importance=None if known is None else known[expert], encoder=self.name,
+            allow_nonfinite=True,
+        )  # fmt: skip
 
-    @property
-    def coverage(self) -> Coverage:
-        return self._gathered()[1]
-
-    def _gathered(self) -> tuple[dict[str, F32Array], Coverage]:
+    def _mean(self, name: str) -> F32Array | None:
+        """Importance of each expert (n_expert, n_per_row); made once a tensor."""
         with self._lock:
-            if self._known is None:
-                observer = SumsObserver(self.covers.__contains__)
-                self.source.observe(observer, self._on_chunk)
-                means = {name: importance(sums) for name, sums in observer.sums.items()}
-                self._known = means, coverage_of({name: sums.counts for name, sums in observer.sums.items()})
-        return self._known
+            sums = self.evidence.sums.get(name)
+            if sums is not None and name not in self._means:
+                self._means[name] = importance(sums)
+            return self._means.get(name)
 
 
 class FittedEncoder(Calibrated):
-    """Row encoder of `workflows.quantize` with error feedback, called from several threads."""
-
-    def __init__(self, evidence: Evidence, covers: Container[str], effort: Effort, held_nbytes: int = 0) -> None:
-        super().__init__(covers, evidence.source, effort, held_nbytes)
-        self._evidence = evidence
-
-    @property
-    def coverage(self) -> Coverage:
-        return self._evidence.coverage
+    """Row encoder with error feedback, called from several threads."""
 
     def __call__(self, planned: PlannedTensor, expert: int, w: F32Array) -> U8Array:
         qtype = planned.qtype
-        known = self._evidence.of_expert(planned.name, expert) if qtype.is_quantized else None
-        if known is None:
-            return quant.quantize(w, qtype)
-        plain = quant.quantize(w, qtype, importance=known.importance)
-        if not fits(qtype, known):
+        known = self.evidence.of_expert(planned.name, expert) if qtype.is_quantized else None
+        importance = None if known is None else known.importance
+        plain = quant.quantize(w, qtype, importance=importance, allow_nonfinite=True)
+        if known is None or not fits(qtype, known):
             return plain
+        finite = np.asarray(np.isfinite(w).all(axis=1))  # what is not cannot be fitted, and is stored as it is
+        w = w if finite.all() else np.where(finite[:, None], w, np.float32(0))
         fitted = feedback.encode(w, qtype, known.curve, n_refine=REFINE_ROUNDS[self.effort])
         errors = (feedback.row_errors(w, form, qtype, known.held_out) for form in (fitted, plain))
-        better = next(errors) < next(errors)
+        better = finite & (next(errors) < next(errors))
         with self._lock:
             tally = self.tally.setdefault(planned.name, Counter())
             tally["fitted"] += int(better.sum())

@@ -1,69 +1,108 @@
-"""`Evidence`: the moments that are in memory now.
+"""`Evidence`: what calibration knows of the inputs of every matrix, as far as it is in memory now.
 
-Moments are gathered when they are first asked for, those of one walk through the text together, and dropped when later
-ones are gathered; so memory is bounded, and time grows with the number of walks.
+Whoever fits asks for one walk after the other: `hold(names)` gathers what is needed of those tensors and drops what was
+held before, so memory is bounded, and time grows with the number of walks. Sums of squares and the tokens of each
+expert are small and stay.
 
-Knows tensors by name and a source of moments. Does not know types or encoders. Callable from several threads.
+Knows tensors by name and a source of moments. Does not know types or encoders. `of` and `of_expert` are callable from
+several threads.
 """
 
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufkit.errors import InputError
+from ggufkit.fitting.corpus import GROUP_CHUNKS
 from ggufkit.fitting.coverage import Coverage, coverage_of
-from ggufkit.fitting.moments import ExpertEvidence, Moments, gather
-from ggufkit.fitting.sources import MomentSource, OnChunk
+from ggufkit.fitting.moments import ExpertEvidence, Moments, MomentsObserver
+from ggufkit.fitting.sources import MomentSource, Observer, OnChunk
+from ggufkit.fitting.sums import SumsObserver
 from ggufkit.fitting.walks import Shape
 from ggufkit.recipes.quantizable import layer_of
+from ggufkit.runtime.activations import Activations
+from quant.importance import InputSums
+
+I64Array = NDArray[np.int64]
 
 DEFAULT_MAX_NBYTES = 4 << 30
 _CASES_NBYTES = 256 << 20  # experts in hand are kept up to this size, and two of them in any case
 
 
 class Evidence:
-    """Moments by tensor name. `shapes`: (n_expert, n_per_row) of every tensor that may be asked for, in the order in
-    which they will be."""
+    """Evidence by tensor name.
+
+    shapes      (n_expert, n_per_row) of every tensor that may be asked for, in the order of the file
+    moments     whether second moments are gathered, `max_nbytes` at a time
+    sums        whether sums of squares are
+    """
 
     def __init__(
         self,
         source: MomentSource,
         shapes: Mapping[str, Shape],
         *,
+        moments: bool = True,
+        sums: bool = False,
         max_nbytes: int = DEFAULT_MAX_NBYTES,
         on_chunk: OnChunk = lambda *_: None,
     ) -> None:
-        self.source, self.on_chunk = source, on_chunk
-        self._walks = source.walks(shapes, max_nbytes)
-        self._lock, self._cases_lock = threading.Lock(), threading.Lock()
-        self._held: dict[int, dict[str, Moments]] = {}  # by walk; the last two stay, for workers that are not done
+        self.source, self.shapes, self.on_chunk = source, shapes, on_chunk
+        self._with_moments, self._with_sums = moments, sums
+        self.walks = source.walks(shapes, max_nbytes) if moments else [frozenset(shapes)] if shapes else []
+        self.sums: dict[str, InputSums] = {}
+        self.counts: dict[str, I64Array] = {}  # tokens of each expert, of the walks that are done
+        self._n_tokens = 0
+        self._held: frozenset[str] = frozenset()
+        self._moments: dict[str, Moments] = {}
         self._cases: OrderedDict[tuple[str, int], ExpertEvidence] = OrderedDict()
-        self._experts = _routed(shapes)
-        self._coverage: Coverage | None = None
-
-    @property
-    def n_walks(self) -> int:
-        """Walks through the text that all tensors together take."""
-        return len(self._walks)
+        self._lock = threading.Lock()
 
     @property
     def coverage(self) -> Coverage:
-        """Tokens that each expert of each layer saw. The first walk counts them."""
-        with self._lock:
-            if self._coverage is None:
-                self._held[0] = self._gather(self._walks[0])
-            assert self._coverage is not None
-            return self._coverage
+        """Tokens that each expert of each layer saw, as far as walks are done."""
+        return coverage_of(self.counts, self._n_tokens)
+
+    @property
+    def routed_layers(self) -> tuple[int, ...]:
+        """Numbers of the layers with experts."""
+        return tuple(sorted({layer_of(name) for name, (n_expert, _) in self.shapes.items() if n_expert > 1}))
+
+    def hold(self, names: frozenset[str]) -> None:
+        """Have the evidence of these tensors, one of `walks`, and of no others, in memory. Raises InputError for a text
+        that is too short to judge on, and what sources raise."""
+        if names == self._held:
+            return
+        self._held, self._moments = frozenset(), {}
+        self._cases.clear()
+        seen: list[Observer] = []
+        of_moments, of_sums = MomentsObserver(names), SumsObserver(names.__contains__)
+        seen += [of_moments] if self._with_moments else []
+        seen += [of_sums] if self._with_sums and not names <= self.sums.keys() else []
+        n_chunk = self.source.observe(_Both(seen), self.on_chunk)
+        n_ctx = self.source.corpus.n_ctx
+        if self._with_moments and n_chunk <= GROUP_CHUNKS:
+            raise InputError(
+                f"the calibration text has {n_chunk} chunks of {n_ctx} tokens; fitting needs more than {GROUP_CHUNKS}, "
+                "a part to fit on and a part to judge on. Pass more text, or --effort fast."
+            )
+        self._n_tokens = n_chunk * n_ctx
+        self.sums |= of_sums.sums
+        self.counts |= of_moments.counts | {name: sums.counts for name, sums in of_sums.sums.items()}
+        self._held, self._moments = names, of_moments.moments
 
     def of(self, name: str) -> Moments | None:
-        """Moments of a tensor, None where nothing was seen of its inputs. Walks through the text where needed."""
-        walk = next((i for i, names in enumerate(self._walks) if name in names), None)
-        if walk is None:
-            return None
-        with self._lock:
-            if walk not in self._held:
-                self._held = {i: self._held[i] for i in list(self._held)[-1:]}
-                self._held[walk] = self._gather(self._walks[walk])
-            found = self._held[walk].get(name)
+        """Moments of a tensor, None where nothing was seen of its inputs. Those of its walk are held from then on."""
+        if name not in self._held:
+            walk = next((names for names in self.walks if name in names), None)
+            if walk is None:
+                return None
+            with self._lock:
+                self.hold(walk)
+        found = self._moments.get(name)
         return None if found is None or found.is_empty else found
 
     def of_expert(self, name: str, expert: int) -> ExpertEvidence | None:
@@ -71,7 +110,7 @@ class Evidence:
         moments = self.of(name)
         if moments is None:
             return None
-        with self._cases_lock:  # others that want the same one wait for it
+        with self._lock:  # others that want the same one wait for it
             found = self._cases.get((name, expert))
             if found is None:
                 while len(self._cases) > 1 and sum(case.nbytes for case in self._cases.values()) > _CASES_NBYTES:
@@ -79,15 +118,21 @@ class Evidence:
                 found = self._cases[name, expert] = moments.of_expert(expert)
         return found
 
-    def _gather(self, names: frozenset[str]) -> dict[str, Moments]:
-        counted = self._experts if self._coverage is None else frozenset()
-        got = gather(self.source, names, counted=counted, on_chunk=self.on_chunk)
-        if self._coverage is None:
-            self._coverage = coverage_of(got.counts, got.n_chunk * self.source.corpus.n_ctx)
-        return got.moments
 
+class _Both:
+    """Several observers of one reading."""
 
-def _routed(shapes: Mapping[str, Shape]) -> frozenset[str]:
-    """One expert stack of every layer that has some."""
-    by_layer = {layer_of(name): name for name, (n_expert, _) in shapes.items() if n_expert > 1}
-    return frozenset(by_layer.values())
+    def __init__(self, observers: list[Observer]) -> None:
+        self._observers = observers
+
+    def wants(self, name: str) -> bool:
+        return any(one.wants(name) for one in self._observers)
+
+    def begin_group(self, index: int) -> None:
+        for one in self._observers:
+            one.begin_group(index)
+
+    def __call__(self, seen: Activations) -> None:
+        for one in self._observers:
+            if one.wants(seen.name):
+                one(seen)

@@ -14,9 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufkit.errors import InputError
-from ggufkit.fitting.corpus import GROUP_CHUNKS
-from ggufkit.fitting.sources import MomentSource, OnChunk
 from ggufkit.fitting.walks import MAX_WIDTH
 from ggufkit.runtime.activations import Activations
 from quant.covariance import Covariance
@@ -82,22 +79,21 @@ def _prior(part: Covariance) -> float:
 class MomentsObserver:
     """Adds to the part that the group in hand belongs to. Tensors with one input share one pair of covariances.
 
-    names    whose moments are wanted
-    counted  of these only the tokens of each expert are counted
-    counts   (n_expert,) int64 by name, of both
+    names   whose moments are wanted
+    counts  tokens of each expert (n_expert,) int64 by name, of expert stacks
     """
 
-    def __init__(self, names: frozenset[str], counted: frozenset[str] = frozenset()) -> None:
+    def __init__(self, names: frozenset[str]) -> None:
         self.moments: dict[str, Moments] = {}
         self.counts: dict[str, NDArray[np.int64]] = {}
-        self._names, self._wanted = names, names | counted
+        self._names = names
         self._owner: dict[str, str] = {}  # tensor -> the tensor that gathers for it
         self._first: dict[tuple[int, int], str] = {}  # of the micro-batch in hand: input, n_expert -> its first tensor
         self._seen: set[str] = set()
         self._hold_out = False
 
     def wants(self, name: str) -> bool:
-        return name in self._wanted
+        return name in self._names
 
     def begin_group(self, index: int) -> None:
         self._hold_out = index % HOLD_OUT_EVERY == 1
@@ -115,8 +111,6 @@ class MomentsObserver:
         if seen.experts is not None:
             now = np.bincount(seen.experts.reshape(-1), minlength=seen.n_expert)
             self.counts[seen.name] = now + self.counts.get(seen.name, 0)
-        if seen.name not in self._names:
-            return
         first = self._first.setdefault((seen.source, seen.n_expert), seen.name)
         owner = self._owner.setdefault(seen.name, first)
         if owner != seen.name:
@@ -128,26 +122,3 @@ class MomentsObserver:
             self.moments[seen.name] = Moments(fit, held)
         pair = self.moments[seen.name]
         (pair.held_out if self._hold_out else pair.fit).add(seen.x, seen.experts)
-
-
-@dataclass(frozen=True, slots=True)
-class Gathered:
-    """What one reading gave: moments by tensor name, tokens of each expert (n_expert,) by name, chunks read."""
-
-    moments: dict[str, Moments]
-    counts: dict[str, NDArray[np.int64]]
-    n_chunk: int
-
-
-def gather(
-    source: MomentSource, names: frozenset[str], *, counted: frozenset[str] = frozenset(), on_chunk: OnChunk
-) -> Gathered:
-    """Moments of `names` in one reading; see `MomentsObserver`. Raises InputError for a text too short to judge on."""
-    observer = MomentsObserver(names, counted)
-    n_chunk = source.observe(observer, on_chunk)
-    if n_chunk <= GROUP_CHUNKS:
-        raise InputError(
-            f"the calibration text has {n_chunk} chunks of {source.corpus.n_ctx} tokens; fitting needs more than "
-            f"{GROUP_CHUNKS}, a part to fit on and a part to judge on. Pass more text, or --effort fast."
-        )
-    return Gathered(observer.moments, observer.counts, n_chunk)

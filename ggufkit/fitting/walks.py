@@ -1,11 +1,10 @@
 """Which tensors' moments are gathered in one walk through the calibration text, and how much memory they take.
 
-Knows names, shapes and a number of bytes. Does not know texts or models. Moments of one walk and of the walk before it
-are in memory at once, because workers end one tensor while others begin the next.
+Knows names, shapes and a number of bytes. Does not know texts or models. Moments of one walk are in memory at a time.
 """
 
 from collections.abc import Mapping
-from itertools import groupby, pairwise
+from itertools import groupby
 
 from ggufkit.recipes.quantizable import Role, layer_of, role_of
 from quant.covariance import block_width
@@ -17,24 +16,16 @@ _ATTENTION = (Role.ATTN_Q, Role.ATTN_K, Role.ATTN_V, Role.ATTN_OUTPUT)
 
 
 def plan_walks(shapes: Mapping[str, Shape], max_nbytes: int) -> list[frozenset[str]]:
-    """Names that are gathered together, in order: as many tensors as keep two walks in a row within `max_nbytes`.
+    """Names that are gathered together, in order: as many tensors as have moments of `max_nbytes` together.
 
     What shares inputs is never parted, so a walk may be larger where memory is short; see `walks_nbytes`.
     """
-    if walk_nbytes(list(shapes), shapes) <= max_nbytes:  # all of it fits: nothing will be dropped
-        return [frozenset(shapes)] if shapes else []
-    walks = _filled(shapes, max_nbytes // 2)
-    return walks if walks_nbytes(walks, shapes) <= max_nbytes else _filled(shapes, 0)
-
-
-def _filled(shapes: Mapping[str, Shape], room: int) -> list[frozenset[str]]:
-    """Walks of at most `room` bytes each, or of one unit where that is more."""
     out: list[list[str]] = []
     used = 0
     for _, unit in groupby(shapes, key=_unit):
         names = list(unit)
         need = walk_nbytes(names, shapes)
-        if not out or used + need > room:
+        if not out or used + need > max_nbytes:
             out.append([])
             used = 0
         out[-1] += names
@@ -43,9 +34,8 @@ def _filled(shapes: Mapping[str, Shape], room: int) -> list[frozenset[str]]:
 
 
 def walks_nbytes(walks: list[frozenset[str]], shapes: Mapping[str, Shape]) -> int:
-    """Most bytes of moments at once: those of two walks in a row."""
-    sizes = [walk_nbytes(list(names), shapes) for names in walks]
-    return max((a + b for a, b in pairwise(sizes)), default=sum(sizes))
+    """Most bytes of moments at once: those of the largest walk."""
+    return max((walk_nbytes(list(names), shapes) for names in walks), default=0)
 
 
 def walk_nbytes(names: list[str], shapes: Mapping[str, Shape]) -> int:

@@ -7,7 +7,7 @@ Read by recipes (which type for which tensor) and workflows (encode and write). 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, Self
 
 import gguf
 import numpy as np
@@ -135,3 +135,14 @@ class Model:
     def source_nbytes(self) -> int:
         """Bytes of the source's weights; a stored tensor that makes two counts once."""
         return sum({(id(ref.file), ref.offset): ref.nbytes for t in self.tensors for ref in t.parts}.values())
+
+    def close(self) -> None:
+        """Close all files. Rows cannot be read after that; everything else stays."""
+        for file in self.files:
+            file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

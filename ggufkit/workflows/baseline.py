@@ -90,11 +90,13 @@ def _header(engine: Engine, chunks: I32Array, text_name: str, content: str) -> B
     n_vocab = read_hparams(engine.header).n_vocab
     n_chunk, n_ctx = chunks.shape
     k, m = entries_for(n_vocab)
+    with open_source(engine.path, allow_requantize=True) as model:
+        structure = structure_of(model).as_dict()
     return BaselineHeader(
         model=dataclasses.asdict(model_facts(engine.path)),
         text={"name": text_name, "sha256": text_digest(content), "tokens_sha256": tokens_digest(chunks)},
         settings=engine_settings(engine),
-        structure=structure_of(open_source(engine.path, allow_requantize=True)).as_dict(),
+        structure=structure,
         n_ctx=n_ctx,
         n_chunk=n_chunk,
         n_scored=n_ctx - 1 - n_ctx // 2,

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from ggufkit.architectures.source import open_source
 from ggufkit.encoding.destination import copy_path, forget_copy
+from ggufkit.encoding.encoder import PlainEncoder
 from ggufkit.formats.partial import check_space
 from ggufkit.formats.text import EVALUATION_TEXT, read_text, shipped_text
 from ggufkit.runtime import scoring
 from ggufkit.workflows.inspect import inspect
 from ggufkit.workflows.perplexity import standard_error_of_means
-from ggufkit.workflows.quantize import QuantizeSettings, prepare, quantize
+from ggufkit.workflows.quantize import QuantizeSettings, encode, opened
 
 MAX_CHUNKS = 60  # of 512 tokens: enough to tell a broken file, a few seconds on a small model
 
@@ -49,10 +50,9 @@ def require(settings: QuantizeSettings, text: Path | None) -> None:
         read_text(text)
     folder = settings.output.parent
     if settings.source.is_dir() and folder.is_dir():
-        job = prepare(settings)
-        before_nbytes = job.model.source_nbytes
-        what = f"{settings.output.name} and, for the check, an unquantized copy of the source"
-        check_space(folder, job.plan.file_nbytes + before_nbytes, what)
+        with opened(settings) as job:
+            what = f"{settings.output.name} and, for the check, an unquantized copy of the source"
+            check_space(folder, job.plan.file_nbytes + job.model.source_nbytes, what)
 
 
 def check(settings: QuantizeSettings, text: Path | None, on_progress: Update = lambda *_: None) -> Check:
@@ -82,14 +82,14 @@ def runnable(settings: QuantizeSettings) -> Iterator[tuple[Path, str]]:
     if settings.source.is_file():
         yield settings.source, inspect(settings.source).type or "GGUF"
         return
-    widest = max((t.dtype for t in open_source(settings.source).tensors if not t.keep_f32), key=_bits)
     path = copy_path(settings.output, "check")
     try:
-        quantize(
-            dataclasses.replace(
-                settings, output=path, recipe=widest, imatrix=None, fitting=None, resume=False, restart=True, force=True
+        with open_source(settings.source) as model:
+            widest = max((t.dtype for t in model.tensors if not t.keep_f32), key=_bits)
+            copy = dataclasses.replace(
+                settings, output=path, recipe=widest, imatrix=None, resume=False, restart=True, force=True
             )
-        )
+            encode(copy, model, PlainEncoder(settings.encoder))
         yield path, widest
     finally:
         forget_copy(settings.output, "check")

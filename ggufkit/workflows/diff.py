@@ -55,19 +55,17 @@ class DiffReport:
 def diff(settings: DiffSettings, on_progress: Update = lambda *_: None) -> DiffReport:
     """Compare the files. Raises GgufError, CheckpointError, InputError for files that cannot be read."""
     started = time.perf_counter()
-    base = open_source(settings.base, allow_requantize=True)
-    candidate = open_source(settings.candidate, allow_requantize=True)
     facts = model_facts(settings.candidate)
-    try:
+    with (
+        open_source(settings.base, allow_requantize=True) as base,
+        open_source(settings.candidate, allow_requantize=True) as candidate,
+    ):
         findings = list(compare_structure(structure_of(base), structure_of(candidate)))
         findings += type_findings(candidate, facts.type)
         tensors: list[TensorError] = []
         if settings.weights:
             tensors, found = _weights(base, candidate, settings.threads, on_progress)
             findings += found
-    finally:
-        for file in (*base.files, *candidate.files):
-            file.close()
     findings.sort(key=lambda one: one.severity is not Severity.ERROR)
     return DiffReport(settings.base.name, facts, tuple(findings), tuple(tensors), time.perf_counter() - started)
 

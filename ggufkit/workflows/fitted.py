@@ -8,13 +8,17 @@ Knows the order of the steps. Does not print. A checkpoint larger than memory is
 
 import dataclasses
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import quant
-from ggufkit.encoding.destination import check_output, copy_path, forget_copy
+from ggufkit.architectures.source import open_source
+from ggufkit.encoding.destination import copy_path, forget_copy
+from ggufkit.encoding.encoder import PlainEncoder
+from ggufkit.encoding.job import Job, Output, check_place, prepare
+from ggufkit.encoding.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
 from ggufkit.errors import UsageError
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.cost import EffortCost, effort_cost, shapes_of
@@ -25,23 +29,25 @@ from ggufkit.fitting.sensitivity import candidates, measure, tried_tensors
 from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.formats.model import Model
 from ggufkit.formats.partial import check_unfinished
+from ggufkit.recipes.build import make_plan
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.recipe import Recipe
 from ggufkit.recipes.search import Found, PlanOf, Problem, Sensitivity, Target, search
 from ggufkit.runtime import machine
 from ggufkit.runtime.engine import Device
 from ggufkit.workflows.calibrate import texts
-from ggufkit.workflows.quantize import DEFAULT_MAX_MEMORY, QuantizeReport, QuantizeSettings, prepare, quantize
+from ggufkit.workflows.quantize import QuantizeReport, encode, report_of
 
 Update = Callable[[float, float, str], None]
 N_TOKENS = 100_000
+_HEADER_NBYTES = 1 << 20  # what a file owes to calibration is in its header, and not in the plan that is costed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitSettings:
     """What to make and how hard to try.
 
-    quantize     source, output, recipe and the rest; its imatrix and fitting are not used. The pages of the model that
+    quantize     source, output, recipe and the rest; its imatrix is not used. The pages of the model that
                  is run are mapped and do not count for its max_memory; less memory means more walks through the text
     text         calibration texts; empty takes the shipped one
     n_tokens     at most so many of them, spread evenly over the text; None reads everything
@@ -72,81 +78,121 @@ class FitReport:
     seconds: float
 
 
+class FittedJob:
+    """All that is known before the model runs: what `--dry-run` shows. See `opened`."""
+
+    def __init__(self, settings: FitSettings, model: Model) -> None:
+        self.settings, self.model = settings, model
+        text, self.texts = texts(settings.text)
+        self.cost = _cost(settings, model)
+        max_memory = self.cost.peak_nbytes + _HEADER_NBYTES
+        self._job = dataclasses.replace(settings.quantize, imatrix=None, max_memory=max_memory)
+        corpus = Corpus(
+            running_path(self._job), text, n_tokens=settings.n_tokens, threads=self._job.threads or None,
+            device=settings.device, type_name="" if self._job.source.is_file() else quick_type(model),
+        )  # fmt: skip
+        self.evidence = Evidence(
+            WholeModel(corpus), shapes_of(model), moments=_effort(settings) is not Effort.FAST,
+            sums=settings.effort is Effort.FAST, max_nbytes=self.cost.budget_nbytes,
+        )  # fmt: skip
+        self.encoder = encoder_for(
+            settings.effort, self.evidence, held_nbytes=self.cost.held_nbytes, name=self._job.encoder
+        )
+        self.plain = prepare(self._job, model, self.encoder)  # of settings.quantize.recipe, which a target replaces
+
+    def check(self) -> None:
+        """Raise what would keep the end from being reached: hours lie in between."""
+        check_place(self.plain)
+        check_unfinished(self._job.output, resume=self._job.resume)
+        if self.settings.target is not None:
+            check_target(self.settings.target, self.model, self._plan_of)
+
+    def run(self, on_progress: Update = lambda *_: None) -> FitReport:
+        """Do it all."""
+        started = time.perf_counter()
+        self.check()
+        self.evidence.on_chunk = _chunks(on_progress)
+        with running_model(self._job, self.model, on_progress):
+            found = self._choose(on_progress)
+            recipe = found.recipe if found else self._job.recipe
+            job = prepare(dataclasses.replace(self._job, recipe=recipe), self.model, self.encoder)
+            resumed = self._encode(job, on_progress)
+        tally = list(self.encoder.tally.values())
+        seconds = time.perf_counter() - started
+        return FitReport(
+            quantized=report_of(job, resumed, seconds),
+            found=found,
+            texts=self.texts,
+            n_walks=len(self.evidence.walks),
+            coverage=self.evidence.coverage,
+            rows_fitted=sum(row["fitted"] for row in tally),
+            rows_plain=sum(row["plain"] for row in tally),
+            seconds=seconds,
+        )
+
+    def _choose(self, on_progress: Update) -> Found | None:
+        if self.settings.target is None:
+            return None
+        return choose_types(
+            self.settings.target, self.model, self.evidence, self.evidence.source.corpus,
+            plan_of=self._plan_of, n_probe=self.settings.n_probe, on_progress=on_progress,
+        )  # fmt: skip
+
+    def _encode(self, job: Job, on_progress: Update) -> int:
+        """Walk after walk: gather, then encode what was gathered for. Returns the bytes that were there before."""
+        walks = self.evidence.walks
+        plain = {t.name for t in job.plan.tensors}.difference(*walks)
+        with Output(job, lambda p: on_progress(p.done_nbytes, p.total_nbytes, f"encode {p.tensor}")) as out:
+            out.encode(self.encoder, plain)
+            for names in walks:
+                self.evidence.hold(names)
+                out.encode(self.encoder, names)
+            out.finish(self.encoder)
+        return out.resumed_nbytes
+
+    def _plan_of(self, recipe: Recipe) -> QuantPlan:
+        return prepare(dataclasses.replace(self._job, recipe=recipe), self.model, self.encoder).plan
+
+
+@contextmanager
+def opened(settings: FitSettings) -> Iterator[FittedJob]:
+    """The job, while its source is open. Raises what `quantize` raises before its first byte."""
+    source = settings.quantize
+    with open_source(source.source, allow_requantize=source.allow_requantize) as model:
+        yield FittedJob(settings, model)
+
+
 def quantize_fitted(settings: FitSettings, on_progress: Update = lambda *_: None) -> FitReport:
     """Do it all. Raises what `quantize`, `calibrate` and `search` raise."""
-    started = time.perf_counter()
-    text, names = texts(settings.text)
-    cost = cost_of(settings)
-    job = dataclasses.replace(settings.quantize, imatrix=None, max_memory=cost.peak_nbytes)
-    model = _checked(job)
-    try:
-        if settings.target is not None:
-            check_target(settings.target, model, planner(job))
-        with running_model(job, model, on_progress) as running:
-            corpus = Corpus(
-                running, text, n_tokens=settings.n_tokens, threads=job.threads or None, device=settings.device,
-                type_name="" if job.source.is_file() else quick_type(model),
-            )  # fmt: skip
-            evidence = Evidence(
-                WholeModel(corpus), shapes_of(model), max_nbytes=cost.budget_nbytes, on_chunk=_chunks(on_progress)
-            )
-            encoder = encoder_for(settings.effort, evidence, shapes_of(model), held_nbytes=cost.held_nbytes)
-            job = dataclasses.replace(job, fitting=encoder)
-            found = None
-            if settings.target is not None:
-                found = choose_types(
-                    settings.target, model, evidence, corpus,
-                    plan_of=planner(job), n_probe=settings.n_probe, on_progress=on_progress,
-                )  # fmt: skip
-                job = dataclasses.replace(job, recipe=found.recipe)
-            report = quantize(job, lambda p: on_progress(p.done_nbytes, p.total_nbytes, f"encode {p.tensor}"))
-    finally:
-        for file in model.files:
-            file.close()
-    tally = list(encoder.tally.values())
-    return FitReport(
-        quantized=report,
-        found=found,
-        texts=names,
-        n_walks=cost.n_walks,
-        coverage=encoder.coverage,
-        rows_fitted=sum(row["fitted"] for row in tally),
-        rows_plain=sum(row["plain"] for row in tally),
-        seconds=time.perf_counter() - started,
-    )
-
-
-def _checked(settings: QuantizeSettings) -> Model:
-    """The source's model, after all that would keep the end from being reached is looked for: hours lie in between."""
-    job = prepare(settings)
-    try:
-        check_output(settings, [file.path for file in job.model.files], job.plan.file_nbytes)
-        check_unfinished(settings.output, resume=settings.resume)
-    except BaseException:
-        for file in job.model.files:
-            file.close()
-        raise
-    return job.model
+    with opened(settings) as job:
+        return job.run(on_progress)
 
 
 def encoder_for(
-    effort: Effort, evidence: Evidence, covers: Container[str], *, held_nbytes: int = 0
+    effort: Effort, evidence: Evidence, *, held_nbytes: int = 0, name: quant.Encoder = quant.Encoder.GGUFKIT
 ) -> ImportanceEncoder | FittedEncoder:
-    """The row encoder of an effort; second moments are gathered only where it needs them."""
+    """The row encoder of an effort. `name` is whose bytes `fast` makes; error feedback is ggufkit's own."""
     if effort is Effort.FAST:
-        return ImportanceEncoder(covers, evidence.source, evidence.on_chunk, held_nbytes)
-    return FittedEncoder(evidence, covers, effort, held_nbytes)
+        return ImportanceEncoder(evidence, held_nbytes, name)
+    return FittedEncoder(evidence, effort, held_nbytes)
 
 
 def cost_of(settings: FitSettings) -> EffortCost:
     """What `quantize_fitted` will cost with these settings; reads headers only. Raises UsageError where the memory
     does not suffice."""
-    job = prepare(dataclasses.replace(settings.quantize, max_memory=None))
-    for file in job.model.files:
-        file.close()
-    # types are chosen with second moments, whatever the effort
-    effort = Effort.BALANCED if settings.target and settings.effort is Effort.FAST else settings.effort
-    return effort_cost(job.model, job.plan, effort, threads=job.threads, max_memory=cap_of(settings))
+    with opened(settings) as job:
+        return job.cost
+
+
+def _cost(settings: FitSettings, model: Model) -> EffortCost:
+    plan = make_plan(model, settings.quantize.recipe, importance=shapes_of(model))
+    threads = settings.quantize.threads or machine.choose_threads().n
+    return effort_cost(model, plan, _effort(settings), threads=threads, max_memory=cap_of(settings))
+
+
+def _effort(settings: FitSettings) -> Effort:
+    """What evidence is needed: types are chosen with second moments, whatever the effort."""
+    return Effort.BALANCED if settings.target and settings.effort is Effort.FAST else settings.effort
 
 
 def cap_of(settings: FitSettings) -> int:
@@ -154,22 +200,29 @@ def cap_of(settings: FitSettings) -> int:
     return settings.quantize.max_memory or max(DEFAULT_MAX_MEMORY, machine.memory().total // 2)
 
 
+def running_path(settings: QuantizeSettings) -> Path:
+    """The GGUF of the model that llama.cpp runs: the source where it is one, else a quick file beside the output."""
+    return settings.source if settings.source.is_file() else copy_path(settings.output, "calibration")
+
+
 @contextmanager
 def running_model(settings: QuantizeSettings, model: Model, on_progress: Update) -> Iterator[Path]:
-    """A GGUF of the model that llama.cpp can run: the source where it is one, else a quick file, deleted afterwards."""
-    if settings.source.is_file():
-        yield settings.source
+    """The file at `running_path`; a quick file is made first, and deleted afterwards."""
+    path = running_path(settings)
+    if path == settings.source:
+        yield path
         return
-    quick, kind = copy_path(settings.output, "calibration"), quick_type(model)
+    kind = quick_type(model)
     forget_copy(settings.output, "calibration")
+    quick = dataclasses.replace(
+        settings, output=path, recipe=kind, imatrix=None, force=True, resume=False, restart=False
+    )
     try:
-        quantize(
-            dataclasses.replace(
-                settings, output=quick, recipe=kind, imatrix=None, fitting=None, force=True, resume=False, restart=False
-            ),
+        encode(
+            quick, model, PlainEncoder(),
             lambda p: on_progress(p.done_nbytes, p.total_nbytes, f"quick {kind} file to calibrate on"),
-        )
-        yield quick
+        )  # fmt: skip
+        yield path
     finally:
         forget_copy(settings.output, "calibration")
 
@@ -181,13 +234,8 @@ def running_source(source: Path, output: Path, on_progress: Update) -> Iterator[
         yield source
         return
     settings = QuantizeSettings(source=source, output=output)
-    model = prepare(settings).model
-    try:
-        with running_model(settings, model, on_progress) as running:
-            yield running
-    finally:
-        for file in model.files:
-            file.close()
+    with open_source(source) as model, running_model(settings, model, on_progress) as running:
+        yield running
 
 
 def quick_type(model: Model) -> str:
@@ -227,18 +275,6 @@ def check_target(target: Target, model: Model, plan_of: PlanOf) -> None:
             for t in tensors
         }
         search(Problem(tensors, guessed, plan_of, "guessed"), target)
-
-
-def planner(settings: QuantizeSettings) -> PlanOf:
-    """The finished plan that these settings give with another recipe."""
-
-    def plan_of(recipe: Recipe) -> QuantPlan:
-        job = prepare(dataclasses.replace(settings, recipe=recipe))
-        for file in job.model.files:
-            file.close()
-        return job.plan
-
-    return plan_of
 
 
 def _chunks(on_progress: Update) -> Callable[[int, int], None]:

@@ -143,10 +143,8 @@ def _examine_alone(path: Path, facts: ModelFacts, stored: Baseline) -> tuple[Fin
         base = Structure.from_dict(stored.header.structure)
     except ValueError as error:
         raise InputError(f"{stored.path}: the baseline does not say what the model is made of: {error}.") from error
-    model = open_source(path, allow_requantize=True)
-    for file in model.files:
-        file.close()
-    types = type_findings(model, facts.type)
+    with open_source(path, allow_requantize=True) as model:
+        types = type_findings(model, facts.type)
     return (*compare_structure(base, structure_of(model)), *types, *unreadable_blocks(path))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ggufkit.formats.model import Hparams
 from ggufkit.recipes.recipe import Recipe
 from ggufkit.runtime import machine, memory
-from ggufkit.workflows.quantize import Job, QuantizeSettings, notes, prepare
+from ggufkit.workflows.quantize import Job, QuantizeSettings, notes, opened
 
 CONTEXTS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
@@ -92,10 +92,8 @@ def plan(
         max_memory=max_memory,
         allow_requantize=allow_requantize,
     )
-    job = prepare(settings)
-    for file in job.model.files:
-        file.close()
-    return plan_report(job)
+    with opened(settings) as job:
+        return plan_report(job)
 
 
 def plan_report(job: Job, *, memory_nbytes: int | None = None) -> PlanReport:

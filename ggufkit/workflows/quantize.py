@@ -4,39 +4,19 @@ Knows the order of the steps: open, plan, check space and memory, encode, finish
 """
 
 import time
-from collections.abc import Callable, Container
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-
-import quant
 from ggufkit.architectures.source import open_source
-from ggufkit.encoding import pipeline
-from ggufkit.encoding.destination import check_output, forget_copy
-from ggufkit.encoding.memory import slab_size
-from ggufkit.encoding.provenance import identity, provenance
+from ggufkit.encoding.encoder import RowEncoder, plain_encoder
+from ggufkit.encoding.job import Job, OnProgress, Progress, prepare, write
 from ggufkit.encoding.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
-from ggufkit.errors import ImatrixError, InputError, OutputError
-from ggufkit.formats.gguf_writer import header_bytes
-from ggufkit.formats.imatrix import Imatrix, read_imatrix
 from ggufkit.formats.model import Model
-from ggufkit.formats.partial import PartialFile, partial_path
-from ggufkit.recipes.build import make_plan, tensor_rows
 from ggufkit.recipes.plan import QuantPlan
-from ggufkit.runtime import machine
 
-__all__ = ["DEFAULT_MAX_MEMORY", "Job", "Progress", "QuantizeReport", "QuantizeSettings", "prepare", "quantize"]
-
-
-class Progress(NamedTuple):
-    """Bytes of the output that are done, of how many, and the tensor in work."""
-
-    done_nbytes: int
-    total_nbytes: int
-    tensor: str
+__all__ = ["DEFAULT_MAX_MEMORY", "Job", "Progress", "QuantizeReport", "QuantizeSettings", "opened", "quantize"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,124 +32,43 @@ class QuantizeReport:
     notes: tuple[str, ...] = field(default=())
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Everything known before the first byte is encoded: what `--dry-run` shows."""
-
-    model: Model
-    plan: QuantPlan
-    imatrix: Imatrix | None
-    threads: int
-    slab_weights: int
-    peak_nbytes: int
-    identity: str
-
-
-def prepare(settings: QuantizeSettings) -> Job:
-    """Open the source, plan the output, size the slabs. Reads headers only; writes nothing."""
-    model = open_source(settings.source, allow_requantize=settings.allow_requantize)
-    imatrix = _matching_imatrix(settings, model)
-    extra = provenance(settings, model, imatrix) if settings.provenance else ()
-    plan = make_plan(model, settings.recipe, importance=_covered(settings, imatrix), extra_metadata=extra)
-    threads = settings.threads or machine.choose_threads().n
-    fitting = settings.fitting
-    held = fitting.held_nbytes if fitting else settings.imatrix.stat().st_size if settings.imatrix else 0
-    per_weight = fitting.bytes_per_weight if fitting else pipeline.BYTES_PER_WEIGHT
-    slab_weights, peak = slab_size(
-        plan, threads, settings.max_memory or DEFAULT_MAX_MEMORY, held_nbytes=held, bytes_per_weight=per_weight
-    )
-    return Job(
-        model, plan, imatrix, threads, slab_weights, peak, identity(settings, model, output_header(plan), imatrix)
-    )
-
-
-def quantize(settings: QuantizeSettings, on_progress: Callable[[Progress], None] = lambda _: None) -> QuantizeReport:
+def quantize(settings: QuantizeSettings, on_progress: OnProgress = lambda _: None) -> QuantizeReport:
     """Make the file. Raises InputError for a bad source, OutputError for a bad place, UsageError for bad settings.
 
-    The result is under its final name only when it is complete. Ctrl-C or a crash leaves `OUTPUT.partial` and its
-    journal, which `resume` continues to the same bytes.
+    The result is under its final name only when it is complete; see `encoding.job.Output`.
     """
+    with open_source(settings.source, allow_requantize=settings.allow_requantize) as model:
+        return encode(settings, model, plain_encoder(settings, model), on_progress)
+
+
+def encode(
+    settings: QuantizeSettings, model: Model, encoder: RowEncoder, on_progress: OnProgress = lambda _: None
+) -> QuantizeReport:
+    """The same for a model that is open, with any encoder."""
     started = time.perf_counter()
-    job = prepare(settings)
-    try:
-        resumed = _write(settings, job, on_progress)
-    finally:
-        for file in job.model.files:
-            file.close()
+    job = prepare(settings, model, encoder)
+    resumed = write(job, encoder, on_progress)
+    return report_of(job, resumed, time.perf_counter() - started)
+
+
+def report_of(job: Job, resumed_nbytes: int, seconds: float) -> QuantizeReport:
+    """The report of a job that is done."""
     return QuantizeReport(
         plan=job.plan,
-        output=settings.output,
-        seconds=time.perf_counter() - started,
-        resumed_nbytes=resumed,
+        output=job.settings.output,
+        seconds=seconds,
+        resumed_nbytes=resumed_nbytes,
         n_weights=job.plan.n_weights,
         source_nbytes=job.model.source_nbytes,
         notes=notes(job),
     )
 
 
-def _write(settings: QuantizeSettings, job: Job, on_progress: Callable[[Progress], None]) -> int:
-    header = output_header(job.plan)
-    check_output(settings, (file.path for file in job.model.files), job.plan.file_nbytes)
-    forget_copy(settings.output, "check")
-
-    def on_verified(done: int, total: int) -> None:
-        on_progress(Progress(done, total, "looking through what is there"))
-
-    with closing(
-        PartialFile(
-            settings.output, job.plan.file_nbytes, job.identity, resume=settings.resume, on_verified=on_verified
-        )
-    ) as out:
-        resumed = out.done_nbytes
-        if not out.kept(0, len(header)):
-            out.write(0, np.frombuffer(header, dtype=np.uint8))
-        plain = pipeline.PlainEncoder(job.imatrix, settings.encoder, settings.allow_nonfinite)
-        encoder = settings.fitting or plain
-
-        def on_slab(slab: pipeline.Slab) -> None:
-            on_progress(Progress(out.done_nbytes, job.plan.file_nbytes, slab.planned.name))
-
-        try:
-            pipeline.run(
-                job.plan, out, encoder,
-                threads=job.threads, slab_weights=job.slab_weights,
-                allow_nonfinite=settings.allow_nonfinite, on_slab=on_slab,
-            )  # fmt: skip
-        except (InputError, quant.QuantError) as error:
-            if not isinstance(error.__cause__, OSError):  # a disk that went away may come back, with --resume
-                out.discard()  # the source is at fault; no resume can help
-            raise
-        except OSError as error:
-            raise OutputError(
-                f"{partial_path(settings.output)}: {error.strerror}. What is written is kept; "
-                "make room and run again with --resume."
-            ) from error
-        out.finish()
-    return resumed
-
-
-def _covered(settings: QuantizeSettings, imatrix: Imatrix | None) -> Container[str] | None:
-    """Names of the tensors that have importance, None where there is none at all."""
-    if settings.fitting is not None:
-        return settings.fitting.covers
-    return imatrix.entries if imatrix else None
-
-
-def output_header(plan: QuantPlan) -> bytes:
-    """Everything before the tensor data."""
-    return header_bytes(plan.metadata, tensor_rows(plan.tensors), plan.alignment)
-
-
-def _matching_imatrix(settings: QuantizeSettings, model: Model) -> Imatrix | None:
-    if settings.imatrix is None:
-        return None
-    if not settings.imatrix.exists():
-        raise ImatrixError(f"{settings.imatrix} does not exist. Pass the importance file that goes with this model.")
-    imatrix = read_imatrix(settings.imatrix)
-    try:
-        return imatrix.check_matches(model)
-    except ImatrixError as error:
-        raise ImatrixError(f"{settings.imatrix}: {error}") from error
+@contextmanager
+def opened(settings: QuantizeSettings) -> Iterator[Job]:
+    """The job that `quantize` would do, while its source is open."""
+    with open_source(settings.source, allow_requantize=settings.allow_requantize) as model:
+        yield prepare(settings, model, plain_encoder(settings, model))
 
 
 def notes(job: Job) -> tuple[str, ...]:
@@ -181,9 +80,9 @@ def notes(job: Job) -> tuple[str, ...]:
     lossy = {t.tensor.dtype for t in tensors if t.tensor.dtype not in (*floats, t.qtype.name)}
     if lossy:
         lines.append(f"the source is {', '.join(sorted(lossy))} already; its loss stays in the result")
-    if job.imatrix is not None:
-        lines += job.imatrix.notes
-        uncovered = [t.name for t in tensors if t.qtype.is_quantized and t.name not in job.imatrix.entries]
+    lines += job.notes
+    if job.covers is not None:
+        uncovered = [t.name for t in tensors if t.qtype.is_quantized and t.name not in job.covers]
         if uncovered:
             lines.append(f"no importance for {len(uncovered)} tensors, {', '.join(uncovered[:3])} among them")
     return tuple(lines)

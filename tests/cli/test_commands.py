@@ -172,11 +172,7 @@ def test_a_file_without_permission_is_no_usage_error(verb: str, q8_0: Path, monk
 
 
 def test_what_is_compared_with_is_converted_and_nothing_else(tmp_path: Path) -> None:
-    class Refusing:
-        def __getattr__(self, name: str) -> None:
-            raise AssertionError(f"the fitting was asked for {name}")
-
-    settings = QuantizeSettings(source=MODEL, output=tmp_path / "x.gguf", fitting=Refusing())
+    settings = QuantizeSettings(source=MODEL, output=tmp_path / "x.gguf", imatrix=tmp_path / "not there")
     with check.runnable(settings) as (path, name):
         assert (name, inspect(path).type) == ("BF16", "BF16")
     assert os.listdir(tmp_path) == []

@@ -235,7 +235,7 @@ def test_costs_are_found_again() -> None:
     assert fit_cost([Probe(0.1, -1e-6, 1e-5)]) == pytest.approx(Cost(0.0, 0.0), abs=1e-6)
 
 
-def test_walks_keep_two_in_a_row_within_the_memory() -> None:
+def test_walks_keep_within_the_memory() -> None:
     shapes = {"output.weight": (1, 256)}
     for layer in range(10):
         names = ("attn_k", "attn_output", "attn_q", "ffn_down_exps", "ffn_gate_exps", "ffn_up_exps")
@@ -252,7 +252,6 @@ def test_walks_keep_two_in_a_row_within_the_memory() -> None:
 
 
 def test_the_least_memory_is_enough() -> None:
-    """Greedy walks may need more than walks of single units do, where one of these is large."""
     shapes = {"output.weight": (1, 1024), "blk.0.attn_q.weight": (1, 1024)}
     shapes |= {"blk.0.ffn_down_exps.weight": (8, 3584), "blk.0.ffn_up_exps.weight": (8, 256)}
     least = walks_nbytes(plan_walks(shapes, 0), shapes)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit.workflows.quantize import QuantizeSettings, prepare
+from ggufkit.workflows.quantize import QuantizeSettings, opened
 
 ROOT = Path(__file__).resolve().parents[2]
 CAP = 448 << 20
@@ -30,9 +30,8 @@ def test_checkpoint_larger_than_the_cap_passes_under_it(tmp_path: Path) -> None:
     source = make(tmp_path / "source", n_embd=4096, n_ff=2560, n_vocab=4096)
     weights = json.loads((source / "model.safetensors.index.json").read_text())["weight_map"]
     assert sum(f.stat().st_size for f in source.glob("*.safetensors")) > CAP, weights.keys()
-    planned = prepare(
-        QuantizeSettings(source=source, output=tmp_path / "out.gguf", threads=2, max_memory=CAP)
-    ).peak_nbytes
+    with opened(QuantizeSettings(source=source, output=tmp_path / "out.gguf", threads=2, max_memory=CAP)) as job:
+        planned = job.peak_nbytes
     shown = subprocess.run(
         [sys.executable, "-c", CHILD, str(source), str(tmp_path / "out.gguf"), str(CAP)],
         cwd=ROOT, capture_output=True, text=True,

@@ -22,7 +22,8 @@ MIXTRAL = model_of(SHAPES["mixtral-8x7b"])
 
 
 def job_of(model: Model, recipe: str) -> Job:
-    return Job(model, make_plan(model, recipe), None, threads=8, slab_weights=1, peak_nbytes=GIB, identity="")
+    settings = QuantizeSettings(source=Path("source"), output=Path("out.gguf"), recipe=recipe)
+    return Job(settings, model, make_plan(model, recipe), None, (), 8, slab_weights=1, peak_nbytes=GIB, identity="")
 
 
 def test_plan_of_a_file_is_what_quantize_writes(tmp_path: Path) -> None:

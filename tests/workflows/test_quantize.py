@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 import quant
-from ggufkit.encoding import pipeline
+from ggufkit.encoding import slabs
 from ggufkit.encoding.destination import copy_path
 from ggufkit.errors import InputError, OutputError, UsageError
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.partial import journal_path, partial_path
-from ggufkit.workflows.quantize import Progress, QuantizeSettings, prepare, quantize
+from ggufkit.workflows.quantize import Progress, QuantizeSettings, opened, quantize
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "tiny-mixtral"
@@ -62,7 +62,7 @@ def test_same_bytes_for_any_threads_and_slabs(
     hashes = set()
     for threads, slab in ((1, 1 << 22), (3, 1 << 10), (2, 5000)):
         out = tmp_path / f"{threads}.gguf"
-        monkeypatch.setattr(pipeline, "SLAB_WEIGHTS", slab)
+        monkeypatch.setattr(slabs, "SLAB_WEIGHTS", slab)
         quantize(settings(out, threads=threads, encoder=encoder))
         hashes.add(sha256(out))
     assert len(hashes) == 1
@@ -97,7 +97,7 @@ def test_resume_finishes_to_the_same_bytes(after: int, tmp_path: Path, monkeypat
     assert partial_path(out).exists()
     with pytest.raises(OutputError, match="--resume"):
         quantize(settings(out))
-    monkeypatch.setattr(pipeline, "SLAB_WEIGHTS", 7 << 10)  # another slab size than the first run
+    monkeypatch.setattr(slabs, "SLAB_WEIGHTS", 7 << 10)  # another slab size than the first run
     seen: list[Progress] = []
     report = quantize(settings(out, resume=True, threads=1), seen.append)
     assert report.resumed_nbytes > 0
@@ -249,8 +249,10 @@ def test_a_disk_that_fills_up_keeps_what_is_done(tmp_path: Path, monkeypatch: py
 
 def test_importance_counts_in_the_planned_memory(tmp_path: Path) -> None:
     imatrix = DATA.parent / "tiny-mixtral.imatrix.gguf"
-    without, with_it = (prepare(settings(tmp_path / "x", imatrix=i, provenance=False)) for i in (None, imatrix))
-    assert with_it.peak_nbytes >= without.peak_nbytes + imatrix.stat().st_size
+    with opened(settings(tmp_path / "x", provenance=False)) as job:
+        without = job.peak_nbytes
+    with opened(settings(tmp_path / "x", imatrix=imatrix, provenance=False)) as job:
+        assert job.peak_nbytes >= without + imatrix.stat().st_size
 
 
 def test_existing_output_is_kept_without_force(tmp_path: Path) -> None:

@@ -9,7 +9,10 @@ from gguf import GGUF_DEFAULT_ALIGNMENT
 from numpy.typing import NDArray
 
 import quant
-from ggufkit.encoding import pipeline
+from ggufkit.encoding.encoder import PlainEncoder
+from ggufkit.encoding.executors.threads import Threads
+from ggufkit.encoding.pipeline import encode_slabs
+from ggufkit.encoding.slabs import SLAB_WEIGHTS, slabs
 from ggufkit.errors import OutputError
 from ggufkit.formats.gguf_writer import header_bytes
 from ggufkit.formats.model import Model, ModelTensor
@@ -31,7 +34,8 @@ def write_as_it_is(path: Path, model: Model, *, threads: int) -> None:
         with _Scratch(path, plan.file_nbytes) as out:
             header = header_bytes(plan.metadata, tensor_rows(plan.tensors), plan.alignment)
             out.write(0, np.frombuffer(header, dtype=np.uint8))
-            pipeline.run(dataclasses.replace(plan, tensors=there), out, pipeline.PlainEncoder(), threads=threads)
+            rows = slabs(dataclasses.replace(plan, tensors=there), SLAB_WEIGHTS)
+            encode_slabs(rows, out, PlainEncoder(), Threads(threads))
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}. Make room on that disk.") from error
 
@@ -56,14 +60,11 @@ def own_type(tensor: ModelTensor) -> quant.QuantType:
 
 
 class _Scratch:
-    """The part of `PartialFile` that the pipeline needs, without its journal."""
+    """What `PartialFile` is to the pipeline, without a journal."""
 
     def __init__(self, path: Path, nbytes: int) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o600)
         os.ftruncate(self._fd, nbytes)
-
-    def kept(self, offset: int, nbytes: int) -> bool:
-        return False
 
     def write(self, offset: int, data: U8Array) -> None:
         view = np.ascontiguousarray(data).reshape(-1).data

@@ -1,0 +1,167 @@
+"""A job: everything that is known before the first byte is encoded, and the output file while it is made.
+
+    with open_source(…) as model:
+        encoder = plain_encoder(settings, model)
+        write(prepare(settings, model, encoder), encoder)
+
+Whoever has evidence to gather in between opens an `Output` and has it encode some tensors at a time, in any order.
+Does not print, does not know click.
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection, Container
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+
+import quant
+from ggufkit.encoding.destination import check_output, forget_copy
+from ggufkit.encoding.encoder import RowEncoder
+from ggufkit.encoding.executors import Executor
+from ggufkit.encoding.executors.threads import Threads
+from ggufkit.encoding.memory import slab_size
+from ggufkit.encoding.pipeline import encode_slabs
+from ggufkit.encoding.provenance import identity, provenance
+from ggufkit.encoding.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
+from ggufkit.encoding.slabs import Slab, slabs
+from ggufkit.errors import InputError, OutputError
+from ggufkit.formats.gguf_writer import header_bytes
+from ggufkit.formats.model import Model
+from ggufkit.formats.partial import PartialFile, partial_path
+from ggufkit.recipes.build import make_plan, tensor_rows
+from ggufkit.recipes.plan import QuantPlan
+from ggufkit.runtime import machine
+
+
+class Progress(NamedTuple):
+    """Bytes of the output that are done, of how many, and the tensor in work."""
+
+    done_nbytes: int
+    total_nbytes: int
+    tensor: str
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Job:
+    """What `--dry-run` shows.
+
+    covers  names of the tensors that have importance, None where there is none at all
+    notes   what a person should know of the encoder
+    """
+
+    settings: QuantizeSettings
+    model: Model
+    plan: QuantPlan
+    covers: Container[str] | None
+    notes: tuple[str, ...]
+    threads: int
+    slab_weights: int
+    peak_nbytes: int
+    identity: str
+
+
+def prepare(settings: QuantizeSettings, model: Model, encoder: RowEncoder) -> Job:
+    """Plan the output and size the slabs. Reads headers only; writes nothing."""
+    extra = provenance(settings, model, encoder) if settings.provenance else ()
+    plan = make_plan(model, settings.recipe, importance=encoder.covers, extra_metadata=extra)
+    threads = settings.threads or machine.choose_threads().n
+    slab_weights, peak = slab_size(
+        plan, Threads(threads).n_slabs, settings.max_memory or DEFAULT_MAX_MEMORY,
+        held_nbytes=encoder.held_nbytes, bytes_per_weight=encoder.bytes_per_weight,
+    )  # fmt: skip
+    digest = identity(settings, model, output_header(plan), encoder)
+    return Job(settings, model, plan, encoder.covers, encoder.notes, threads, slab_weights, peak, digest)
+
+
+def output_header(plan: QuantPlan) -> bytes:
+    """Everything before the tensor data."""
+    return header_bytes(plan.metadata, tensor_rows(plan.tensors), plan.alignment)
+
+
+def check_place(job: Job) -> None:
+    """Raise OutputError where the output cannot be written, before any work."""
+    check_output(job.settings, [file.path for file in job.model.files], job.plan.file_nbytes)
+
+
+def write(job: Job, encoder: RowEncoder, on_progress: OnProgress = lambda _: None) -> int:
+    """Make the file; returns the bytes that an earlier run had left. See `Output`."""
+    with Output(job, on_progress) as out:
+        out.encode(encoder)
+        out.finish(encoder)
+    return out.resumed_nbytes
+
+
+class Output:
+    """The file of a job while it is made: encode all its tensors, a few or all at a time, then finish it.
+
+    It is under its final name only when it is complete. Ctrl-C or a crash leaves `OUTPUT.partial` and its journal,
+    which `settings.resume` continues to the same bytes; where nothing was encoded yet, or the source is at fault, they
+    go.
+
+    resumed_nbytes  bytes that an earlier run had left
+    """
+
+    def __init__(self, job: Job, on_progress: OnProgress = lambda _: None, executor: Executor | None = None) -> None:
+        self._job, self._on_progress = job, on_progress
+        self._executor = executor or Threads(job.threads)
+        check_place(job)
+        forget_copy(job.settings.output, "check")
+        self._out = PartialFile(
+            job.settings.output, job.plan.file_nbytes, job.identity, resume=job.settings.resume,
+            on_verified=lambda done, total: on_progress(Progress(done, total, "looking through what is there")),
+        )  # fmt: skip
+        self.resumed_nbytes = self._out.done_nbytes
+
+    def todo(self, names: Container[str] | None = None) -> list[Slab]:
+        """Slabs of those tensors, or of all, that an earlier run did not leave."""
+        every = slabs(self._job.plan, self._job.slab_weights, names)
+        return [slab for slab in every if not self._out.kept(slab.offset, slab.nbytes)]
+
+    def encode(self, encoder: RowEncoder, names: Collection[str] | None = None) -> None:
+        """Encode those tensors, or all. Raises InputError where weights are not finite, OutputError for a full disk."""
+
+        def on_slab(slab: Slab) -> None:
+            self._on_progress(Progress(self._out.done_nbytes, self._job.plan.file_nbytes, slab.planned.name))
+
+        self._keeping(
+            lambda: encode_slabs(
+                self.todo(names), self._out, encoder, self._executor,
+                allow_nonfinite=self._job.settings.allow_nonfinite, on_slab=on_slab,
+            )
+        )  # fmt: skip
+
+    def finish(self, encoder: RowEncoder) -> None:
+        """Write the header with all that the encoder knows by now, and give the file its name."""
+        late = {kv.key: kv for kv in encoder.metadata}
+        metadata = tuple(late.get(kv.key, kv) for kv in self._job.plan.metadata)
+        header = output_header(dataclasses.replace(self._job.plan, metadata=metadata))
+        assert len(header) == self._job.plan.data_offset, "the encoder's metadata changed its size"
+        self._keeping(lambda: self._out.write(0, np.frombuffer(header, dtype=np.uint8)))
+        self._out.finish()
+        self._on_progress(Progress(self._job.plan.file_nbytes, self._job.plan.file_nbytes, "done"))
+
+    def _keeping(self, work: Callable[[], None]) -> None:
+        """Do it; what is written is kept where another run may get further, and removed where no resume can help."""
+        try:
+            work()
+        except (InputError, quant.QuantError) as error:
+            if not isinstance(error.__cause__, OSError):  # a disk that went away may come back, with --resume
+                self._out.discard()
+            raise
+        except OSError as error:
+            raise OutputError(
+                f"{partial_path(self._job.settings.output)}: {error.strerror}. What is written is kept; "
+                "make room and run again with --resume."
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None and not self._out.done_nbytes:
+            self._out.discard()
+        self._out.close()
