@@ -35,9 +35,11 @@ _CASES_NBYTES = 256 << 20  # experts in hand are kept up to this size, and two o
 class Evidence:
     """Evidence by tensor name.
 
-    shapes      (n_expert, n_per_row) of every tensor that may be asked for, in the order of the file
-    moments     whether second moments are gathered, `max_nbytes` at a time
-    sums        whether sums of squares are
+    shapes   (n_expert, n_per_row) of every tensor that may be asked for, in the order of the file
+    moments  whether second moments are gathered, `max_nbytes` at a time
+    sums     whether sums of squares are
+    walks    names that are gathered together
+    seen     names of the walks that are done
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Evidence:
         self.walks = source.walks(shapes, max_nbytes) if moments else [frozenset(shapes)] if shapes else []
         self.sums: dict[str, InputSums] = {}
         self.counts: dict[str, I64Array] = {}  # tokens of each expert, of the walks that are done
+        self.seen: frozenset[str] = frozenset()
         self._n_tokens = 0
         self._held: frozenset[str] = frozenset()
         self._moments: dict[str, Moments] = {}
@@ -78,11 +81,10 @@ class Evidence:
             return
         self._held, self._moments = frozenset(), {}
         self._cases.clear()
-        seen: list[Observer] = []
         of_moments, of_sums = MomentsObserver(names), SumsObserver(names.__contains__)
-        seen += [of_moments] if self._with_moments else []
-        seen += [of_sums] if self._with_sums and not names <= self.sums.keys() else []
-        n_chunk = self.source.observe(_Both(seen), self.on_chunk)
+        observers: list[Observer] = [of_moments] if self._with_moments else []
+        observers += [of_sums] if self._with_sums and not names <= self.seen else []
+        n_chunk = self.source.observe(_All(observers), self.on_chunk)
         n_ctx = self.source.corpus.n_ctx
         if self._with_moments and n_chunk <= GROUP_CHUNKS:
             raise InputError(
@@ -92,6 +94,7 @@ class Evidence:
         self._n_tokens = n_chunk * n_ctx
         self.sums |= of_sums.sums
         self.counts |= of_moments.counts | {name: sums.counts for name, sums in of_sums.sums.items()}
+        self.seen |= names
         self._held, self._moments = names, of_moments.moments
 
     def of(self, name: str) -> Moments | None:
@@ -119,7 +122,7 @@ class Evidence:
         return found
 
 
-class _Both:
+class _All:
     """Several observers of one reading."""
 
     def __init__(self, observers: list[Observer]) -> None:

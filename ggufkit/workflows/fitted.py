@@ -145,7 +145,8 @@ class FittedJob:
         with Output(job, lambda p: on_progress(p.done_nbytes, p.total_nbytes, f"encode {p.tensor}")) as out:
             out.encode(self.encoder, plain)
             for names in walks:
-                self.evidence.hold(names)
+                if self.settings.effort is not Effort.FAST or not names <= self.evidence.seen:
+                    self.evidence.hold(names)
                 out.encode(self.encoder, names)
             out.finish(self.encoder)
         return out.resumed_nbytes

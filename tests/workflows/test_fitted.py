@@ -23,11 +23,13 @@ from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.walks import moments_nbytes, plan_walks, walks_nbytes
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.partial import journal_path, partial_path
+from ggufkit.formats.tensor import TensorRef
 from ggufkit.recipes.search import Target
 from ggufkit.workflows.calibrate import CalibrateSettings, calibrate
-from ggufkit.workflows.fitted import FitReport, FitSettings, cost_of, quantize_fitted
+from ggufkit.workflows.fitted import FitReport, FitSettings, cost_of, opened, quantize_fitted
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
 from tests.architectures import tiny
+from tests.workflows.faults import only, rewrite
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "models" / "tiny-mixtral"
@@ -88,6 +90,58 @@ def test_the_file_says_what_it_owes_to_calibration(base: Path, tmp_path: Path) -
         assert file.value("ggufkit.fit.n_tokens") == N_TOKENS
         least, median = (file.value(f"ggufkit.fit.expert_tokens.{which}") for which in ("least", "median"))
     assert len(least) == 4 and all(0 < a < b < N_TOKENS for a, b in zip(least, median, strict=True))
+
+
+def test_a_plan_is_made_without_running_the_model(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_: object) -> None:
+        raise AssertionError("the model was run")
+
+    monkeypatch.setattr(WholeModel, "observe", run)
+    job = QuantizeSettings(source=base, output=tmp_path / "out.gguf", recipe="IQ2_XXS", threads=1)
+    for effort in Effort:
+        with opened(FitSettings(quantize=job, effort=effort)) as fit:
+            fit.check()
+            assert fit.plain.plan.metadata[-1].value == [0, 0, 0, 0]  # tokens of experts: not known before
+
+
+@pytest.mark.parametrize(("effort", "said"), [(Effort.FAST, "ggml"), (Effort.BALANCED, "ggufkit")])
+def test_the_file_says_whose_encoder_made_it(effort: Effort, said: str, base: Path, tmp_path: Path) -> None:
+    """Error feedback is ggufkit's own; fast with ggml's encoder is what llama-imatrix and llama-quantize would give."""
+    ours = QuantizeSettings(source=base, output=tmp_path / "ours.gguf", recipe="Q4_0", threads=1)
+    ggml = dataclasses.replace(ours, output=tmp_path / "ggml.gguf", encoder=quant.Encoder.GGML)
+    for job in (ours, ggml):
+        quantize_fitted(FitSettings(quantize=job, effort=effort, n_tokens=8 * 512))
+    with closing(GgufFile.open(ggml.output)) as file, closing(GgufFile.open(ours.output)) as other:
+        assert file.value("ggufkit.encoder") == said
+        same = [a.raw_rows(0, a.n_rows).tobytes() == b.raw_rows(0, b.n_rows).tobytes()
+                for a, b in zip(file.tensors, other.tensors, strict=True) if a.dtype == "Q4_0"]  # fmt: skip
+    assert all(same) if said == "ggufkit" else not any(same)
+
+
+@pytest.mark.parametrize("effort", [Effort.FAST, Effort.BALANCED])
+def test_weights_that_are_not_finite_are_stored_where_allowed(effort: Effort, base: Path, tmp_path: Path) -> None:
+    """One row of the output matrix, which no activation passes through."""
+
+    def spoilt(ref: TensorRef, raw: np.ndarray) -> np.ndarray:
+        raw[5, :2] = np.frombuffer(b"\xc0\x7f", np.uint8)  # a bf16 NaN
+        return raw
+
+    bad = rewrite(base, tmp_path / "bad.gguf", edit=only("output.weight", spoilt))
+    out = {}
+    for source, name in ((base, "good"), (bad, "bad")):
+        job = QuantizeSettings(source=source, output=tmp_path / f"{name}-Q.gguf", recipe="Q4_0", threads=1)
+        fit = FitSettings(quantize=job, effort=effort, n_tokens=8 * 512)
+        if source == bad:
+            with pytest.raises(InputError, match=r"output.weight .*row 5 column 0 is nan.*--allow-nonfinite"):
+                quantize_fitted(fit)
+            fit = dataclasses.replace(fit, quantize=dataclasses.replace(job, allow_nonfinite=True))
+        quantize_fitted(fit)
+        with closing(GgufFile.open(job.output)) as file:
+            out[name] = {t.name: t.raw_rows(0, t.n_rows) for t in file.tensors}
+    rows = np.arange(len(out["good"]["output.weight"])) != 5
+    for name, raw in out["good"].items():
+        kept = rows if name == "output.weight" else slice(None)
+        assert np.array_equal(raw[kept], out["bad"][name][kept]), name
 
 
 def test_coverage_is_the_same_at_every_effort(base: Path, tmp_path: Path) -> None:
