@@ -63,7 +63,9 @@ def encode_slab(slab: Slab, encode: RowEncoder, *, allow_nonfinite: bool) -> U8A
             f"{source.file.path}: {source.name} ({where}): {error} (rows counted from {slab.start}). "
             "The checkpoint is damaged or overflowed in training; pass --allow-nonfinite to encode it all the same."
         ) from error
-    if qtype.is_quantized and tensor.dtype == qtype.name and tensor.has_stored_rows:  # encoding their values again need not give them back
+    if (
+        qtype.is_quantized and tensor.dtype == qtype.name and tensor.has_stored_rows
+    ):  # encoding their values again need not give them back
         blocks = tensor.raw_rows(slab.expert, slab.start, slab.stop)
     else:
         blocks = encode(slab.planned, slab.expert, w)

@@ -179,20 +179,17 @@ class _Seen(NamedTuple):
 
 def _by_layer(settings: CalibrateSettings, text: str, on_progress: Update) -> _Seen:
     """Run the source layer by layer; where it cannot be cut, a quick quantized file of it."""
-    model = open_source(settings.model)
-    try:
-        source = LayerByLayer(model, _corpus(settings, text), layers_folder(settings.output))
-    except EngineError as error:
-        return _on_quick_file(settings, text, on_progress, f"{error}. It was run as a quick quantized file.")
-    try:
-        with closing(source):
-            sums = gather_sums(source, _wants(settings), on_progress)
-    except KeyboardInterrupt as error:
-        error.add_note("interrupted; finished layers are kept beside the output. Go on with the same command.")
-        raise
-    finally:
-        for file in model.files:
-            file.close()
+    with open_source(settings.model) as model:
+        try:
+            source = LayerByLayer(model, _corpus(settings, text), layers_folder(settings.output))
+        except EngineError as error:
+            return _on_quick_file(settings, text, on_progress, f"{error}. It was run as a quick quantized file.")
+        try:
+            with closing(source):
+                sums = gather_sums(source, _wants(settings), on_progress)
+        except KeyboardInterrupt as error:
+            error.add_note("interrupted; finished layers are kept beside the output. Go on with the same command.")
+            raise
     return _Seen(sums, source.n_chunk)
 
 

@@ -176,9 +176,12 @@ def test_same_bytes_whatever_the_threads_and_walks(base: Path, tmp_path: Path) -
 
 
 def test_fast_is_what_calibrate_and_then_imatrix_give(base: Path, tmp_path: Path) -> None:
-    calibrate(CalibrateSettings(model=base, output=tmp_path / "imatrix.gguf", process_output=True, threads=1))
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT[:40_000])
+    out = tmp_path / "imatrix.gguf"
+    calibrate(CalibrateSettings(model=base, output=out, text=(text,), process_output=True, threads=1))
     job = QuantizeSettings(source=base, output=tmp_path / "one.gguf", recipe="Q3_K_M", threads=1, provenance=False)
-    quantize_fitted(FitSettings(quantize=job, effort=Effort.FAST, n_tokens=None))
+    quantize_fitted(FitSettings(quantize=job, effort=Effort.FAST, text=(text,), n_tokens=None))
     quantize(dataclasses.replace(job, output=tmp_path / "two.gguf", imatrix=tmp_path / "imatrix.gguf"))
     assert differences_between(tmp_path / "one.gguf", tmp_path / "two.gguf") < 0.002
 
