@@ -9,9 +9,11 @@ from collections.abc import Iterable
 
 from gguf import GGML_QUANT_VERSION, GGUFValueType, Keys
 
+from ggufkit.architectures.arithmetic import check_arithmetic
 from ggufkit.architectures.config import Config
 from ggufkit.architectures.families import FAMILIES
 from ggufkit.architectures.family import Family
+from ggufkit.architectures.hparams import check_sizes
 from ggufkit.architectures.naming import general_metadata
 from ggufkit.architectures.tensors import map_tensors
 from ggufkit.architectures.vocabulary import vocabulary_metadata
@@ -49,6 +51,7 @@ def convert(checkpoint: Checkpoint, *, name: str | None = None) -> Model:
     """
     family = find_family(checkpoint)
     config = Config(checkpoint.path, checkpoint.config, family.defaults, checkpoint.notes)
+    check_sizes(config)
     tensors, dropped = map_tensors(family, config, checkpoint.tensors.values())
     arch = family.arch_name
     entries: list[KV] = [KV(Keys.General.ARCHITECTURE, GGUFValueType.STRING, arch)]
@@ -59,6 +62,7 @@ def convert(checkpoint: Checkpoint, *, name: str | None = None) -> Model:
     entries += vocabulary_metadata(family, config)
     last = {kv.key: kv for rule in family.after for kv in rule(config, arch)}
     entries = [kv for kv in entries if kv.key not in last] + list(last.values())
+    check_arithmetic(family, config, tensors)
     metadata = _resolve(entries, tensors)
     return Model(
         hparams=hparams_of(str(checkpoint.path), {kv.key: kv for kv in metadata}),

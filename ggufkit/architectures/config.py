@@ -4,7 +4,7 @@ Knows the several places where RoPE parameters stand (transformers 4 and 5). Doe
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,13 @@ class Config:
         self.notes: list[str] = [] if notes is None else notes
         text = values.get("text_config")  # a model that also sees or hears keeps the language model's values there
         self._values = {**values, **text} if isinstance(text, dict) else values
+        self.read: set[str] = set()
         self._defaults = defaults
         self.rope = _rope_parameters(self)
 
     def get(self, *names: str) -> Any:
         """The first of `names` that is set, else the first that has a default, else None."""
+        self.read.update(names)
         for name in names:
             if self._values.get(name) is not None:
                 return self._values[name]
@@ -41,6 +43,15 @@ class Config:
             if (default := self._defaults.get(name)) is not None:
                 return default(self) if callable(default) else default
         return None
+
+    def stated(self, name: str) -> Any:
+        """What config.json says and nothing else; None where it is silent. Does not count as read."""
+        return self._values.get(name)
+
+    @property
+    def names(self) -> Iterable[str]:
+        """Every name that config.json has."""
+        return self._values.keys()
 
     def integer(self, *names: str) -> int:
         """A required whole number of at least 1. Raises CheckpointError that names it."""

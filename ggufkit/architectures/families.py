@@ -8,6 +8,7 @@ of the configuration classes of transformers 5.23.
 from gguf import MODEL_ARCH, GGUFValueType, Keys
 
 from ggufkit.architectures import hparams as hp
+from ggufkit.architectures.arithmetic import ANY, GELU_TANH, WINDOW, Values
 from ggufkit.architectures.bends import absorbed, changed, halves, interleaved, renamed
 from ggufkit.architectures.config import Default, deepseek_scoring, even_head_dim, same_as
 from ggufkit.architectures.family import (
@@ -89,6 +90,7 @@ _SHARED_EXPERT: dict[str, Shape] = {
 }
 _INTERLEAVED = {"attn_q.*": interleaved(n_head), "attn_k.*": interleaved(n_head_kv)}
 _LLAMA_RULES = (*hp.COMMON, hp.FILE_TYPE, hp.VOCAB_SIZE, hp.rope_dimension)
+_WINDOW: dict[str, Values] = {"sliding_window": WINDOW}
 _ROPE: dict[str, Default] = {"rope_theta": 10000.0}
 
 _PHI2_RULES = (
@@ -123,6 +125,14 @@ _PHI3_RULES = (
     hp.FILE_TYPE,
     hp.sliding_window,
 )
+_PHI3_LAYER: dict[str, Shape] = {
+    "attn_norm.weight": (n_embd,),
+    "attn_qkv.weight": (n_qkv, n_embd),
+    "attn_output.weight": (n_embd, n_q),
+    "ffn_norm.weight": (n_embd,),
+    "ffn_up.weight": (n_ff_2, n_embd),
+    "ffn_down.weight": (n_embd, n_ff),
+}
 
 LLAMA = Family(
     title="Llama 1 (7B to 65B), Llama 2 (7B to 70B), Llama 3.x, Code Llama",
@@ -158,6 +168,7 @@ MISTRAL = Family(
     computed=llama3_factors,
     defaults=_ROPE
     | {"max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "num_key_value_heads": 8, "head_dim": even_head_dim},
+    computes=_WINDOW,
 )
 
 MIXTRAL = Family(
@@ -181,6 +192,7 @@ MIXTRAL = Family(
         "num_local_experts": 8,
         "num_experts_per_tok": 2,
     },
+    computes=_WINDOW,
 )
 
 PHI2 = Family(
@@ -194,6 +206,7 @@ PHI2 = Family(
     layers=(Layers(_PHI2_LAYER),),
     defaults=_ROPE | {"partial_rotary_factor": 0.5, "layer_norm_eps": 1e-5, "max_position_embeddings": 2048},
     pre_alias={"gpt-2": "phi-2"},
+    computes={"hidden_act": (None, *GELU_TANH), "partial_rotary_factor": ANY},
 )
 
 PHI3 = Family(
@@ -205,18 +218,7 @@ PHI3 = Family(
     rules=_PHI3_RULES,
     vocab=(VocabKind.SPM_PHI3, VocabKind.BPE),
     whole=_WHOLE,
-    layers=(
-        Layers(
-            {
-                "attn_norm.weight": (n_embd,),
-                "attn_qkv.weight": (n_qkv, n_embd),
-                "attn_output.weight": (n_embd, n_q),
-                "ffn_norm.weight": (n_embd,),
-                "ffn_up.weight": (n_ff_2, n_embd),
-                "ffn_down.weight": (n_embd, n_ff),
-            }
-        ),
-    ),
+    layers=(Layers(_PHI3_LAYER),),
     computed=longrope_factors,
     defaults=_ROPE
     | {
@@ -226,9 +228,10 @@ PHI3 = Family(
         "num_key_value_heads": same_as("num_attention_heads"),
         "partial_rotary_factor": 1.0,
     },
+    computes=_WINDOW | {"partial_rotary_factor": ANY},
 )
 
-_QWEN_DEFAULTS = _ROPE | {"max_position_embeddings": 32768, "rms_norm_eps": 1e-6}
+_QWEN_DEFAULTS = _ROPE | {"max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "use_sliding_window": False}
 
 QWEN2 = Family(
     title="Qwen2, Qwen2.5",
@@ -240,6 +243,7 @@ QWEN2 = Family(
     whole=_WHOLE,
     layers=(Layers(_ATTENTION | _QKV_BIAS | _DENSE),),
     defaults=_QWEN_DEFAULTS | {"num_key_value_heads": 32},
+    computes=_WINDOW,
 )
 
 QWEN2_MOE = Family(
@@ -261,6 +265,7 @@ QWEN2_MOE = Family(
         "moe_intermediate_size": 1408,
         "shared_expert_intermediate_size": 5632,
     },
+    computes=_WINDOW | {"norm_topk_prob": (None, False)},
 )
 
 QWEN3 = Family(
@@ -274,6 +279,7 @@ QWEN3 = Family(
     layers=(Layers(_ATTENTION | _HEAD_NORMS | _DENSE),),
     optional=_QKV_BIAS,
     defaults=_QWEN_DEFAULTS | {"num_key_value_heads": 32, "head_dim": 128},
+    computes=_WINDOW,
 )
 
 QWEN3_MOE = Family(
@@ -289,6 +295,7 @@ QWEN3_MOE = Family(
     splits=_MLP_FUSED,
     defaults=_QWEN_DEFAULTS
     | {"num_key_value_heads": 4, "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768},
+    computes=_WINDOW | {"norm_topk_prob": (True,)},
 )
 
 OLMOE = Family(
@@ -310,11 +317,16 @@ OLMOE = Family(
         "num_experts": 64,
         "num_experts_per_tok": 8,
     },
+    computes={"norm_topk_prob": (None, False), "rms_norm_eps": (None, 1e-5)},
 )
 
 _POST_NORMS: dict[str, Shape] = {"post_attention_norm.weight": (n_embd,), "post_ffw_norm.weight": (n_embd,)}
 _TIED: dict[str, Shape] = {name: _WHOLE[name] for name in ("token_embd.weight", "output_norm.weight")}
 _NO_PREFIX = (hp.fixed(Keys.Tokenizer.ADD_PREFIX, GGUFValueType.BOOL, False),)
+_GEMMA_COMPUTES: dict[str, Values] = (
+    dict.fromkeys(("hidden_act", "hidden_activation"), (None, "gelu", *GELU_TANH))  # "gelu" means the same in them
+    | dict.fromkeys(("sliding_window", "layer_types", "final_logit_softcapping", "query_pre_attn_scalar"), ANY)
+)
 _GEMMA_DEFAULTS: dict[str, Default] = {"rms_norm_eps": 1e-6, "head_dim": 256, "tie_word_embeddings": True}
 
 GEMMA2 = Family(
@@ -344,6 +356,7 @@ GEMMA2 = Family(
     layers=(Layers(_ATTENTION | _DENSE | _POST_NORMS),),
     bends={"*norm.weight": changed(plus_one)},
     defaults=_GEMMA_DEFAULTS | {"max_position_embeddings": 8192, "num_key_value_heads": 4},
+    computes=_GEMMA_COMPUTES | {"attn_logit_softcapping": ANY},
 )
 
 GEMMA3 = Family(
@@ -367,6 +380,7 @@ GEMMA3 = Family(
     defaults=_GEMMA_DEFAULTS
     | {"max_position_embeddings": 131072, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 262208}
     | {"rope_theta": 1e6, "rope_local_base_freq": 10000.0, "sliding_window": 4096},
+    computes=_GEMMA_COMPUTES,
 )
 
 _SHARED_EXPERTS: dict[str, Shape] = {
@@ -390,6 +404,15 @@ _Q_LORA: dict[str, Shape] = {
     "attn_q_b.weight": (n_q_mla, q_lora_rank),
 }
 
+_DEEPSEEK_EXPERTS = (
+    hp.u32(Keys.LLM.EXPERT_SHARED_COUNT, "n_shared_experts", low=0),
+    hp.f32(Keys.LLM.EXPERT_WEIGHTS_SCALE, "routed_scaling_factor"),
+    hp.boolean(Keys.LLM.EXPERT_WEIGHTS_NORM, "norm_topk_prob"),
+)
+_DEEPSEEK_COMPUTES: dict[str, Values] = dict.fromkeys((
+    "kv_lora_rank", "q_lora_rank", "first_k_dense_replace", "n_shared_experts", "routed_scaling_factor", "n_group",
+    "topk_group", "topk_method", "norm_topk_prob", "scoring_func", "mscale", "mscale_all_dim", "rope_interleave",
+), ANY)  # fmt: skip
 _MLA_LAYERS = (
     Layers(_MLA),
     Layers(_Q_WHOLE, lambda config, _: config.get("q_lora_rank") is None),
@@ -412,9 +435,7 @@ DEEPSEEK = Family(
         hp.query_rank,
         hp.latent_attention,
         hp.EXPERT_FEED_FORWARD,
-        hp.u32(Keys.LLM.EXPERT_SHARED_COUNT, "n_shared_experts", low=0),
-        hp.f32(Keys.LLM.EXPERT_WEIGHTS_SCALE, "routed_scaling_factor"),
-        hp.boolean(Keys.LLM.EXPERT_WEIGHTS_NORM, "norm_topk_prob"),
+        *_DEEPSEEK_EXPERTS,
         hp.u32(Keys.Rope.DIMENSION_COUNT, "qk_rope_head_dim"),
         hp.yarn_log_multiplier,
     ),
@@ -428,6 +449,7 @@ DEEPSEEK = Family(
     defaults=_ROPE
     | {"rms_norm_eps": 1e-6, "head_dim": same_as("qk_rope_head_dim"), "scoring_func": deepseek_scoring}
     | {"num_experts_per_tok": 8, "moe_intermediate_size": 1407, "n_shared_experts": 2},
+    computes=_DEEPSEEK_COMPUTES,
 )
 
 FAMILIES = (LLAMA, MISTRAL, MIXTRAL, PHI2, PHI3, QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, OLMOE, GEMMA2, GEMMA3, DEEPSEEK)

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 
 from gguf import MODEL_ARCH, MODEL_ARCH_NAMES
 
+from ggufkit.architectures.arithmetic import Values
 from ggufkit.architectures.bends import Bender, Splitter
 from ggufkit.architectures.config import Config, Default, Size
 from ggufkit.architectures.hparams import Rule
@@ -175,6 +176,8 @@ class Family:
     computed   tensors that are made from config.json
     pre_alias  the family's name for a pre-tokenizer that it shares with others
     defaults   what transformers fills in where config.json is silent
+    computes   keys of config.json that change what is computed → the values that llama.cpp's graph of the family
+               computes, where they are other than `arithmetic.COMMON` says
     """
 
     title: str
@@ -196,6 +199,7 @@ class Family:
     computed: Callable[[Config], Iterable[ModelTensor]] | None = None
     pre_alias: Mapping[str, str] = field(default_factory=dict)
     after: tuple[Rule, ...] = ()
+    computes: Mapping[str, Values] = field(default_factory=dict)
     n_layer: Size = n_layer
 
     @property

@@ -20,6 +20,24 @@ U32, F32 = GGUFValueType.UINT32, GGUFValueType.FLOAT32
 _KNOWN_ROPE = ("default", "linear", "yarn", "su", "longrope", "dynamic", "llama3")
 
 
+def check_sizes(config: Config) -> None:
+    """Sizes that llama.cpp divides by each other, or dies of. Raises CheckpointError that names the entry."""
+    n_head, n_head_kv = config.integer("num_attention_heads"), config.n_head_kv
+    n_expert, used = (
+        config.get("num_local_experts", "num_experts", "n_routed_experts"),
+        config.get("num_experts_per_tok"),
+    )
+    wrong = None
+    if n_head % n_head_kv:
+        wrong = f"num_key_value_heads is {n_head_kv}, wanted a divisor of the {n_head} attention heads"
+    elif config.head_dim % 2:
+        wrong = f"head_dim is {config.head_dim}, wanted an even number: RoPE turns pairs"
+    elif isinstance(n_expert, int | float) and isinstance(used, int | float) and used > n_expert:
+        wrong = f"num_experts_per_tok is {used}, wanted at most the {n_expert} experts"
+    if wrong:
+        raise CheckpointError(f"{config.folder / 'config.json'}: {wrong}.")
+
+
 def u32(key: str, *names: str, required: bool = False, low: int = 1) -> Rule:
     """GGUF `key` ← the first of `names` that config.json has; left out where it has none, unless required."""
 
@@ -150,7 +168,13 @@ def partial_rope_dimension(config: Config, arch: str) -> Iterable[KV]:
 
 def n_rot(config: Config) -> int:
     share = config.rope_number("partial_rotary_factor", 1.0)
-    return int(share * config.integer("hidden_size")) // config.integer("num_attention_heads")
+    n = int(share * config.integer("hidden_size")) // config.integer("num_attention_heads")
+    if n < 2 or n % 2 or n > config.head_dim:
+        raise CheckpointError(
+            f"{config.folder / 'config.json'}: partial_rotary_factor {share} gives {n} of {config.head_dim} columns a "
+            "head, wanted an even number of them."
+        )
+    return n
 
 
 def original_context(config: Config, arch: str) -> Iterable[KV]:
@@ -254,7 +278,13 @@ def yarn_log_multiplier(config: Config, arch: str) -> Iterable[KV]:
 
 
 def feed_forward_4x(config: Config, arch: str) -> Iterable[KV]:
-    """Phi-2: four times the embedding, whatever config.json says."""
+    """Phi-2: four times the embedding, which the converter takes for granted."""
+    n_ff, n_embd = config.integer("intermediate_size"), config.integer("hidden_size")
+    if n_ff != 4 * n_embd or config.n_head_kv != config.integer("num_attention_heads"):
+        raise CheckpointError(
+            f"{config.folder / 'config.json'}: intermediate_size is {n_ff} and num_key_value_heads {config.n_head_kv}; "
+            f"a Phi-2 has {4 * n_embd} and as many as heads. Is it another model?"
+        )
     yield KV(Keys.LLM.FEED_FORWARD_LENGTH.format(arch=arch), U32, 4 * config.integer("hidden_size"))
 
 
