@@ -162,8 +162,7 @@ def stats_line(stats: GenerationStats) -> str:
     """One line of what an answer took."""
     why = {
         FinishReason.LENGTH: "the context is full" if stats.context_full else "the wanted length",
-        FinishReason.STOP: f"stop {stats.stop_text!r}",
-        FinishReason.EOG: "the model ended",
+        FinishReason.STOP: "the model ended" if stats.stop_text is None else f"stop {stats.stop_text!r}",
         FinishReason.CANCELLED: "interrupted",
     }[stats.finish_reason]
     return (

@@ -48,6 +48,7 @@ class Engine:
     settings  what the context was opened with
     vocab     the model's tokenizer
     notices   lines a person should see: fallbacks that were taken, and why
+    log       what llama.cpp said while it worked for this engine
     templates renders the chat template; its process ends with the engine
     """
 
@@ -61,13 +62,16 @@ class Engine:
         eval_callback: Any = None,
     ) -> None:
         self.header, self.settings, self.notices = header, settings, tuple(notices)
+        self.log, self.epoch = library.LogRing(), 0
         self._lib: ModuleType = library.load()
         self._eval_callback = eval_callback  # C keeps the pointer as long as the context lives
         self._ctx: Any = None
         boundary.note(self.path, "it is loaded")
-        self._model: Any = load_model(self._lib, self.path, settings, on_load)
+        with self.log.listening():
+            self._model: Any = load_model(self._lib, self.path, settings, on_load)
         try:
-            self._ctx = new_context(self._lib, self._model, self.path, settings, eval_callback)
+            with self.log.listening():
+                self._ctx = new_context(self._lib, self._model, self.path, settings, eval_callback)
             self.vocab = Vocabulary(self._lib, self._model, incomplete_spelling(header.metadata))
         except BaseException:
             self.close()
@@ -186,7 +190,8 @@ class Engine:
         seq     (n,) sequence numbers, or one for all
         logits  (n,) mask of rows wanted, or one value for all
 
-        Ctrl-C ends it early: the sequences of this batch are then cleared and KeyboardInterrupt is raised.
+        A decode that fails, or that Ctrl-C ends with KeyboardInterrupt, takes back what it added: earlier tokens of its
+        sequences stay, and other sequences as they are.
         """
         n, ctx = len(tokens), self.handle
         if not 0 < n <= self.settings.n_batch:
@@ -194,11 +199,12 @@ class Engine:
         if isinstance(pos, int):
             pos = np.arange(pos, pos + n, dtype=np.int32)
         self._batch.fill(tokens, pos, seq, logits)
+        added = _first_positions(pos, seq)
         boundary.note(self.path, "it computes")
-        with self._interrupt.watching(ctx):
+        with self.log.listening(), self._interrupt.watching(ctx):
             rc = self._lib.llama_decode(ctx, self._batch.struct)
-            if rc:
-                self.clear()
+            for number, first in added.items() if rc else ():
+                self.forget(number, first)
         if rc:
             raise self._decode_error(rc, n)
 
@@ -213,14 +219,32 @@ class Engine:
         """The rows asked for in the last decode, in batch order: (n_rows, n_vocab), a view until the next decode."""
         pointer = self._lib.llama_get_logits(self.handle)
         if not pointer or n_rows > self.settings.n_outputs:
-            raise library.engine_error(f"{self.path.name}: llama.cpp holds no {n_rows} rows of logits.")
+            raise library.engine_error(f"{self.path.name}: llama.cpp holds no {n_rows} rows of logits.", self.log)
         address = ctypes.cast(pointer, ctypes.c_void_p).value
         shape = (n_rows, self.vocab.n_vocab)
         return np.ctypeslib.as_array((ctypes.c_float * (shape[0] * shape[1])).from_address(address or 0)).reshape(shape)
 
+    def require_numbers(self, *, whole: bool = False) -> None:
+        """Raise EngineError where the last row of logits holds NaN: its first value, or any value with `whole`."""
+        row = self._lib.llama_get_logits_ith(self.handle, -1)
+        if row and (row[0] != row[0] or (whole and np.isnan(np.ctypeslib.as_array(row, (self.vocab.n_vocab,))).any())):
+            raise EngineError(
+                f"{self.path.name}: the model computes values that are not numbers (NaN logits), so there is no next "
+                "token. Its weights are damaged, or too large for this build. Fetch or make the file again."
+            )
+
+    def forget(self, seq: int, start: int = 0) -> int:
+        """Forget sequence `seq` from position `start` on; how many tokens stay, 0 where the memory cannot be cut."""
+        memory = self._lib.llama_get_memory(self.handle)
+        if self._lib.llama_memory_seq_rm(memory, seq, start, -1):
+            return start
+        self._lib.llama_memory_seq_rm(memory, seq, -1, -1)  # recurrent layers keep no earlier state: all of it goes
+        return 0
+
     def clear(self) -> None:
-        """Forget every sequence."""
+        """Forget every sequence; `epoch` counts how often."""
         self._lib.llama_memory_clear(self._lib.llama_get_memory(self.handle), True)
+        self.epoch += 1
 
     def abort(self) -> None:
         """Stop the decode that another thread is running; it raises EngineError there."""
@@ -234,7 +258,14 @@ class Engine:
             )
         if rc == 2:
             return EngineError(f"{self.path.name}: the computation of {n} tokens was cancelled")
-        return library.engine_error(f"{self.path.name}: llama_decode failed with code {rc} on {n} tokens.")
+        return library.engine_error(f"{self.path.name}: llama_decode failed with code {rc} on {n} tokens.", self.log)
+
+
+def _first_positions(pos: ArrayLike, seq: ArrayLike) -> dict[int, int]:
+    """The first position that a batch adds to each of its sequences."""
+    positions = np.atleast_1d(np.asarray(pos))
+    numbers = np.broadcast_to(np.asarray(seq), positions.shape)
+    return {int(n): int(positions[numbers == n].min()) for n in np.unique(numbers)}
 
 
 def _check_range(**options: tuple[int | None, int]) -> None:

@@ -4,7 +4,7 @@ Python's part is about five microseconds a token at any length: one decode, one 
 and, where stop strings are given, a search over a tail as long as they are. Does not know chats or terminals.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from time import perf_counter
@@ -14,13 +14,18 @@ from ggufkit.runtime import machine
 from ggufkit.runtime.batch import I32Array
 from ggufkit.runtime.engine import Engine
 from ggufkit.runtime.sampling import Sampler, Sampling
+from ggufkit.runtime.sequence import OnPrompt, Sequence
 from ggufkit.runtime.vocabulary import Utf8Stream
 
 
-class FinishReason(StrEnum):
-    """Why a generation ended: the model's end token, a stop string, the wanted or possible length, or the caller."""
+class ContextFullError(InputError):
+    """The prompt leaves no room in the context."""
 
-    EOG = "eog"
+
+class FinishReason(StrEnum):
+    """Why a generation ended, in the words of OpenAI's interface: the model's end token or a stop string, the wanted
+    or possible length (a loop that is cut counts), or the caller."""
+
     STOP = "stop"
     LENGTH = "length"
     CANCELLED = "cancelled"
@@ -30,19 +35,26 @@ class FinishReason(StrEnum):
 class GenerationStats:
     """What a generation did.
 
+    stop_text            the stop string that ended it, None where the model did
+    context_full         finish_reason is `length` because the context had no room left
+    loop                 the text ends in the same so many tokens over and over; 0 where it does not
     seed                 that reproduces it
-    seconds_to_first     from the start to the first token: the prompt's computation
+    n_prompt, n_kept, n_computed  tokens of the prompt, those of an earlier answer that were kept, those computed now;
+                         less than the rest where the prompt was interrupted
     n_generated          tokens drawn, the end token included
+    seconds_to_first     from the start to the first token: the prompt's computation
     prompt_per_second    tokens of the prompt computed a second
     generated_per_second tokens after the first a second
-    context_full         finish_reason is `length` because the context had no room left
     """
 
     finish_reason: FinishReason
     stop_text: str | None
     context_full: bool
+    loop: int
     seed: int
     n_prompt: int
+    n_kept: int
+    n_computed: int
     n_generated: int
     seconds_to_first: float
     seconds: float
@@ -50,7 +62,7 @@ class GenerationStats:
 
     @property
     def prompt_per_second(self) -> float:
-        return self.n_prompt / self.seconds_to_first if self.seconds_to_first else 0.0
+        return self.n_computed / self.seconds_to_first if self.seconds_to_first else 0.0
 
     @property
     def generated_per_second(self) -> float:
@@ -61,7 +73,7 @@ class GenerationStats:
 class StopMatcher:
     """Finds the first stop string in a stream, however it is cut into pieces. Holds back what may become one."""
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Collection[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
         self.found: str | None = None
@@ -90,26 +102,46 @@ class StopMatcher:
         return next((n for n in range(most, 0, -1) if any(stop.startswith(held[-n:]) for stop in self._stops)), 0)
 
 
+LOOP_NTOKENS, LOOP_PERIOD, LOOP_EVERY = 256, 64, 64
+
+
+def find_loop(tokens: list[int]) -> int:
+    """The shortest period, up to LOOP_PERIOD, with which the last LOOP_NTOKENS `tokens` repeat; 0 for none."""
+    tail = tokens[-LOOP_NTOKENS:]
+    if len(tail) < LOOP_NTOKENS:
+        return 0
+    return next((n for n in range(1, LOOP_PERIOD + 1) if tail[-1] == tail[-1 - n] and tail[n:] == tail[:-n]), 0)
+
+
 class Generation:
     """One generation, to be iterated once for its text. `stats` is there when the iteration has ended."""
 
     def __init__(
-        self, engine: Engine, prompt: I32Array, sampling: Sampling, max_tokens: int | None, stop: Sequence[str]
+        self,
+        sequence: Sequence,
+        prompt: I32Array,
+        sampling: Sampling,
+        *,
+        max_tokens: int | None,
+        stop: Collection[str],
+        on_prompt: OnPrompt | None,
     ) -> None:
-        self._engine, self._prompt, self._sampling = engine, prompt, sampling
-        room = engine.settings.n_ctx - len(prompt)
+        self._engine, self._sequence, self._prompt, self._sampling = sequence.engine, sequence, prompt, sampling
+        room = self._engine.settings.n_ctx - len(prompt)
         self._limit = room if max_tokens is None else min(max_tokens, room)
         self._fills_context = max_tokens is None or max_tokens > room
+        self._cuts_loops = max_tokens is None
         self._stop = StopMatcher(stop) if stop else None
+        self._on_prompt = on_prompt
         self._started = self._first = perf_counter()
-        self._n_generated = 0
+        self._n_kept = self._n_generated = self._loop = 0
         self._reason = FinishReason.CANCELLED
         self.seed = -1
         self.stats: GenerationStats | None = None
 
     def __iter__(self) -> Iterator[str]:
         """Pieces of text, never empty. Closing the iterator early ends the generation as `cancelled`."""
-        self._started = perf_counter()
+        self._started = self._first = perf_counter()
         stream, stop = Utf8Stream(), self._stop
         try:
             for piece in self._pieces():
@@ -133,34 +165,45 @@ class Generation:
 
     def _pieces(self) -> Iterator[bytes]:
         """Bytes of each token drawn. The loop that everything is measured by."""
-        engine, vocab = self._engine, self._engine.vocab
+        engine, vocab, sequence = self._engine, self._engine.vocab, self._sequence
         with Sampler(engine, self._sampling) as sampler:
             self.seed = sampler.seed
             sampler.accept(self._prompt)
-            prefill(engine, self._prompt)
-            sample, chain, ctx = engine.lib.llama_sampler_sample, sampler.chain, engine.handle
-            decode_one, piece, eog, limit = engine.decode_one, vocab.piece, vocab.eog, self._limit
+            self._n_kept = sequence.prefill(self._prompt, self._on_prompt)
+            engine.require_numbers(whole=True)
+            sample, append, check = sampler.sample, sequence.append, engine.require_numbers
+            piece, eog, limit, n_prompt = vocab.piece, vocab.eog, self._limit, len(self._prompt)
             for n in range(1, limit + 1):
-                token = sample(chain, ctx, -1)
+                check()
+                token = sample()
                 self._n_generated = n
                 if n == 1:
                     self._first = perf_counter()
                 if token in eog:
-                    self._reason = FinishReason.EOG
+                    self._reason = FinishReason.STOP
                     return
+                if n % LOOP_EVERY == 0:
+                    self._loop = find_loop(sequence.held[n_prompt:])
+                    if self._loop and self._cuts_loops:
+                        self._fills_context = False
+                        break
                 yield piece(token)
                 if n < limit:
-                    decode_one(token)
+                    append(token)
         self._reason = FinishReason.LENGTH
 
     def _make_stats(self) -> GenerationStats:
         found = None if self._stop is None else self._stop.found
+        n_held = min(len(self._sequence.held), len(self._prompt))
         return GenerationStats(
             finish_reason=self._reason,
             stop_text=found,
             context_full=self._reason is FinishReason.LENGTH and self._fills_context,
+            loop=self._loop,
             seed=self.seed,
             n_prompt=len(self._prompt),
+            n_kept=self._n_kept,
+            n_computed=n_held - self._n_kept,
             n_generated=self._n_generated,
             seconds_to_first=max(0.0, self._first - self._started),
             seconds=perf_counter() - self._started,
@@ -174,14 +217,19 @@ def generate(
     *,
     sampling: Sampling | None = None,
     max_tokens: int | None = None,
-    stop: Sequence[str] = (),
+    stop: Collection[str] = (),
+    sequence: Sequence | None = None,
+    on_prompt: OnPrompt | None = None,
 ) -> Generation:
     """Continue `prompt` (n,) token ids. Iterate the result for its text, then read its `stats`.
 
-    max_tokens  None goes on until the model ends or the context is full
+    max_tokens  None goes on until the model ends, repeats itself, or the context is full
     stop        strings that end the text; they are not part of it
+    sequence    of this engine: what it holds of the prompt's beginning is not computed again. None forgets everything
+    on_prompt   called as the prompt is computed
 
-    The engine's earlier sequences are forgotten. Raises InputError for a prompt that is empty or fills the context.
+    Raises InputError for a prompt that is empty or fills the context; on iteration, EngineError where the model
+    computes no numbers.
     """
     if max_tokens is not None and max_tokens < 1:
         raise UsageError(f"max_tokens is {max_tokens}; it must be at least 1")
@@ -190,19 +238,11 @@ def generate(
     if not len(prompt):
         raise InputError("the prompt has no tokens, and this model adds no BOS. Give it a text to continue")
     if len(prompt) >= engine.settings.n_ctx:
-        raise InputError(
+        raise ContextFullError(
             f"the prompt has {len(prompt)} tokens, the context {engine.settings.n_ctx}. "
             "Shorten the prompt, or open the model with a larger --ctx"
         )
-    return Generation(engine, prompt, sampling or Sampling(), max_tokens, stop)
-
-
-def prefill(engine: Engine, prompt: I32Array) -> None:
-    """Compute `prompt` (n,) as sequence 0 from an empty memory; logits of its last token are ready after."""
-    engine.clear()
-    n_batch = engine.settings.n_batch
-    for start in range(0, len(prompt), n_batch):
-        part = prompt[start : start + n_batch]
-        last = start + len(part) == len(prompt)
-        mask = [0] * (len(part) - 1) + [int(last)]
-        engine.decode(part, start, logits=mask)
+    if sequence is None:
+        engine.clear()
+        sequence = Sequence(engine)
+    return Generation(sequence, prompt, sampling or Sampling(), max_tokens=max_tokens, stop=stop, on_prompt=on_prompt)

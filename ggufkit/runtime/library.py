@@ -10,7 +10,9 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -39,7 +41,11 @@ _CONTEXT_DEFAULTS = {
 
 
 class LogRing:
-    """The last lines that llama.cpp logged. Lines arrive from any thread, in pieces."""
+    """The last lines that llama.cpp logged. Lines arrive in pieces.
+
+    Each engine has one and listens with it while it works; `LOG` gets what nobody listens to, such as lines of
+    llama.cpp's own threads.
+    """
 
     def __init__(self, size: int = 200) -> None:
         self.lines: collections.deque[tuple[int, str]] = collections.deque(maxlen=size)
@@ -57,6 +63,15 @@ class LogRing:
             if self.sink is not None:
                 self.sink(self._level, line)
 
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """What llama.cpp logs on this thread comes here inside."""
+        before, _THREAD.ring = _THREAD.ring, self
+        try:
+            yield
+        finally:
+            _THREAD.ring = before
+
     def errors(self, n: int = 4) -> list[str]:
         """The last `n` lines of level error; where there are none, the last warnings."""
         for wanted in (LOG_ERROR, LOG_WARN):
@@ -69,9 +84,16 @@ class LogRing:
 LOG = LogRing()
 
 
-def engine_error(message: str) -> EngineError:
-    """An EngineError that carries what llama.cpp said last, in the message and as `log`."""
-    lines = LOG.errors()
+class _Thread(threading.local):
+    ring = LOG
+
+
+_THREAD = _Thread()
+
+
+def engine_error(message: str, log: LogRing | None = None) -> EngineError:
+    """An EngineError that carries what llama.cpp said last, to `log` or to who listens on this thread."""
+    lines = (log or _THREAD.ring).errors() or LOG.errors()
     said = " llama.cpp said: " + " | ".join(line.strip() for line in lines) if lines else ""
     return EngineError(message + said)
 
@@ -106,7 +128,7 @@ def load() -> ModuleType:
 
 def _capture_log(lib: ModuleType) -> None:
     def on_log(level: int, text: bytes, _user: object) -> None:
-        LOG.add(level, text.decode("utf-8", errors="replace"))
+        _THREAD.ring.add(level, text.decode("utf-8", errors="replace"))
 
     callback = lib.llama_log_callback(on_log)
     lib.llama_log_set(callback, None)

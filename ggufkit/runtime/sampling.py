@@ -73,7 +73,7 @@ class Sampler:
     """A chain for one engine. `seed` is the one in use. Close before the engine; `with` does it."""
 
     def __init__(self, engine: Engine, sampling: Sampling) -> None:
-        self._lib = engine.lib
+        self._engine, self._lib = engine, engine.lib
         self.seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
         self._n_history = sampling.penalty_last_n
         params = self._lib.llama_sampler_chain_default_params()
@@ -83,6 +83,10 @@ class Sampler:
         except BaseException:
             self.close()
             raise
+
+    def sample(self, row: int = -1) -> int:
+        """A token drawn from row `row` of the last decode: its place in the batch, or -1 for the last one."""
+        return int(self._lib.llama_sampler_sample(self.chain, self._engine.handle, row))
 
     def accept(self, tokens: I32Array) -> None:
         """Let penalties see the end of `tokens` (n,), the prompt."""

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ggufkit.errors import InputError, UsageError
+from ggufkit.errors import EngineError, InputError, UsageError
+from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.runtime.engine import Engine
-from ggufkit.runtime.generate import FinishReason, StopMatcher, generate
+from ggufkit.runtime.generate import FinishReason, StopMatcher, find_loop, generate
 from ggufkit.runtime.sampling import Sampling
 
 GREEDY = Sampling(temperature=0)
@@ -59,7 +60,7 @@ def test_the_end_token_ends_and_is_not_shown(engine):
     bias = {engine.vocab.eos: 1e9}
     generation = generate(engine, engine.tokenize("Hello"), sampling=Sampling(temperature=0, logit_bias=bias))
     assert list(generation) == []
-    assert (generation.stats.finish_reason, generation.stats.n_generated) == (FinishReason.EOG, 1)
+    assert (generation.stats.finish_reason, generation.stats.n_generated) == (FinishReason.STOP, 1)
 
 
 def test_a_stop_string_ends_the_text_before_itself(engine):
@@ -115,3 +116,36 @@ def test_no_stop_string_is_ever_shown(pieces, stops):
         shown += matcher.finish()
     assert "".join(pieces).startswith(shown)
     assert not any(stop in shown for stop in stops)
+
+
+def test_a_loop_is_found_by_its_shortest_period():
+    assert find_loop([7] * 300) == 1
+    assert find_loop(list(range(100)) + [1, 2, 3] * 100) == 3
+    assert find_loop([1, 2, 3] * 80) == 0  # too short to be sure
+    assert find_loop(list(range(400))) == 0
+    assert find_loop([1, 2, 3] * 100 + [9]) == 0
+
+
+@pytest.mark.parametrize("max_tokens", [None, 400])
+def test_a_loop_ends_a_text_without_a_wanted_length(engine, max_tokens):
+    bias = {t: float("-inf") for t in range(engine.vocab.n_vocab) if t not in (400, 401)}
+    sampling = Sampling(temperature=0, logit_bias=bias)
+    generation = generate(engine, engine.tokenize("Once"), sampling=sampling, max_tokens=max_tokens)
+    list(generation)
+    stats = generation.stats
+    assert stats.loop > 0
+    assert (stats.finish_reason, stats.context_full) == (FinishReason.LENGTH, False)
+    assert (stats.n_generated == 400) is (max_tokens == 400)
+
+
+def test_values_that_are_no_numbers_are_an_error(stories, tmp_path):
+    spoilt = tmp_path / "nan.gguf"
+    spoilt.write_bytes(stories.read_bytes())
+    header = GgufFile.open(stories)
+    header.close()
+    tensor = next(t for t in header.tensors if t.name == "output_norm.weight")
+    with spoilt.open("r+b") as file:
+        file.seek(tensor.offset)
+        file.write(np.full(64, np.nan, dtype=np.float32).tobytes())
+    with Engine.open(spoilt, n_ctx=64, threads=1) as engine, pytest.raises(EngineError, match=r"NaN logits"):
+        list(generate(engine, engine.tokenize("Once"), max_tokens=4))

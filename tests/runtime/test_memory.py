@@ -14,17 +14,19 @@ MIXTRAL = Hparams("llama", 32, 4096, 32, 8, 8, 2, 32768, 32000, 128, 128)
 GIB = 1 << 30
 
 
-def _logged_mib(text: str) -> float:
-    line = next(line for _, line in reversed(library.LOG.lines) if text in line)
+def _logged_mib(log: library.LogRing, text: str) -> float:
+    line = next(line for _, line in reversed(log.lines) if text in line)
     return float(re.search(r"([\d.]+) MiB", line)[1])
 
 
 @pytest.mark.parametrize("n_ctx", [256, 1024])
 def test_llama_cpp_allocates_what_is_counted(tiny_bf16, n_ctx):
     hparams = read_hparams(GgufFile.open(tiny_bf16))
-    with Engine.open(tiny_bf16, n_ctx=n_ctx, threads=1):
-        assert _logged_mib("KV buffer size") == pytest.approx(memory.kv_nbytes(hparams, n_ctx) / 2**20, abs=0.01)
-        assert _logged_mib("compute buffer size") <= memory.compute_nbytes(hparams, n_ctx) / 2**20
+    with Engine.open(tiny_bf16, n_ctx=n_ctx, threads=1) as engine:
+        assert _logged_mib(engine.log, "KV buffer size") == pytest.approx(
+            memory.kv_nbytes(hparams, n_ctx) / 2**20, abs=0.01
+        )
+        assert _logged_mib(engine.log, "compute buffer size") <= memory.compute_nbytes(hparams, n_ctx) / 2**20
 
 
 def test_the_cache_of_mixtral_takes_128_kib_a_token():

@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 
 from ggufkit.errors import UsageError
-from ggufkit.runtime.generate import generate, prefill
+from ggufkit.runtime.generate import generate
 from ggufkit.runtime.sampling import Sampler, Sampling
+from ggufkit.runtime.sequence import Sequence
+
+
+def prefill(engine, ids):
+    engine.clear()
+    Sequence(engine).prefill(ids)
 
 
 def _names(sampler):
