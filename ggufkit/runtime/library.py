@@ -21,7 +21,7 @@ from ggufkit.errors import EngineError
 from quant import waiting
 
 INSTALL = "Install it: pip install 'llama-cpp-python==0.3.36'"
-LOG_WARN, LOG_ERROR, LOG_CONTINUE = 3, 4, 5  # ggml.h enum ggml_log_level
+LOG_DEBUG, LOG_WARN, LOG_ERROR, LOG_CONTINUE = 1, 3, 4, 5  # ggml.h enum ggml_log_level
 LogSink = Callable[[int, str], None]
 
 # Defaults that llama.cpp fills in. A struct whose layout moved shows other values in these fields.
@@ -59,7 +59,8 @@ class LogRing:
             self._level = level
         *complete, self._partial = (self._partial + text).split("\n")
         for line in complete:
-            self.lines.append((self._level, line))
+            if self._level != LOG_DEBUG:  # hundreds for each context: they would push out what matters
+                self.lines.append((self._level, line))
             if self.sink is not None:
                 self.sink(self._level, line)
 

@@ -22,6 +22,15 @@ def test_errors_come_before_warnings_and_only_the_last_ones():
     assert ring.errors() == ["one", "two"]
 
 
+def test_debugging_does_not_push_out_what_matters():
+    ring = library.LogRing(size=3)
+    ring.add(4, "cannot\n")
+    for _ in range(9):
+        ring.add(1, "input tensor ")
+        ring.add(5, "is used\n")
+    assert ring.errors() == ["cannot"]
+
+
 def test_a_sink_sees_every_line():
     ring, seen = library.LogRing(), []
     ring.sink = lambda level, text: seen.append((level, text))
