@@ -145,4 +145,4 @@ def test_two_engines_keep_their_lines_apart(stories):
         for engine in (one, other):
             sizes.append([line.split()[-2] for _, line in engine.log.lines if "KV buffer size" in line])
     assert [len(lines) for lines in sizes] == [1, 1]
-    assert 2 * float(sizes[0][0]) == float(sizes[1][0])
+    assert float(sizes[0][0]) < float(sizes[1][0])
