@@ -25,7 +25,7 @@ def command(*, model: Path, device: str, as_json: bool, **settings: Any) -> None
     from ggufkit.runtime.engine import Device
     from ggufkit.workflows.baseline import BaselineSettings, make_baseline
 
-    with console.progress(f"baseline {model.name}", unit_bytes=False) as update:
+    with console.progress(f"baseline {model.name}") as update:
         report = make_baseline(BaselineSettings(model=model, device=Device(device), **settings), update)
     if as_json:
         console.print_json(as_dict(report))

@@ -57,7 +57,7 @@ def _calibrate(model: Path, as_json: bool, *, device: str, **settings: Any) -> N
 
     wanted = CalibrateSettings(model=model, device=Device(device), **settings)
     check_settings(wanted)
-    with console.progress(f"calibrate on {model.name}", unit_bytes=False) as update:
+    with console.progress(f"calibrate on {model.name}") as update:
         report = calibrate(wanted, update)
     if as_json:
         console.print_json(as_dict(report))

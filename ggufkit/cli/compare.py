@@ -35,7 +35,7 @@ def command(*, base: Path, candidate: Path, device: str, as_json: bool, **settin
     from ggufkit.runtime.engine import Device
     from ggufkit.workflows.compare import CompareSettings, compare
 
-    with console.progress(f"compare {candidate.name}", unit_bytes=False) as update:
+    with console.progress(f"compare {candidate.name}") as update:
         wanted = CompareSettings(base=base, candidate=candidate, device=Device(device), **settings)
         result = as_dict(compare(wanted, update))
     if as_json:

@@ -13,17 +13,16 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TimeRemainingColumn
+from rich.progress import Progress as Bar
 from rich.table import Column, Table
 from rich.text import Text
 
-from ggufkit.reports.units import human_bytes, human_seconds
+from ggufkit.progress import OnProgress, Progress
+from ggufkit.reports.units import human_bytes, human_count, human_seconds
 
 PLAIN_EVERY_S = 5.0
 GUESS_FROM = 0.05  # of the whole: before that, the time to compile and to load makes every guess a wild one
-
-# what a step calls as it goes on: done, total, a word on what is in hand
-Update = Callable[[float, float, str], None]
 
 
 def out() -> Console:
@@ -61,14 +60,14 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
 
 
 @contextmanager
-def progress(label: str, *, unit_bytes: bool = True) -> Iterator[Update]:
+def progress(label: str) -> Iterator[OnProgress]:
     """A bar with speed and time left on a terminal; elsewhere a line every few seconds."""
     if sys.stderr.isatty():
-        with bar(unit_bytes, Console(stderr=True)) as shown:
-            task = shown.add_task(label, total=None, now="")
-            yield lambda done, total, now: shown.update(task, completed=done, total=total, now=now)
+        with bar(Console(stderr=True)) as shown:
+            task = shown.add_task(label, total=None, unit="", now="")
+            yield lambda p: shown.update(task, completed=p.done, total=p.total, unit=p.unit, now=p.what)
     else:
-        yield plain(label, unit_bytes)
+        yield plain(label)
 
 
 class _Words(ProgressColumn):
@@ -82,17 +81,18 @@ class _Words(ProgressColumn):
         return Text(self._words(task), style=self._style, no_wrap=True, overflow="ellipsis")
 
 
-def bar(unit_bytes: bool, console: Console) -> Progress:
+def bar(console: Console) -> Bar:
     """One line that stays one line: bar and numbers keep their width, words give way."""
 
     def numbers(task: Task) -> str:
         if task.total is None:
             return ""
-        amount, speed = _amount(task.completed, task.total, unit_bytes), task.finished_speed or task.speed
-        return f"{amount} {human_bytes(speed)}/s" if unit_bytes and speed else amount
+        unit = task.fields["unit"]
+        amount, speed = _amount(task.completed, task.total, unit), task.finished_speed or task.speed
+        return f"{amount} {human_bytes(speed)}/s" if unit == "bytes" and speed else amount
 
     whole = Column(no_wrap=True)
-    return Progress(
+    return Bar(
         _Words(lambda task: task.description),
         BarColumn(bar_width=max(4, console.width // 6), table_column=whole),
         _Words(numbers, table_column=whole),
@@ -103,25 +103,33 @@ def bar(unit_bytes: bool, console: Console) -> Progress:
     )
 
 
-def _amount(done: float, total: float, unit_bytes: bool) -> str:
-    return f"{human_bytes(done)} of {human_bytes(total)}" if unit_bytes else f"{done:.0f} of {total:.0f}"
+def _amount(done: float, total: float, unit: str) -> str:
+    """What a person reads of an amount; large numbers are never spelled out."""
+    if unit == "bytes":
+        return f"{human_bytes(done)} of {human_bytes(total)}"
+    if unit == "%":
+        return f"{100 * done / total:.0f} %"
+    if total < 100_000:
+        return f"{done:.0f} of {total:.0f} {unit}"
+    return f"{human_count(done)} of {human_count(total)} {unit}"
 
 
-def plain(label: str, unit_bytes: bool) -> Update:
+def plain(label: str) -> OnProgress:
     """A line every few seconds."""
     last = time.monotonic()
     begun, had, whole = last, 0.0, 0.0  # of the step at hand: what an earlier run has done tells nothing of the speed
 
-    def update(done: float, total: float, now: str) -> None:
+    def update(progress: Progress) -> None:
         nonlocal last, begun, had, whole
+        done, total = progress.done, progress.total
         if total != whole:
             begun, had, whole = (begun if not whole else time.monotonic()), done, total
         if time.monotonic() - last < PLAIN_EVERY_S or not total:
             return
         last = time.monotonic()
-        amount = _amount(done, total, unit_bytes)
+        amount = _amount(done, total, progress.unit)
         if done - had >= GUESS_FROM * total:
             amount += f", {human_seconds((last - begun) * (total - done) / (done - had))} left"
-        say(f"{label}: {100 * done / total:.0f} %  {amount}  {now}")
+        say(f"{label}: {100 * done / total:.0f} %  {amount}  {progress.what}")
 
     return update

@@ -56,7 +56,7 @@ def run(job: Any, save_recipe: Path | None) -> Any:
     output = job.settings.quantize.output
     if save_recipe:
         _check_place(save_recipe)
-    with console.progress(f"quantize {output.name}", unit_bytes=False) as update, resumable(output):
+    with console.progress(f"quantize {output.name}") as update, resumable(output):
         report = job.run(update)
     if save_recipe and report.found is not None:
         _save(save_recipe, report.found.recipe.to_toml())

@@ -69,7 +69,7 @@ def command(
         if report is not None:
             require_writable(report, keep=[candidate, settings["baseline"], *([config] if config else [])])
     wanted = GateSettings(candidate=candidate, config=asked, device=Device(device), **settings)
-    with console.progress(f"gate {candidate.name}", unit_bytes=False) as update:
+    with console.progress(f"gate {candidate.name}") as update:
         result = as_dict(gate(wanted, update))
     if as_json:
         console.print_json(result)

@@ -29,7 +29,7 @@ def command(*, file: Path, as_json: bool, device: str, **settings: Any) -> None:
     from ggufkit.runtime.engine import Device
     from ggufkit.workflows.perplexity import PerplexitySettings, perplexity
 
-    with console.progress(f"perplexity {file.name}", unit_bytes=False) as update:
+    with console.progress(f"perplexity {file.name}") as update:
         report = perplexity(PerplexitySettings(file=file, device=Device(device), **settings), update, console.say)
     if as_json:
         console.print_json({"schema": "ggufkit/perplexity@1"} | dataclasses.asdict(report))

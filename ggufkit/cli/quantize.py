@@ -94,7 +94,7 @@ def _run(settings: Any) -> Any:
     from ggufkit.workflows.quantize import quantize
 
     with console.progress(f"quantize {settings.output.name}") as update, fitting.resumable(settings.output):
-        return quantize(settings, lambda p: update(p.done_nbytes, p.total_nbytes, p.tensor))
+        return quantize(settings, update)
 
 
 def _require_check(settings: Any, text: Path | None, *, wanted: bool) -> None:
@@ -110,7 +110,7 @@ def _require_check(settings: Any, text: Path | None, *, wanted: bool) -> None:
 def _before_and_after(settings: Any, text: Path | None) -> dict[str, Any]:
     from ggufkit.workflows.check import check
 
-    with console.progress("perplexity before and after", unit_bytes=False) as update:
+    with console.progress("perplexity before and after") as update:
         try:
             return dataclasses.asdict(check(settings, text, update))
         except BaseException as error:

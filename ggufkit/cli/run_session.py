@@ -14,6 +14,7 @@ import click
 
 from ggufkit.cli import console
 from ggufkit.errors import GgufkitError
+from ggufkit.progress import Progress
 from ggufkit.reports.units import human_bytes
 from ggufkit.runtime.chat import Message, tokenize_chat
 from ggufkit.runtime.engine import Device, Engine
@@ -52,10 +53,10 @@ def parse(settings: dict[str, Any]) -> tuple[Options, Sampling]:
 @contextmanager
 def open_engine(file: Path, n_ctx: int | None, threads: int | None, device: str) -> Iterator[Engine]:
     """The model, loaded with a bar; its notices are said."""
-    with console.progress(f"loading {file.name}", unit_bytes=False) as update:
+    with console.progress(f"loading {file.name}") as update:
         engine = Engine.open(
             file, n_ctx=n_ctx, threads=threads, device=Device(device),
-            on_load=lambda fraction: update(100 * fraction, 100, "%"),
+            on_load=lambda fraction: update(Progress(100 * fraction, 100, "%")),
         )  # fmt: skip
     with engine:
         for notice in engine.notices:

@@ -11,7 +11,7 @@ Does not print, does not know click.
 import dataclasses
 from collections.abc import Callable, Collection, Container
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 
@@ -29,20 +29,12 @@ from ggufkit.errors import InputError, OutputError
 from ggufkit.formats.gguf_writer import header_bytes
 from ggufkit.formats.model import Model
 from ggufkit.formats.partial import PartialFile, partial_path
+from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.recipes.build import make_plan, tensor_rows
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.runtime import machine
 
-
-class Progress(NamedTuple):
-    """Bytes of the output that are done, of how many, and the tensor in work."""
-
-    done_nbytes: int
-    total_nbytes: int
-    tensor: str
-
-
-OnProgress = Callable[[Progress], None]
+_LOOKING = "looking through what is there"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,7 +79,7 @@ def check_place(job: Job) -> None:
     check_output(job.settings, [file.path for file in job.model.files], job.plan.file_nbytes)
 
 
-def write(job: Job, encoder: RowEncoder, on_progress: OnProgress = lambda _: None) -> int:
+def write(job: Job, encoder: RowEncoder, on_progress: OnProgress = ignore) -> int:
     """Make the file; returns the bytes that an earlier run had left. See `Output`."""
     with Output(job, on_progress) as out:
         out.encode(encoder)
@@ -105,14 +97,14 @@ class Output:
     resumed_nbytes  bytes that an earlier run had left
     """
 
-    def __init__(self, job: Job, on_progress: OnProgress = lambda _: None, executor: Executor | None = None) -> None:
+    def __init__(self, job: Job, on_progress: OnProgress = ignore, executor: Executor | None = None) -> None:
         self._job, self._on_progress = job, on_progress
         self._executor = executor or Threads(job.threads)
         check_place(job)
         forget_copy(job.settings.output, "check")
         self._out = PartialFile(
             job.settings.output, job.plan.file_nbytes, job.identity, resume=job.settings.resume,
-            on_verified=lambda done, total: on_progress(Progress(done, total, "looking through what is there")),
+            on_verified=lambda done, total: on_progress(Progress(done, total, "bytes", _LOOKING)),
         )  # fmt: skip
         self.resumed_nbytes = self._out.done_nbytes
 
@@ -125,7 +117,7 @@ class Output:
         """Encode those tensors, or all. Raises InputError where weights are not finite, OutputError for a full disk."""
 
         def on_slab(slab: Slab) -> None:
-            self._on_progress(Progress(self._out.done_nbytes, self._job.plan.file_nbytes, slab.planned.name))
+            self._on_progress(Progress(self._out.done_nbytes, self._job.plan.file_nbytes, "bytes", slab.planned.name))
 
         self._keeping(
             lambda: encode_slabs(
@@ -142,7 +134,7 @@ class Output:
         assert len(header) == self._job.plan.data_offset, "the encoder's metadata changed its size"
         self._keeping(lambda: self._out.write(0, np.frombuffer(header, dtype=np.uint8)))
         self._out.finish()
-        self._on_progress(Progress(self._job.plan.file_nbytes, self._job.plan.file_nbytes, "done"))
+        self._on_progress(Progress(self._job.plan.file_nbytes, self._job.plan.file_nbytes, "bytes", "done"))
 
     def _keeping(self, work: Callable[[], None]) -> None:
         """Do it; what is written is kept where another run may get further, and removed where no resume can help."""

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from ggufkit.fitting.sources.layer_by_layer import LayerByLayer
 from ggufkit.fitting.sums import SumsObserver
 from ggufkit.formats.atomic import write_atomic
+from ggufkit.progress import OnProgress, Progress
 from quant.importance import InputSums
 
 _WANTED, _SUMS, _COUNTS = "wanted", ".sums", ".counts"
-OnLayer = Callable[[float, float, str], None]
 
 
-def gather_sums(source: LayerByLayer, wants: Callable[[str], bool], on_progress: OnLayer) -> dict[str, InputSums]:
+def gather_sums(source: LayerByLayer, wants: Callable[[str], bool], on_progress: OnProgress) -> dict[str, InputSums]:
     """Sums of the tensors that are wanted, by name. What an earlier run found out about a layer is not done again.
 
-    on_progress  called with (layers' chunks done, all of them, the layer)
+    on_progress  is told of layers
     """
     total: dict[str, InputSums] = {}
     n_layer = source.n_layer
@@ -41,9 +41,9 @@ def gather_sums(source: LayerByLayer, wants: Callable[[str], bool], on_progress:
     return total
 
 
-def _progress(on_progress: OnLayer, layer: int, n_layer: int) -> Callable[[int, int], None]:
+def _progress(on_progress: OnProgress, layer: int, n_layer: int) -> Callable[[int, int], None]:
     def on_chunk(done: int, total: int) -> None:
-        on_progress(layer + done / total, n_layer, f"layer {layer + 1} of {n_layer}")
+        on_progress(Progress(layer + done / total, n_layer, "layers"))
 
     return on_chunk
 

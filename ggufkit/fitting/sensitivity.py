@@ -12,7 +12,7 @@ tensors of a layer in between take a and b from the same role in the nearest lay
 Knows models, evidence and types. Does not choose.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from ggufkit.fitting.corpus import GROUP_CHUNKS, Corpus, text_chunks
 from ggufkit.fitting.encoders import fits
 from ggufkit.fitting.evidence import Evidence
 from ggufkit.formats.model import Model, ModelTensor
+from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.recipes.quantizable import Role, kept_reason, layer_of, role_of
 from ggufkit.recipes.search import Sensitivity
 from ggufkit.runtime.engine import Device, Engine
@@ -36,7 +37,6 @@ from quant.grid import has_grid
 F32Array = NDArray[np.float32]
 F64Array = NDArray[np.float64]
 I32Array = NDArray[np.int32]
-Update = Callable[[float, float, str], None]
 
 TYPES = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "Q8_0")
 SAMPLE_ROWS = 64  # of each expert, evenly spread, for the error tables
@@ -52,7 +52,7 @@ class Cost(NamedTuple):
 
 
 def measure(
-    model: Model, evidence: Evidence, corpus: Corpus, *, n_chunks: int = 16, on_progress: Update = lambda *_: None
+    model: Model, evidence: Evidence, corpus: Corpus, *, n_chunks: int = 16, on_progress: OnProgress = ignore
 ) -> dict[str, Sensitivity]:
     """Tables and probes for every tensor that may be quantized, by name in the model's order.
 
@@ -64,7 +64,7 @@ def measure(
     costs: dict[str, Cost] = {}
     with closing(Prober(corpus, n_chunks)) as prober:
         for index, tensor in enumerate(tensors):
-            on_progress(index, len(tensors), tensor.name)
+            on_progress(Progress(index, len(tensors), "tensors", tensor.name))
             subject, names = Subject(tensor, evidence), candidates(tensor)
             errors[tensor.name] = subject.relative_errors(names)
             if tensor.name in probed:

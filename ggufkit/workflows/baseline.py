@@ -18,6 +18,7 @@ from ggufkit.errors import OutputError
 from ggufkit.formats.atomic import require_writable
 from ggufkit.formats.baseline import BaselineHeader, entries_for, write_baseline
 from ggufkit.formats.gguf_source import read_hparams
+from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.proof.facts import ModelFacts, model_facts, named_text
 from ggufkit.proof.original import cut_chunks, engine_settings, text_digest, tokens_digest
 from ggufkit.runtime import scoring
@@ -25,7 +26,6 @@ from ggufkit.runtime.engine import Device, Engine
 from quant import logits
 
 I32Array = NDArray[np.int32]
-Update = Callable[[float, float, str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class BaselineReport:
     seconds: float
 
 
-def make_baseline(settings: BaselineSettings, on_progress: Update = lambda *_: None) -> BaselineReport:
+def make_baseline(settings: BaselineSettings, on_progress: OnProgress = ignore) -> BaselineReport:
     """Make the file. Raises GgufError, InputError, OutputError, EngineError; on any error there is no file."""
     started = time.perf_counter()
     if settings.output.exists() and not settings.force:
@@ -70,7 +70,7 @@ def make_baseline(settings: BaselineSettings, on_progress: Update = lambda *_: N
     ) as engine:
         chunks = cut_chunks(engine.tokenize(content), settings.n_ctx, settings.chunks)
         header = _header(engine, chunks, text_name, content)
-        sketches = _sketches(engine, chunks, header, lambda done: on_progress(done, len(chunks), "chunks"))
+        sketches = _sketches(engine, chunks, header, lambda done: on_progress(Progress(done, len(chunks), "chunks")))
         write_baseline(settings.output, header, sketches)
     return BaselineReport(
         output=settings.output.name,

@@ -28,10 +28,9 @@ from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.sums import SumsObserver, wants_block_weights
 from ggufkit.formats.imatrix import Imatrix, ImatrixEntry, read_imatrix, write_imatrix
 from ggufkit.formats.text import CALIBRATION_TEXT, read_text, shipped_text
+from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.runtime.engine import Device
 from quant.importance import InputSums
-
-Update = Callable[[float, float, str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +85,7 @@ class CalibrateReport:
         return self.n_chunk * self.n_ctx
 
 
-def calibrate(settings: CalibrateSettings, on_progress: Update = lambda *_: None) -> CalibrateReport:
+def calibrate(settings: CalibrateSettings, on_progress: OnProgress = ignore) -> CalibrateReport:
     """Gather importance and write it.
 
     Ctrl-C writes what was gathered and returns a report that says so; before the first chunk it passes through, and
@@ -177,7 +176,7 @@ class _Seen(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def _by_layer(settings: CalibrateSettings, text: str, on_progress: Update) -> _Seen:
+def _by_layer(settings: CalibrateSettings, text: str, on_progress: OnProgress) -> _Seen:
     """Run the source layer by layer; where it cannot be cut, a quick quantized file of it."""
     with open_source(settings.model) as model:
         try:
@@ -193,7 +192,7 @@ def _by_layer(settings: CalibrateSettings, text: str, on_progress: Update) -> _S
     return _Seen(sums, source.n_chunk)
 
 
-def _on_quick_file(settings: CalibrateSettings, text: str, on_progress: Update, note: str) -> _Seen:
+def _on_quick_file(settings: CalibrateSettings, text: str, on_progress: OnProgress, note: str) -> _Seen:
     from ggufkit.workflows.fitted import running_source
 
     with running_source(settings.model, settings.output, on_progress) as running:
@@ -201,14 +200,14 @@ def _on_quick_file(settings: CalibrateSettings, text: str, on_progress: Update, 
     return seen._replace(notes=(note,))
 
 
-def _walk(settings: CalibrateSettings, text: str, on_progress: Update) -> _Seen:
+def _walk(settings: CalibrateSettings, text: str, on_progress: OnProgress) -> _Seen:
     """Run the GGUF; Ctrl-C ends it early."""
     observer = SumsObserver(_wants(settings))
     done = [0]
 
     def on_chunk(seen: int, total: int) -> None:
         done[0] = seen
-        on_progress(seen, total, "chunks")
+        on_progress(Progress(seen, total, "chunks"))
 
     try:
         WholeModel(_corpus(settings, text)).observe(observer, on_chunk)

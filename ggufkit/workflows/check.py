@@ -16,14 +16,13 @@ from ggufkit.encoding.destination import copy_path, forget_copy
 from ggufkit.encoding.encoder import PlainEncoder
 from ggufkit.formats.partial import check_space
 from ggufkit.formats.text import EVALUATION_TEXT, read_text, shipped_text
+from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.runtime import scoring
 from ggufkit.workflows.inspect import inspect
 from ggufkit.workflows.perplexity import standard_error_of_means
 from ggufkit.workflows.quantize import QuantizeSettings, encode, opened
 
 MAX_CHUNKS = 60  # of 512 tokens: enough to tell a broken file, a few seconds on a small model
-
-Update = Callable[[float, float, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +54,12 @@ def require(settings: QuantizeSettings, text: Path | None) -> None:
             check_space(folder, job.plan.file_nbytes + job.model.source_nbytes, what)
 
 
-def check(settings: QuantizeSettings, text: Path | None, on_progress: Update = lambda *_: None) -> Check:
+def check(settings: QuantizeSettings, text: Path | None, on_progress: OnProgress = ignore) -> Check:
     """Measure `settings.output` against `settings.source` on `text` (None: the shipped prose)."""
     content = read_text(text) if text else shipped_text(EVALUATION_TEXT)
     with runnable(settings) as (before_path, type_before):
-        before = _score(before_path, content, settings, lambda f: on_progress(f * 50, 100, type_before))
-        after = _score(
-            settings.output, content, settings, lambda f: on_progress(50 + f * 50, 100, settings.output.name)
-        )
+        before = _score(before_path, content, settings, _part(on_progress, 0, type_before))
+        after = _score(settings.output, content, settings, _part(on_progress, 50, settings.output.name))
     difference = after.nll - before.nll
     return Check(
         text=text.name if text else EVALUATION_TEXT,
@@ -93,6 +90,11 @@ def runnable(settings: QuantizeSettings) -> Iterator[tuple[Path, str]]:
         yield path, widest
     finally:
         forget_copy(settings.output, "check")
+
+
+def _part(on_progress: OnProgress, first: int, what: str) -> Callable[[float], None]:
+    """One of two halves of the work; called with the fraction of it that is done."""
+    return lambda fraction: on_progress(Progress(first + fraction * 50, 100, "%", what))
 
 
 def _bits(dtype: str) -> int:

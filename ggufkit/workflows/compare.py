@@ -5,7 +5,7 @@ Stores nothing of the logits. Does not print. Does not judge: that is `ggufkit.w
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.formats.baseline import is_baseline
+from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.proof.comparison import Comparison, chunk_rows, readable
 from ggufkit.proof.facts import TextFacts, model_facts, named_text
 from ggufkit.proof.figures import TokenScores, figures
@@ -25,7 +26,6 @@ from ggufkit.runtime import scoring
 from ggufkit.runtime.engine import Device, Engine
 
 I32Array = NDArray[np.int32]
-Update = Callable[[float, float, str], None]
 
 _BLANK = 1e-5  # nats; less between all tokens of a text is no prediction
 _SAMPLE_CHARS = 20_000  # of text, to see whether both tokenizers cut alike
@@ -52,14 +52,14 @@ class CompareSettings:
     routers: bool = True
 
 
-def compare(settings: CompareSettings, on_progress: Update = lambda *_: None) -> Comparison:
+def compare(settings: CompareSettings, on_progress: OnProgress = ignore) -> Comparison:
     """Measure it. Raises GgufError, InputError (other vocabulary, text too short, NaN logits), EngineError."""
     with ExitStack() as stack:
         walk = Walk(settings, stack)
         scored = []
         for one in walk.scores(np.arange(walk.n_chunk)):
             scored.append(one)
-            on_progress(len(scored), walk.n_chunk, "chunks")
+            on_progress(Progress(len(scored), walk.n_chunk, "chunks"))
         return walk.comparison(scored)
 
 

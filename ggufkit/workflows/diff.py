@@ -5,7 +5,7 @@ Does not print; judging is for people and for `ggufkit.workflows.gate`.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +15,13 @@ from ggufkit.differences.structure import Finding, Severity, compare_structure, 
 from ggufkit.differences.weights import Measured, TensorError, measure
 from ggufkit.errors import RecipeError, UsageError
 from ggufkit.formats.model import Model
+from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.proof.facts import ModelFacts, model_facts
 from ggufkit.recipes.build import make_plan
 from ggufkit.recipes.recipe import Recipe, named, parse_recipe
 from ggufkit.runtime import machine
 from quant import quant_type
 
-Update = Callable[[float, float, str], None]
 _MAX_RECIPE = 1 << 18
 _N_LARGEST = 5  # tensors that are looked at for signs of an earlier quantization
 
@@ -52,7 +52,7 @@ class DiffReport:
         return tuple(one for one in self.findings if one.severity is Severity.ERROR)
 
 
-def diff(settings: DiffSettings, on_progress: Update = lambda *_: None) -> DiffReport:
+def diff(settings: DiffSettings, on_progress: OnProgress = ignore) -> DiffReport:
     """Compare the files. Raises GgufError, CheckpointError, InputError for files that cannot be read."""
     started = time.perf_counter()
     facts = model_facts(settings.candidate)
@@ -115,7 +115,7 @@ def _planned_types(candidate: Model, recipe: Recipe | str) -> dict[str, str]:
 
 
 def _weights(
-    base: Model, candidate: Model, threads: int | None, on_progress: Update
+    base: Model, candidate: Model, threads: int | None, on_progress: OnProgress
 ) -> tuple[list[TensorError], list[Finding]]:
     total = float(sum(t.n_weights for t in candidate.tensors))
     done, rows, findings, lossy = 0.0, list[TensorError](), list[Finding](), list[Measured]()
@@ -127,7 +127,7 @@ def _weights(
         if measured.candidate.dtype not in ("F32", "F16", "BF16") and all(one.kind == "loss" for one in found):
             lossy.append(measured)
         done += measured.candidate.n_weights
-        on_progress(done, total, measured.candidate.name)
+        on_progress(Progress(done, total, "weights", measured.candidate.name))
     earlier = _earlier_quantization(lossy)
     if earlier:  # it explains every loss
         findings = [one for one in findings if one.kind != "loss"]

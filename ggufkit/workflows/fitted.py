@@ -29,6 +29,7 @@ from ggufkit.fitting.sensitivity import candidates, measure, tried_tensors
 from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.formats.model import Model
 from ggufkit.formats.partial import check_unfinished
+from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.recipes.build import make_plan
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.recipe import Recipe
@@ -38,7 +39,6 @@ from ggufkit.runtime.engine import Device
 from ggufkit.workflows.calibrate import texts
 from ggufkit.workflows.quantize import QuantizeReport, encode, report_of
 
-Update = Callable[[float, float, str], None]
 N_TOKENS = 100_000
 _HEADER_NBYTES = 1 << 20  # what a file owes to calibration is in its header, and not in the plan that is costed
 
@@ -107,7 +107,7 @@ class FittedJob:
         if self.settings.target is not None:
             check_target(self.settings.target, self.model, self._plan_of)
 
-    def run(self, on_progress: Update = lambda *_: None) -> FitReport:
+    def run(self, on_progress: OnProgress = ignore) -> FitReport:
         """Do it all."""
         started = time.perf_counter()
         self.check()
@@ -130,7 +130,7 @@ class FittedJob:
             seconds=seconds,
         )
 
-    def _choose(self, on_progress: Update) -> Found | None:
+    def _choose(self, on_progress: OnProgress) -> Found | None:
         if self.settings.target is None:
             return None
         return choose_types(
@@ -138,11 +138,11 @@ class FittedJob:
             plan_of=self._plan_of, n_probe=self.settings.n_probe, on_progress=on_progress,
         )  # fmt: skip
 
-    def _encode(self, job: Job, on_progress: Update) -> int:
+    def _encode(self, job: Job, on_progress: OnProgress) -> int:
         """Walk after walk: gather, then encode what was gathered for. Returns the bytes that were there before."""
         walks = self.evidence.walks
         plain = {t.name for t in job.plan.tensors}.difference(*walks)
-        with Output(job, lambda p: on_progress(p.done_nbytes, p.total_nbytes, f"encode {p.tensor}")) as out:
+        with Output(job, _named(on_progress, "encode")) as out:
             out.encode(self.encoder, plain)
             for names in walks:
                 if self.settings.effort is not Effort.FAST or not names <= self.evidence.seen:
@@ -163,7 +163,7 @@ def opened(settings: FitSettings) -> Iterator[FittedJob]:
         yield FittedJob(settings, model)
 
 
-def quantize_fitted(settings: FitSettings, on_progress: Update = lambda *_: None) -> FitReport:
+def quantize_fitted(settings: FitSettings, on_progress: OnProgress = ignore) -> FitReport:
     """Do it all. Raises what `quantize`, `calibrate` and `search` raise."""
     with opened(settings) as job:
         return job.run(on_progress)
@@ -207,7 +207,7 @@ def running_path(settings: QuantizeSettings) -> Path:
 
 
 @contextmanager
-def running_model(settings: QuantizeSettings, model: Model, on_progress: Update) -> Iterator[Path]:
+def running_model(settings: QuantizeSettings, model: Model, on_progress: OnProgress) -> Iterator[Path]:
     """The file at `running_path`; a quick file is made first, and deleted afterwards."""
     path = running_path(settings)
     if path == settings.source:
@@ -221,7 +221,7 @@ def running_model(settings: QuantizeSettings, model: Model, on_progress: Update)
     try:
         encode(
             quick, model, PlainEncoder(),
-            lambda p: on_progress(p.done_nbytes, p.total_nbytes, f"quick {kind} file to calibrate on"),
+            _named(on_progress, f"quick {kind} file to calibrate on:"),
         )  # fmt: skip
         yield path
     finally:
@@ -229,7 +229,7 @@ def running_model(settings: QuantizeSettings, model: Model, on_progress: Update)
 
 
 @contextmanager
-def running_source(source: Path, output: Path, on_progress: Update) -> Iterator[Path]:
+def running_source(source: Path, output: Path, on_progress: OnProgress) -> Iterator[Path]:
     """The same for a source that is to be calibrated only; the quick file lies beside `output`."""
     if source.is_file():
         yield source
@@ -257,7 +257,7 @@ def choose_types(
     *,
     plan_of: PlanOf,
     n_probe: int,
-    on_progress: Update,
+    on_progress: OnProgress,
 ) -> Found:
     """Measure what each tensor costs at each type, and solve for the target."""
     costs = measure(model, evidence, corpus, n_chunks=n_probe, on_progress=on_progress)
@@ -278,5 +278,9 @@ def check_target(target: Target, model: Model, plan_of: PlanOf) -> None:
         search(Problem(tensors, guessed, plan_of, "guessed"), target)
 
 
-def _chunks(on_progress: Update) -> Callable[[int, int], None]:
-    return lambda done, total: on_progress(done, total, "calibration chunks")
+def _chunks(on_progress: OnProgress) -> Callable[[int, int], None]:
+    return lambda done, total: on_progress(Progress(done, total, "chunks", "calibration"))
+
+
+def _named(on_progress: OnProgress, step: str) -> OnProgress:
+    return lambda p: on_progress(dataclasses.replace(p, what=f"{step} {p.what}"))

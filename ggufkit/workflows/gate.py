@@ -5,7 +5,7 @@ the seed, so that the same call reads the same text and says the same. Does not 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,6 +20,7 @@ from ggufkit.differences.structure import KINDS, Finding, Severity, Structure, c
 from ggufkit.differences.weights import unreadable_blocks
 from ggufkit.errors import InputError
 from ggufkit.formats.baseline import Baseline, is_baseline
+from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.proof.comparison import Comparison
 from ggufkit.proof.facts import ModelFacts, model_facts
 from ggufkit.proof.limits import METRICS, SIZES, GateConfig
@@ -31,8 +32,6 @@ from ggufkit.runtime.engine import Device
 from ggufkit.workflows.compare import CompareSettings, Walk
 from ggufkit.workflows.diff import DiffReport, DiffSettings, diff, type_findings
 from quant.confseq import Outcome
-
-Update = Callable[[float, float, str], None]
 
 # findings that leave no common ground on which to compare probabilities
 _NO_COMMON_GROUND = ("token", "tensor", "shape", "nan")
@@ -93,7 +92,7 @@ class GateResult:
     seconds: float
 
 
-def gate(settings: GateSettings, on_progress: Update = lambda *_: None) -> GateResult:
+def gate(settings: GateSettings, on_progress: OnProgress = ignore) -> GateResult:
     """Judge it. Raises GgufError, InputError (baseline of another text or setting, text too short), EngineError."""
     started = time.perf_counter()
     if settings.baseline.is_dir():
@@ -127,7 +126,7 @@ def gate(settings: GateSettings, on_progress: Update = lambda *_: None) -> GateR
     )
 
 
-def _examine(settings: GateSettings, on_progress: Update) -> tuple[DiffReport, tuple[Finding, ...]]:
+def _examine(settings: GateSettings, on_progress: OnProgress) -> tuple[DiffReport, tuple[Finding, ...]]:
     """What differs from a baseline that is a model."""
     pair = DiffSettings(
         base=settings.baseline, candidate=settings.candidate, weights=settings.weights, threads=settings.threads
@@ -185,7 +184,7 @@ def _size_checks(candidate: ModelFacts, config: GateConfig) -> Iterator[Check]:
 
 
 def _measure_quality(
-    settings: GateSettings, findings: tuple[Finding, ...], on_progress: Update
+    settings: GateSettings, findings: tuple[Finding, ...], on_progress: OnProgress
 ) -> tuple[tuple[Check, ...], Comparison | None, int]:
     """The quality checks, what was measured for them, and the chunks that could have been read."""
     wanted = [name for name in settings.config.limits if name in METERS]
@@ -212,7 +211,7 @@ def _no_logits(reason: str) -> Check:
     return Check("logits", "quality could be measured", "quality", Outcome.FAIL, reason)
 
 
-def _run(settings: GateSettings, on_progress: Update) -> tuple[tuple[Check, ...], Comparison, int]:
+def _run(settings: GateSettings, on_progress: OnProgress) -> tuple[tuple[Check, ...], Comparison, int]:
     pair = CompareSettings(
         base=settings.baseline, candidate=settings.candidate, text=settings.text, n_ctx=settings.n_ctx,
         threads=settings.threads, device=settings.device,
@@ -224,7 +223,7 @@ def _run(settings: GateSettings, on_progress: Update) -> tuple[tuple[Check, ...]
         scored: list[ChunkScores] = []
         for one in walk.scores(order):
             scored.append(one)
-            on_progress(len(scored), len(order), "chunks")
+            on_progress(Progress(len(scored), len(order), "chunks"))
             if trial.is_open:
                 trial.add(one)
             # two chunks at least, so that figures have intervals

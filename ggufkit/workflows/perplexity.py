@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.formats.text import EVALUATION_TEXT, read_text, shipped_text
+from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.runtime import scoring
 from ggufkit.runtime.engine import Device
 
@@ -59,7 +60,7 @@ class PerplexityReport:
 
 def perplexity(
     settings: PerplexitySettings,
-    on_progress: Callable[[float, float, str], None] = lambda *_: None,
+    on_progress: OnProgress = ignore,
     on_notice: Callable[[str], None] = lambda _: None,
 ) -> PerplexityReport:
     """Measure it. Raises GgufError, InputError (text too short or not UTF-8), EngineError.
@@ -76,7 +77,7 @@ def perplexity(
         total = min(len(tokens) // settings.n_ctx, settings.chunks or len(tokens))
         result = scoring.perplexity(
             engine, tokens, n_ctx=settings.n_ctx, n_chunk=settings.chunks,
-            on_chunk=lambda fraction: on_progress(fraction * total, total, "chunks"),
+            on_chunk=lambda fraction: on_progress(Progress(fraction * total, total, "chunks")),
         )  # fmt: skip
         notices = engine.notices
     return PerplexityReport(

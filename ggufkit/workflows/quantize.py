@@ -11,12 +11,13 @@ from pathlib import Path
 
 from ggufkit.architectures.source import open_source
 from ggufkit.encoding.encoder import RowEncoder, plain_encoder
-from ggufkit.encoding.job import Job, OnProgress, Progress, prepare, write
+from ggufkit.encoding.job import Job, prepare, write
 from ggufkit.encoding.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
 from ggufkit.formats.model import Model
+from ggufkit.progress import OnProgress, ignore
 from ggufkit.recipes.plan import QuantPlan
 
-__all__ = ["DEFAULT_MAX_MEMORY", "Job", "Progress", "QuantizeReport", "QuantizeSettings", "opened", "quantize"]
+__all__ = ["DEFAULT_MAX_MEMORY", "Job", "QuantizeReport", "QuantizeSettings", "opened", "quantize"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class QuantizeReport:
     notes: tuple[str, ...] = field(default=())
 
 
-def quantize(settings: QuantizeSettings, on_progress: OnProgress = lambda _: None) -> QuantizeReport:
+def quantize(settings: QuantizeSettings, on_progress: OnProgress = ignore) -> QuantizeReport:
     """Make the file. Raises InputError for a bad source, OutputError for a bad place, UsageError for bad settings.
 
     The result is under its final name only when it is complete; see `encoding.job.Output`.
@@ -42,7 +43,7 @@ def quantize(settings: QuantizeSettings, on_progress: OnProgress = lambda _: Non
 
 
 def encode(
-    settings: QuantizeSettings, model: Model, encoder: RowEncoder, on_progress: OnProgress = lambda _: None
+    settings: QuantizeSettings, model: Model, encoder: RowEncoder, on_progress: OnProgress = ignore
 ) -> QuantizeReport:
     """The same for a model that is open, with any encoder."""
     started = time.perf_counter()

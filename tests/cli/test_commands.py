@@ -16,6 +16,7 @@ from rich.console import Console
 
 from ggufkit.cli import console, main
 from ggufkit.formats.text import shipped_text
+from ggufkit.progress import Progress
 from ggufkit.workflows import check
 from ggufkit.workflows.inspect import inspect
 from ggufkit.workflows.perplexity import PerplexitySettings, perplexity
@@ -181,7 +182,7 @@ def test_what_is_compared_with_is_converted_and_nothing_else(tmp_path: Path) -> 
 def test_a_context_beyond_the_trained_one_is_said_before_the_work(q8_0: Path) -> None:
     said: list[object] = []
     settings = PerplexitySettings(file=q8_0, n_ctx=2560, chunks=1, threads=1)
-    perplexity(settings, lambda done, total, _: said.append((done, total)), said.append)
+    perplexity(settings, lambda p: said.append((p.done, p.total)), said.append)
     assert said[0] == "context of 2560 tokens: the model was trained on 2048, beyond that it gets worse."
     assert said[-1] == (1, 1)
 
@@ -219,9 +220,9 @@ def test_no_guess_before_there_is_something_to_go_by(monkeypatch: pytest.MonkeyP
     clock = iter([0.0, 10.0, 10.0, 20.0, 20.0])
     monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(click, "echo", lambda message, err: said.append(message))
-    update = console.plain("work", False)
-    update(1, 100, "")
-    update(50, 100, "")
+    update = console.plain("work")
+    update(Progress(1, 100, "chunks"))
+    update(Progress(50, 100, "chunks"))
     assert ["left" in line for line in said] == [False, True]
 
 
@@ -230,26 +231,27 @@ def test_the_guess_after_a_resume_knows_this_run_only(monkeypatch: pytest.Monkey
     now = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(click, "echo", lambda message, err: said.append(message))
-    update = console.plain("work", False)
-    update(600, 600, "looking through what is there")
-    update(600, 1000, "first")
+    update = console.plain("work")
+    update(Progress(600, 600, "chunks", "looking through what is there"))
+    update(Progress(600, 1000, "chunks", "first"))
     now[0] = 10.0
-    update(700, 1000, "second")
-    assert said == ["work: 70 %  700 of 1000, 30 s left  second"]
+    update(Progress(700, 1000, "chunks", "second"))
+    assert said == ["work: 70 %  700 of 1000 chunks, 30 s left  second"]
 
 
-@pytest.mark.parametrize("unit_bytes", [True, False])
+@pytest.mark.parametrize("unit", ["bytes", "chunks", "weights"])
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_progress_is_one_line_whose_numbers_survive(width: int, unit_bytes: bool) -> None:
+def test_progress_is_one_line_whose_numbers_survive(width: int, unit: str) -> None:
     shown = io.StringIO()
     terminal = Console(file=shown, width=width, force_terminal=True, color_system=None)
-    bar = console.bar(unit_bytes, terminal)
-    task = bar.add_task("quantize mixtral-8x7b-instruct-v0.1-Q4_K_M.gguf", total=None, now="")
+    bar = console.bar(terminal)
+    task = bar.add_task("quantize mixtral-8x7b-instruct-v0.1-Q4_K_M.gguf", total=None, unit="", now="")
     terminal.print(bar.get_renderable())  # no total is known yet
-    done, total = (3 << 29, 28 << 30) if unit_bytes else (37, 642)
-    bar.update(task, completed=done, total=total, now="blk.13.ffn_down_exps.weight")
+    done, total = (37, 642) if unit == "chunks" else (3 << 29, 28 << 30)
+    bar.update(task, completed=done, total=total, unit=unit, now="blk.13.ffn_down_exps.weight")
     terminal.print(bar.get_renderable())
     lines = shown.getvalue().splitlines()
     assert len(lines) == 2
     assert max(map(len, lines)) <= width
-    assert ("1.50 GiB of 28.00 GiB" if unit_bytes else "37 of 642") in lines[1]
+    shown_as = {"bytes": "1.50 GiB of 28.00 GiB", "chunks": "37 of 642 chunks", "weights": "1.61 B of 30.1 B"}
+    assert shown_as[unit] in lines[1]

@@ -14,6 +14,7 @@ import quant
 from ggufkit.errors import ImatrixError, InputError, OutputError
 from ggufkit.fitting.coverage import coverage_of
 from ggufkit.formats.imatrix import Imatrix, ImatrixEntry, read_imatrix
+from ggufkit.progress import Progress
 from ggufkit.workflows.calibrate import CalibrateSettings, calibrate, merge, merge_files
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
 from quant.importance import InputSums
@@ -61,8 +62,8 @@ def test_two_runs_add_up_to_one(model: Path, four_chunks: Imatrix, tmp_path: Pat
 
 
 def test_ctrl_c_keeps_what_was_gathered(model: Path, tmp_path: Path) -> None:
-    def stop(done: float, total: float, _what: str) -> None:
-        if done >= 4:
+    def stop(p: Progress) -> None:
+        if p.done >= 4:
             raise KeyboardInterrupt
 
     report = calibrate(settings(model, tmp_path / "cut.gguf", n_tokens=8 * 512), stop)

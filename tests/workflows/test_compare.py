@@ -29,7 +29,7 @@ def test_figures_are_those_of_llama_perplexity(tiny: Tiny) -> None:
     seen: list[float] = []
     got = compare(
         CompareSettings(base=tiny("BF16"), candidate=tiny("Q4_K_M"), chunks=60, threads=1),
-        lambda done, total, _: seen.append(done / total),
+        lambda p: seen.append(p.done / p.total),
     )
     f = got.figures
     assert (f["ppl"].value, f["ppl"].naive_se) == pytest.approx(expected["ppl"], abs=1e-4)

@@ -24,6 +24,7 @@ from ggufkit.fitting.walks import moments_nbytes, plan_walks, walks_nbytes
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.partial import journal_path, partial_path
 from ggufkit.formats.tensor import TensorRef
+from ggufkit.progress import Progress
 from ggufkit.recipes.search import Target
 from ggufkit.workflows.calibrate import CalibrateSettings, calibrate
 from ggufkit.workflows.fitted import FitReport, FitSettings, cost_of, opened, quantize_fitted
@@ -211,8 +212,8 @@ def test_a_fitted_file_is_resumed_to_the_same_bytes(effort: Effort, base: Path, 
     settings = FitSettings(quantize=job, effort=effort, n_tokens=8 * 512)
     quantize_fitted(settings)
 
-    def stop(done: float, total: float, what: str) -> None:
-        if what.startswith("encode blk.1") and done > total / 2:
+    def stop(p: Progress) -> None:
+        if p.what.startswith("encode blk.1") and p.done > p.total / 2:
             raise StopError
 
     out = dataclasses.replace(job, output=tmp_path / "out.gguf")
@@ -231,7 +232,7 @@ def test_what_cannot_be_written_is_said_before_the_model_is_run(base: Path, tmp_
     seen: list[str] = []
     job = QuantizeSettings(source=base, output=out, recipe="Q3_K_M", threads=1)
     with pytest.raises(OutputError, match="exists. Replace it with --force"):
-        quantize_fitted(FitSettings(quantize=job), lambda _done, _total, what: seen.append(what))
+        quantize_fitted(FitSettings(quantize=job), lambda p: seen.append(p.what))
     assert not seen
 
 
@@ -260,7 +261,7 @@ def test_a_size_out_of_reach_is_said_before_the_model_is_run(target: Target, bas
     seen: list[str] = []
     job = QuantizeSettings(source=base, output=tmp_path / "out.gguf", threads=1)
     with pytest.raises(UsageError, match=r"out of reach: the types at hand give \d+ to \d+ bytes"):
-        quantize_fitted(FitSettings(quantize=job, target=target), lambda _done, _total, what: seen.append(what))
+        quantize_fitted(FitSettings(quantize=job, target=target), lambda p: seen.append(p.what))
     assert not seen
 
 

@@ -21,7 +21,8 @@ from ggufkit.encoding.destination import copy_path
 from ggufkit.errors import InputError, OutputError, UsageError
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.partial import journal_path, partial_path
-from ggufkit.workflows.quantize import Progress, QuantizeSettings, opened, quantize
+from ggufkit.progress import Progress
+from ggufkit.workflows.quantize import QuantizeSettings, opened, quantize
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "tiny-mixtral"
@@ -71,7 +72,7 @@ def test_same_bytes_for_any_threads_and_slabs(
 def test_progress_ends_at_the_size_of_the_file(tmp_path: Path) -> None:
     seen = []
     report = quantize(settings(tmp_path / "out.gguf"), seen.append)
-    assert seen[-1].done_nbytes == seen[-1].total_nbytes == (tmp_path / "out.gguf").stat().st_size
+    assert seen[-1].done == seen[-1].total == (tmp_path / "out.gguf").stat().st_size
     assert report.plan.file_nbytes == (tmp_path / "out.gguf").stat().st_size
 
 
@@ -101,8 +102,8 @@ def test_resume_finishes_to_the_same_bytes(after: int, tmp_path: Path, monkeypat
     seen: list[Progress] = []
     report = quantize(settings(out, resume=True, threads=1), seen.append)
     assert report.resumed_nbytes > 0
-    looked = [now for now in seen if now.tensor == "looking through what is there"]
-    assert looked[-1].done_nbytes == looked[-1].total_nbytes == report.resumed_nbytes
+    looked = [now for now in seen if now.what == "looking through what is there"]
+    assert looked[-1].done == looked[-1].total == report.resumed_nbytes
     assert sha256(out) == sha256(whole)
     assert not partial_path(out).exists()
     assert not journal_path(out).exists()
