@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help setup demo test lint types format fuzz clean bench-encode bench-pipeline bench-generate bench-perplexity \
+.PHONY: help setup demo test lint types format schemas fuzz clean bench-encode bench-pipeline bench-generate bench-perplexity \
         accept bench-real bench-calibrate bench-fidelity bench-fitted bench-levers bench-rare bench-compare bench-gate bench-inspect
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -28,6 +28,9 @@ types: $(READY)  ## mypy, strict
 
 format: $(READY) ## ruff, in place
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+schemas: $(READY) ## write docs/schemas anew: the JSON that commands print
+	@$(BIN)/python scripts/schemas.py
 
 fuzz: $(READY)   ## mutate files at the parsers; N=100000 for longer
 	@$(BIN)/python tests/formats/fuzz.py $(or $(N),20000)

@@ -7,7 +7,7 @@ come in are in `quant.confseq`.
 """
 
 from functools import cache
-from math import atan, cos, exp, pi, sin, sqrt
+from math import atan, cos, exp, isfinite, pi, sin, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +35,11 @@ class Naive(NamedTuple):
 
     value: float
     se: float
+
+
+def known(value: float) -> float | None:
+    """`value` for the record; None where it is not a number or has no bound."""
+    return value if isfinite(value) else None
 
 
 def mean(values: F64Array, *, confidence: float = CONFIDENCE) -> Figure:

@@ -51,7 +51,8 @@ def command(*, model: Path | None, merge: tuple[Path, ...], as_json: bool, **res
 
 
 def _calibrate(model: Path, as_json: bool, *, device: str, **settings: Any) -> None:
-    from ggufkit.reports.calibrate_text import as_dict, render
+    from ggufkit.reports.calibrate_text import CalibrateResult, render
+    from ggufkit.reports.result import as_dict
     from ggufkit.runtime.engine import Device
     from ggufkit.workflows.calibrate import CalibrateSettings, calibrate, check_settings
 
@@ -60,7 +61,7 @@ def _calibrate(model: Path, as_json: bool, *, device: str, **settings: Any) -> N
     with console.progress(f"calibrate on {model.name}") as update:
         report = calibrate(wanted, update)
     if as_json:
-        console.print_json(as_dict(report))
+        console.print_json(as_dict(CalibrateResult.of(report)))
     else:
         console.out().print(render(report))
     if report.interrupted:
@@ -68,11 +69,12 @@ def _calibrate(model: Path, as_json: bool, *, device: str, **settings: Any) -> N
 
 
 def _merge(files: tuple[Path, ...], output: Path, force: bool, as_json: bool) -> None:
-    from ggufkit.reports.calibrate_text import coverage_dict, render_coverage
+    from ggufkit.reports.calibrate_text import CoverageResult, MergeResult, render_coverage
+    from ggufkit.reports.result import as_dict
     from ggufkit.workflows.calibrate import merge_files
 
     coverage = merge_files(files, output, force=force)
     if as_json:
-        console.print_json({"schema": "ggufkit/merge@1", "output": str(output), "coverage": coverage_dict(coverage)})
+        console.print_json(as_dict(MergeResult(str(output), CoverageResult.of(coverage))))
     else:
         console.out().print(f"{output}  sum of {len(files)} files\n{render_coverage(coverage)}")

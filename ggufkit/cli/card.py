@@ -22,7 +22,7 @@ def command(
 
     if output:
         require_writable(output, keep=results)
-    loaded = [load(path, "ggufkit/gate@1") for path in results]
+    loaded = [load(path) for path in results]
     require_comparable(loaded)
     text = card.render(loaded, base_model=base_model, license_name=license_name)
     if output:

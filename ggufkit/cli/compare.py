@@ -37,8 +37,8 @@ def command(*, base: Path, candidate: Path, device: str, as_json: bool, **settin
 
     with console.progress(f"compare {candidate.name}") as update:
         wanted = CompareSettings(base=base, candidate=candidate, device=Device(device), **settings)
-        result = as_dict(compare(wanted, update))
+        result = compare(wanted, update)
     if as_json:
-        console.print_json(result)
+        console.print_json(as_dict(result))
     else:
         console.out().print(render(result))

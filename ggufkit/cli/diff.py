@@ -25,10 +25,9 @@ def command(*, base: Path, candidate: Path, weights: bool, full: bool, threads: 
 
     with console.progress(f"diff {candidate.name}") as update:
         report = diff(DiffSettings(base=base, candidate=candidate, weights=weights, threads=threads), update)
-    result = as_dict(report)
     if as_json:
-        console.print_json(result)
+        console.print_json(as_dict(report))
     else:
-        console.out().print(render(result, full=full))
+        console.out().print(render(report, full=full))
     if report.errors:
         raise SystemExit(3)

@@ -1,7 +1,5 @@
 """`ggufkit doctor`."""
 
-import dataclasses
-
 import click
 
 from ggufkit.cli import console, options
@@ -13,10 +11,11 @@ from ggufkit.cli import console, options
 def command(*, probe: bool, as_json: bool) -> None:
     """Show what was found on this machine, what was chosen, and what it costs."""
     from ggufkit.reports.doctor_text import render
+    from ggufkit.reports.result import as_dict
     from ggufkit.runtime.doctor import examine
 
     report = examine(probe=probe)
     if as_json:
-        console.print_json({"schema": "ggufkit/doctor@1"} | dataclasses.asdict(report))
+        console.print_json(as_dict(report))
     else:
         console.out().print(render(report))

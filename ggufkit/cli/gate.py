@@ -3,11 +3,14 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ggufkit.cli import console, options
+
+if TYPE_CHECKING:
+    from ggufkit.workflows.gate import GateResult
 
 EXIT_CODES = {"pass": 0, "fail": 3, "inconclusive": 4}
 
@@ -70,18 +73,18 @@ def command(
             require_writable(report, keep=[candidate, settings["baseline"], *([config] if config else [])])
     wanted = GateSettings(candidate=candidate, config=asked, device=Device(device), **settings)
     with console.progress(f"gate {candidate.name}") as update:
-        result = as_dict(gate(wanted, update))
+        result = gate(wanted, update)
     if as_json:
-        console.print_json(result)
+        console.print_json(as_dict(result))
     else:
         console.out().print(render(result))
     _write_reports(result, junit, markdown)
     if github or (github is None and os.environ.get("GITHUB_ACTIONS") == "true"):
         _tell_github(result)
-    raise SystemExit(EXIT_CODES[result["verdict"]])
+    raise SystemExit(EXIT_CODES[result.verdict])
 
 
-def _write_reports(result: dict[str, Any], junit: Path | None, markdown: Path | None) -> None:
+def _write_reports(result: "GateResult", junit: Path | None, markdown: Path | None) -> None:
     from ggufkit.formats.atomic import write_atomic
     from ggufkit.reports import junit as junit_view
     from ggufkit.reports import markdown as markdown_view
@@ -91,7 +94,7 @@ def _write_reports(result: dict[str, Any], junit: Path | None, markdown: Path | 
             write_atomic(path, [view.render(result).encode()])
 
 
-def _tell_github(result: dict[str, Any]) -> None:
+def _tell_github(result: "GateResult") -> None:
     """The step's summary and annotations. Annotations go to stderr: GitHub reads both streams."""
     from ggufkit.reports import annotations, markdown
 

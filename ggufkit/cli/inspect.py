@@ -16,7 +16,8 @@ from ggufkit.cli import console, options
 def command(*, file: Path, tensors: bool, full: bool, template: bool, as_json: bool) -> None:
     """Show what is in FILE: metadata, tensors, types, sizes. Reads the header only."""
     from ggufkit.errors import GgufError
-    from ggufkit.reports.inspect_text import as_dict, render
+    from ggufkit.reports.inspect_text import render
+    from ggufkit.reports.result import as_dict
     from ggufkit.workflows.inspect import inspect
 
     report = inspect(file)

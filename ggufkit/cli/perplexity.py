@@ -1,6 +1,5 @@
 """`ggufkit perplexity`."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,17 @@ Examples:
 @options.json_flag
 def command(*, file: Path, as_json: bool, device: str, **settings: Any) -> None:
     """Measure how well FILE predicts a text: perplexity as llama-perplexity defines it, and its error."""
+    from ggufkit.reports.result import as_dict
     from ggufkit.runtime.engine import Device
     from ggufkit.workflows.perplexity import PerplexitySettings, perplexity
 
     with console.progress(f"perplexity {file.name}") as update:
         report = perplexity(PerplexitySettings(file=file, device=Device(device), **settings), update, console.say)
     if as_json:
-        console.print_json({"schema": "ggufkit/perplexity@1"} | dataclasses.asdict(report))
+        console.print_json(as_dict(report))
         return
     chunks = "chunk" if report.n_chunk == 1 else "chunks"
-    error = f" ± {report.ppl_error_chunk:.4f}" if report.n_chunk > 1 else ""  # one chunk has no spread
+    error = "" if report.ppl_error_chunk is None else f" ± {report.ppl_error_chunk:.4f}"
     console.out().print(
         f"perplexity {report.ppl:.4f}{error}  ({report.file} on {report.text}: "
         f"{report.n_chunk} {chunks} of {report.n_ctx}, {report.n_token} tokens scored, "

@@ -31,7 +31,8 @@ def command(
 
     Reads headers only: a 93 GB checkpoint is planned in about a second.
     """
-    from ggufkit.reports.plan_text import as_dict, render
+    from ggufkit.reports.plan_text import render
+    from ggufkit.reports.result import as_dict
     from ggufkit.workflows.plan import plan
 
     report = plan(

@@ -3,11 +3,14 @@
 import dataclasses
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ggufkit.cli import console, fitting, options
+
+if TYPE_CHECKING:
+    from ggufkit.workflows.check import Check
 
 EXAMPLES = """
 \b
@@ -66,20 +69,16 @@ def command(*, as_json: bool, dry_run: bool, check: bool, text: Path | None, **o
         with fitting.opened(settings, chosen, type_given=type_given) as job:
             fitted = fitting.run(job, chosen["save_recipe"])
     report = fitted.quantized if fitted else _run(settings)
-    from ggufkit.reports.quantize_text import as_dict, render, render_check
+    from ggufkit.reports.quantize_text import QuantizeResult, render
+    from ggufkit.reports.result import as_dict
 
-    result = as_dict(
-        report.plan, output=str(report.output), seconds=report.seconds, resumed_nbytes=report.resumed_nbytes,
-        source_nbytes=report.source_nbytes, notes=report.notes + (fitting.notes(fitted) if fitted else ()),
-    )  # fmt: skip
-    if check:
-        result["check"] = _before_and_after(settings, text)
+    result = QuantizeResult.of(report).with_more(
+        notes=fitting.notes(fitted) if fitted else (), check=_before_and_after(settings, text) if check else None
+    )
     if as_json:
-        console.print_json(result)
-        return
-    console.out().print(render(result))
-    if check:
-        console.out().print(render_check(result["check"]))
+        console.print_json(as_dict(result))
+    else:
+        console.out().print(render(result))
 
 
 def _settings(*, type_name: str | None, recipe: Path | None, encoder: str, threads: int | None, **rest: Any) -> Any:
@@ -107,12 +106,12 @@ def _require_check(settings: Any, text: Path | None, *, wanted: bool) -> None:
         raise UsageError("--text is what --check measures on. Add --check, or leave --text out.")
 
 
-def _before_and_after(settings: Any, text: Path | None) -> dict[str, Any]:
+def _before_and_after(settings: Any, text: Path | None) -> "Check":
     from ggufkit.workflows.check import check
 
     with console.progress("perplexity before and after") as update:
         try:
-            return dataclasses.asdict(check(settings, text, update))
+            return check(settings, text, update)
         except BaseException as error:
             interrupted = "interrupted; " if isinstance(error, KeyboardInterrupt) else ""
             error.add_note(f"{interrupted}{settings.output} is complete, only the check is missing.")
@@ -127,7 +126,8 @@ def _opened(settings: Any) -> AbstractContextManager[Any]:
 
 def _show_plan(job: Any, as_json: bool) -> None:
     from ggufkit.encoding.job import check_place
-    from ggufkit.reports.plan_text import as_dict, render
+    from ggufkit.reports.plan_text import render
+    from ggufkit.reports.result import as_dict
     from ggufkit.workflows.plan import plan_report
 
     check_place(job)

@@ -22,7 +22,7 @@ def command(*, results: tuple[Path, ...], output: Path) -> None:
     from ggufkit.reports.units import human_bytes
 
     require_writable(output, keep=results)
-    loaded = [load(path, "ggufkit/gate@1") for path in results]
+    loaded = [load(path) for path in results]
     require_comparable(loaded)
     page = html.render(loaded).encode()
     write_atomic(output, [page])

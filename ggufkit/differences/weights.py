@@ -18,6 +18,7 @@ from ggufkit.formats.model import Model, ModelTensor
 from ggufkit.formats.tensor import TensorRef
 from quant._ggml import blocks_are_valid
 from quant.difference import RowSums, joined, row_sums
+from quant.stats import known
 
 SLAB_WEIGHTS = 1 << 20
 
@@ -28,17 +29,19 @@ class TensorError:
 
     experts  errors by expert, empty for a tensor without
     n_bad    values of the candidate that are not finite; they are left out of the errors
-    expected error that its type gives these weights without importance, NaN where not known
+    expected error that its type gives these weights without importance
+
+    None stands for an error that is not known: of weights that are all zero or none of which is finite
     """
 
     name: str
     shape: tuple[int, ...]
     type_base: str
     type: str
-    error: float
-    experts: tuple[float, ...]
+    error: float | None
+    experts: tuple[float | None, ...]
     n_bad: int
-    expected: float = float("nan")
+    expected: float | None = None
 
 
 class Measured(NamedTuple):
@@ -58,9 +61,9 @@ class Measured(NamedTuple):
 
     def row(self, expected: float) -> TensorError:
         name, shape = self.candidate.name, self.candidate.shape
-        experts = tuple(one.error for one in self.sums) if self.candidate.n_expert > 1 else ()
+        experts = tuple(known(one.error) for one in self.sums) if self.candidate.n_expert > 1 else ()
         types = self.base.dtype, self.candidate.dtype
-        return TensorError(name, shape, *types, self.whole.error, experts, self.n_bad, expected)
+        return TensorError(name, shape, *types, known(self.whole.error), experts, self.n_bad, known(expected))
 
 
 def measure(

@@ -5,7 +5,6 @@ Knows which figures there are and their names. Does not know where the numbers c
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,17 +39,18 @@ class TokenScores:
         return cls(numbers, nll_base, nll_cand, kld, kld_low, same_top, dp)
 
 
-class FigureRow(NamedTuple):
-    """One figure.
+@dataclass(frozen=True, slots=True)
+class FigureRow:
+    """One figure. None: not known, of one chunk or of extremes.
 
     low, high  95 % interval, chunks taken as independent
     naive_se   standard error with tokens taken as independent, as llama-perplexity prints it; None where it prints none
     """
 
     value: float
-    se: float
-    low: float
-    high: float
+    se: float | None
+    low: float | None
+    high: float | None
     naive_se: float | None = None
 
 
@@ -77,4 +77,5 @@ def figures(scores: TokenScores) -> dict[str, FigureRow]:
 
 
 def _row(figure: stats.Figure, naive: stats.Naive | None = None) -> FigureRow:
-    return FigureRow(*figure, None if naive is None else naive.se)
+    se, low, high = (stats.known(x) for x in (figure.se, figure.low, figure.high))
+    return FigureRow(figure.value, se, low, high, None if naive is None else stats.known(naive.se))

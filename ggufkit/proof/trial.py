@@ -8,7 +8,7 @@ Does not know models or texts.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import inf, isfinite, nan, sqrt
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from ggufkit.proof.scores import ChunkScores
 from quant import confseq
 from quant.confseq import Bounds, Outcome
 from quant.logits import SketchComparison
+from quant.stats import known
 
 # Clip chunks at so many times the limit. A chunk's mean rarely is so far from a mean within it; for shares of rare
 # tokens it is more often. The lower, the fewer chunks are needed to pass.
@@ -32,9 +33,11 @@ class Check:
     group           structure, size or quality
     value           so far; for limits on a share of tokens: the share
     low, high       where the true value lies; each side wrong at any look, ever, with probability at most its alpha
-    limit           what `value` is held against; NaN where there is none
+    limit           what `value` is held against
     n_chunk         chunks read when it was decided, or in the end
     n_clipped       chunks so far beyond the limit that only 4 or 8 times the limit was counted
+
+    None: there is no value, no bound, no limit
     """
 
     name: str
@@ -42,10 +45,10 @@ class Check:
     group: str
     outcome: Outcome
     message: str
-    value: float = nan
-    low: float = -inf
-    high: float = inf
-    limit: float = nan
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    limit: float | None = None
     at_least: bool = False
     n_chunk: int = 0
     n_clipped: int = 0
@@ -169,8 +172,8 @@ class Trial:
             outcome=outcome,
             message="",
             value=value,
-            low=low,
-            high=high,
+            low=known(low),
+            high=known(high),
             limit=shown_limit,
             at_least=metric.at_least,
             n_chunk=len(values),
@@ -190,7 +193,9 @@ class Trial:
 
 
 def _sentence(check: Check, meter: Meter) -> str:
-    def number(x: float) -> str:
+    def number(x: float | None) -> str:
+        if x is None:
+            return "not known"
         return f"{100 * x:.4g} %" if meter.percent else f"{x:.4g}"
 
     value, wanted = number(check.value), f"{'at least' if check.at_least else 'at most'} {number(check.limit)}"
@@ -198,7 +203,7 @@ def _sentence(check: Check, meter: Meter) -> str:
         is_above = (check.outcome is Outcome.PASS) == check.at_least
         bound = f"at least {number(check.low)}" if is_above else f"at most {number(check.high)}"
         said = f"{value}, and {bound} for sure; wanted {wanted}"
-    elif isfinite(check.high - check.low):
+    elif check.low is not None and check.high is not None:
         said = f"{value}, somewhere from {number(check.low)} to {number(check.high)}: cannot tell yet whether {wanted}"
     else:
         said = f"{value} after too few chunks to tell whether {wanted}"

@@ -4,6 +4,7 @@ Knows types, bytes, offsets and reasons. File layout, size, memory, resume, thre
 Does not know how a type was chosen (presets, recipes, search) nor how rows are encoded.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 from ggufkit.formats.model import KV, ModelTensor
@@ -57,6 +58,14 @@ class QuantPlan:
     @property
     def n_weights(self) -> int:
         return sum(t.tensor.n_weights for t in self.tensors)
+
+    @property
+    def nbytes_by_type(self) -> dict[str, int]:
+        """Bytes of tensors of each type, largest first."""
+        sums: Counter[str] = Counter()
+        for tensor in self.tensors:
+            sums[tensor.qtype.name] += tensor.nbytes
+        return dict(sums.most_common())
 
     @property
     def bpw(self) -> float:

@@ -3,21 +3,21 @@
 GitHub shows 10 of a kind a step and 50 a job, so the last of many says how many there are.
 """
 
-from typing import Any
+from ggufkit.workflows.gate import GateResult
 
 MAX_OF_A_KIND = 10
 
 
-def render(result: dict[str, Any]) -> list[str]:
+def render(result: GateResult) -> list[str]:
     """Lines for the log of a step."""
-    file = result["candidate"]["file"]
-    if result["verdict"] == "pass":
-        return [_line("notice", "ggufkit gate: pass", result["sentence"])]
+    file = result.candidate.file
+    if result.verdict == "pass":
+        return [_line("notice", "ggufkit gate: pass", result.sentence)]
     lines: list[str] = []
     for outcome, kind in (("fail", "error"), ("inconclusive", "warning")):
-        checks = [check for check in result["checks"] if check["outcome"] == outcome]
+        checks = [check for check in result.checks if check.outcome == outcome]
         shown = checks if len(checks) <= MAX_OF_A_KIND else checks[: MAX_OF_A_KIND - 1]
-        lines += [_line(kind, f"ggufkit gate: {check['title']}", f"{file}: {check['message']}") for check in shown]
+        lines += [_line(kind, f"ggufkit gate: {check.title}", f"{file}: {check.message}") for check in shown]
         if len(shown) < len(checks):
             lines.append(_line(kind, "ggufkit gate", f"{file}: {len(checks) - len(shown)} more checks: {outcome}"))
     return lines

@@ -1,42 +1,92 @@
-"""A finished calibration as text and as JSON, with its coverage. Knows its figures, not how they came about."""
+"""A finished calibration: what is told of it and its coverage, as JSON and as text."""
 
-from typing import Any
+from dataclasses import dataclass
 
 from ggufkit.fitting.coverage import Coverage, LayerCoverage
 from ggufkit.reports.units import human_count, human_seconds
 from ggufkit.workflows.calibrate import CalibrateReport
 
-SCHEMA = "ggufkit/calibrate@1"
 _MAX_LAYERS = 80
 
 
-def as_dict(report: CalibrateReport) -> dict[str, Any]:
-    """The result for machines."""
-    return {
-        "schema": SCHEMA,
-        "output": str(report.output),
-        "model": report.model,
-        "texts": list(report.texts),
-        "text_sha256": report.text_sha256,
-        "n_chunk": report.n_chunk,
-        "n_ctx": report.n_ctx,
-        "n_tokens": report.n_tokens,
-        "n_entries": report.n_entries,
-        "interrupted": report.interrupted,
-        "seconds": round(report.seconds, 3),
-        "coverage": coverage_dict(report.coverage),
-        "notes": list(report.notes),
-    }
+@dataclass(frozen=True, slots=True)
+class LayerTokens:
+    """Tokens that each expert of a layer saw."""
+
+    layer: int
+    tokens_per_expert: tuple[int, ...]
 
 
-def coverage_dict(coverage: Coverage) -> dict[str, Any]:
-    """Tokens by layer and expert, and what is thin."""
-    return {
-        "n_tokens": coverage.n_tokens,
-        "layers": [{"layer": row.layer, "tokens_per_expert": row.counts.tolist()} for row in coverage.layers],
-        "under_visited": [{"layer": layer, "expert": expert} for layer, expert in coverage.under_visited],
-        "notes": list(coverage.notes),
-    }
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """One expert of one layer."""
+
+    layer: int
+    expert: int
+
+
+@dataclass(frozen=True, slots=True)
+class CoverageResult:
+    """Tokens by layer and expert, and which experts saw few."""
+
+    n_tokens: int
+    layers: tuple[LayerTokens, ...]
+    under_visited: tuple[Expert, ...]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, coverage: Coverage) -> "CoverageResult":
+        """What is told of `coverage`."""
+        return cls(
+            n_tokens=coverage.n_tokens,
+            layers=tuple(LayerTokens(row.layer, tuple(map(int, row.counts))) for row in coverage.layers),
+            under_visited=tuple(Expert(*pair) for pair in coverage.under_visited),
+            notes=coverage.notes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrateResult:
+    """What was gathered, for machines; see `CalibrateReport`."""
+
+    output: str
+    model: str
+    texts: tuple[str, ...]
+    text_sha256: str
+    n_chunk: int
+    n_ctx: int
+    n_tokens: int
+    n_entries: int
+    interrupted: bool
+    seconds: float
+    coverage: CoverageResult
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, report: CalibrateReport) -> "CalibrateResult":
+        """What is told of `report`."""
+        return cls(
+            output=str(report.output),
+            model=report.model,
+            texts=report.texts,
+            text_sha256=report.text_sha256,
+            n_chunk=report.n_chunk,
+            n_ctx=report.n_ctx,
+            n_tokens=report.n_tokens,
+            n_entries=report.n_entries,
+            interrupted=report.interrupted,
+            seconds=report.seconds,
+            coverage=CoverageResult.of(report.coverage),
+            notes=report.notes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MergeResult:
+    """Importance files that were added up."""
+
+    output: str
+    coverage: CoverageResult
 
 
 def render(report: CalibrateReport) -> str:

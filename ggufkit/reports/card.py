@@ -1,28 +1,29 @@
 """Gate results as a model card: README.md of a hub page, with what was measured and the commands to measure it again.
 
-Knows dictionaries as `ggufkit.reports.result` makes them. Does not know the hub.
+Does not know the hub.
 """
 
 import json
 import shlex
 from collections.abc import Sequence
-from typing import Any
 
+from ggufkit.proof.comparison import Comparison
 from ggufkit.reports.markdown import escaped, table
 from ggufkit.reports.reproduce import command, config_toml, configs
 from ggufkit.reports.units import human_bytes
 from ggufkit.reports.wording import FIGURES, MARKS, number
+from ggufkit.workflows.gate import GateResult
 
 
-def render(results: Sequence[dict[str, Any]], *, base_model: str | None = None, license_name: str | None = None) -> str:
+def render(results: Sequence[GateResult], *, base_model: str | None = None, license_name: str | None = None) -> str:
     """The card of one or several files of one model, smallest first.
 
     base_model    the original on the hub: organisation/name
     license_name  as the hub spells it: apache-2.0
     """
-    ordered = sorted(results, key=lambda result: int(result["candidate"]["nbytes"]))
+    ordered = sorted(results, key=lambda result: result.candidate.nbytes)
     first = ordered[0]
-    title = first["candidate"]["name"] or first["base"]["name"] or first["candidate"]["arch"]
+    title = first.candidate.name or first.base.name or first.candidate.arch
     blocks = [
         _front_matter(base_model, license_name),
         f"# {escaped(title)}, quantized",
@@ -47,72 +48,72 @@ def _front_matter(base_model: str | None, license_name: str | None) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def _summary(first: dict[str, Any], base_model: str | None) -> str:
+def _summary(first: GateResult, base_model: str | None) -> str:
     origin = f"[{escaped(base_model)}](https://huggingface.co/{base_model})" if base_model else "its original"
     return (
-        f"GGUF files of {origin} ({escaped(first['candidate']['arch'])}), made for llama.cpp and everything built on "
+        f"GGUF files of {origin} ({escaped(first.candidate.arch)}), made for llama.cpp and everything built on "
         "it, and measured against the original before they were published."
     )
 
 
-def _files(results: Sequence[dict[str, Any]]) -> str:
+def _files(results: Sequence[GateResult]) -> str:
     header = ("", "file", "type", "size", "bits a weight", "KL divergence", "same top token", "ln(PPL ratio)", "chunks")
     return table(header, [_file(result) for result in results], right=(3, 4, 5, 6, 7, 8))
 
 
-def _file(result: dict[str, Any]) -> tuple[str, ...]:
-    model, comparison = result["candidate"], result["comparison"]
+def _file(result: GateResult) -> tuple[str, ...]:
+    model, comparison = result.candidate, result.comparison
     figures = [_with_reach(comparison, name) for name in ("kld_mean", "same_top", "ln_ppl_ratio")]
-    chunks = str(comparison["text"]["n_chunk"]) if comparison else "–"
-    size = human_bytes(model["nbytes"])
-    return MARKS[result["verdict"]], model["file"], model["type"], size, f"{model['bpw']:.2f}", *figures, chunks
+    chunks = str(comparison.text.n_chunk) if comparison else "–"
+    size = human_bytes(model.nbytes)
+    return MARKS[result.verdict], model.file, model.type, size, f"{model.bpw:.2f}", *figures, chunks
 
 
-def _with_reach(comparison: dict[str, Any] | None, name: str) -> str:
-    row = comparison["figures"].get(name) if comparison else None
+def _with_reach(comparison: Comparison | None, name: str) -> str:
+    row = comparison.figures.get(name) if comparison else None
     if not row:
         return "–"
     wording = FIGURES[name]
-    if row["low"] is None or row["high"] is None:
-        return number(row["value"], wording)
-    reach = (row["high"] - row["low"]) / 2
-    return f"{row['value'] * wording.factor:.{wording.digits}f} ± {number(reach, wording)}"
+    if row.low is None or row.high is None:
+        return number(row.value, wording)
+    reach = (row.high - row.low) / 2
+    return f"{row.value * wording.factor:.{wording.digits}f} ± {number(reach, wording)}"
 
 
-def _details(result: dict[str, Any]) -> list[str]:
-    checks = [check for check in result["checks"] if check["outcome"] != "pass"]
+def _details(result: GateResult) -> list[str]:
+    checks = [check for check in result.checks if check.outcome != "pass"]
     if not checks:
         return []
-    lines = [f"* {MARKS[check['outcome']]} {escaped(check['title'])}: {escaped(check['message'])}" for check in checks]
-    return [f"### {escaped(result['candidate']['file'])}: {result['verdict']}", "\n".join(lines)]
+    lines = [f"* {MARKS[check.outcome]} {escaped(check.title)}: {escaped(check.message)}" for check in checks]
+    return [f"### {escaped(result.candidate.file)}: {result.verdict}", "\n".join(lines)]
 
 
-def _reproduce(results: Sequence[dict[str, Any]]) -> str:
-    lines = [f"pip install ggufkit=={results[0]['environment']['ggufkit']}"]
+def _reproduce(results: Sequence[GateResult]) -> str:
+    lines = [f"pip install ggufkit=={results[0].environment.ggufkit}"]
     files = configs(results)
-    lines += [command(one, config=name) for one in results for name, config in files if config == one["config"]]
+    lines += [command(one, config=name) for one in results for name, config in files if config == one.config]
     parts = [_fenced("sh", "\n".join(lines))]
     for name, config in files:
         parts += [f"with `{name}`:", _fenced("toml", config_toml(config))]
-    text = next((one["comparison"]["text"] for one in results if one["comparison"]), None)
+    text = next((one.comparison.text for one in results if one.comparison), None)
     if text:
-        parts.append(f"Text: {escaped(text['name'])} in chunks of {text['n_ctx']} tokens, SHA-256 `{text['sha256']}`.")
+        parts.append(f"Text: {escaped(text.name)} in chunks of {text.n_ctx} tokens, SHA-256 `{text.sha256}`.")
     parts.append(_fingerprints(results))
     return "\n\n".join(parts)
 
 
-def _fingerprints(results: Sequence[dict[str, Any]]) -> str:
-    models = [results[0]["base"], *(result["candidate"] for result in results)]
-    return table(("file", "fingerprint"), [(model["file"], model["fingerprint"]) for model in models])
+def _fingerprints(results: Sequence[GateResult]) -> str:
+    models = [results[0].base, *(result.candidate for result in results)]
+    return table(("file", "fingerprint"), [(model.file, model.fingerprint) for model in models])
 
 
-def _recommended(ordered: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _recommended(ordered: Sequence[GateResult]) -> GateResult:
     """The smallest that passes, else the largest."""
-    return next((one for one in ordered if one["verdict"] == "pass"), ordered[-1])
+    return next((one for one in ordered if one.verdict == "pass"), ordered[-1])
 
 
-def _run(result: dict[str, Any]) -> str:
-    file = shlex.quote(result["candidate"]["file"])
+def _run(result: GateResult) -> str:
+    file = shlex.quote(result.candidate.file)
     return _fenced("sh", f'ggufkit run {file} -p "Once upon a time"\nllama-cli -m {file} -p "Once upon a time"')
 
 
@@ -120,9 +121,9 @@ def _fenced(language: str, text: str) -> str:
     return f"```{language}\n{text.rstrip()}\n```"
 
 
-def _made_with(result: dict[str, Any]) -> str:
-    environment = result["environment"]
+def _made_with(result: GateResult) -> str:
+    environment = result.environment
     return (
-        f"Measured with ggufkit {escaped(environment['ggufkit'])} and {escaped(environment['engine'])} on "
-        f"{escaped(environment['cpu'])}."
+        f"Measured with ggufkit {escaped(environment.ggufkit)} and {escaped(environment.engine)} on "
+        f"{escaped(environment.cpu)}."
     )

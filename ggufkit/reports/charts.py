@@ -2,7 +2,7 @@
 
 Colours of ink and series are CSS variables, so that one drawing serves light and dark pages; heat maps have the same
 colours in both. What the pointer rests on says its number: an SVG <title>. Same input, same bytes.
-Knows dictionaries as `ggufkit.reports.result` makes them. Does not know the page.
+Does not know the page.
 """
 
 import io
@@ -10,12 +10,17 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from xml.sax.saxutils import escape
 
 import numpy as np
 
 from ggufkit.errors import UsageError
+from ggufkit.proof.comparison import ChunkRow
+from ggufkit.proof.routers import LayerAgreement
+from ggufkit.proof.trial import Check
+from ggufkit.workflows.gate import GateResult
 
 # (row, column): value, and what the pointer says
 Cells = dict[tuple[int, int], tuple[float, str]]
@@ -84,20 +89,20 @@ def _log_scale(axes: Any) -> None:
     axes.yaxis.set_minor_formatter(lambda *_: "")
 
 
-def limits_chart(checks: Sequence[dict[str, Any]]) -> str:
+def limits_chart(checks: Sequence[Check]) -> str:
     """Every check with a limit: what is known of it, in limits. Left of the line is within. Empty without any."""
-    rows = [check for check in checks if check["limit"] and check["n_chunk"] and check["value"] is not None]
+    rows = [check for check in checks if check.limit and check.n_chunk and check.value is not None]
     if not rows:
         return ""
     with _drawing(8, 0.9 + 0.45 * len(rows)) as (_, axes, tips, svg):
         for y, check in enumerate(reversed(rows)):
             value, low, high = _in_limits(check)
-            colour = _SERIES[check["outcome"]]
+            colour = _SERIES[check.outcome]
             _tip(axes.plot([low, high], [y, y], color=colour, linewidth=5, solid_capstyle="round", alpha=0.45)[0],
-                 tips, f"{check['title']}: {check['message']}")  # fmt: skip
+                 tips, f"{check.title}: {check.message}")  # fmt: skip
             axes.plot([value], [y], "o", color=colour, markersize=8)
         axes.axvline(1, color=_INK, linewidth=1.2, linestyle=(0, (4, 3)))
-        axes.set_yticks(range(len(rows)), [check["title"] for check in reversed(rows)])
+        axes.set_yticks(range(len(rows)), [check.title for check in reversed(rows)])
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_xlim(min(0.0, *(_in_limits(check)[1] for check in rows)) - 0.05, _right_end(rows))
         axes.set_xlabel("in limits: left of 1 is within")
@@ -105,42 +110,42 @@ def limits_chart(checks: Sequence[dict[str, Any]]) -> str:
     return svg[0]
 
 
-def _right_end(rows: Sequence[dict[str, Any]]) -> float:
+def _right_end(rows: Sequence[Check]) -> float:
     return float(min(5.0, max(1.5, *(1.1 * x for check in rows for x in _in_limits(check)))))
 
 
-def _in_limits(check: dict[str, Any]) -> tuple[float, float, float]:
+def _in_limits(check: Check) -> tuple[float, float, float]:
     """Value, low, high as multiples of the limit, more being worse; unknown ends lie outside the picture."""
-    sign = -1.0 if check["at_least"] else 1.0
-    offset = 1.0 if check["at_least"] else 0.0  # of shares that should be large, what is missing counts
-    scale = abs(offset + sign * check["limit"]) or 1.0
-    ends = [-99.0 if check["low"] is None else check["low"], 99.0 if check["high"] is None else check["high"]]
-    value, low, high = ((offset + sign * x) / scale for x in (check["value"], *ends))
+    sign = -1.0 if check.at_least else 1.0
+    offset = 1.0 if check.at_least else 0.0  # of shares that should be large, what is missing counts
+    scale = abs(offset + sign * (check.limit or 0.0)) or 1.0
+    ends = [-99.0 if check.low is None else check.low, 99.0 if check.high is None else check.high]
+    value, low, high = ((offset + sign * x) / scale for x in (check.value or 0.0, *ends))
     return value, max(min(low, high), -1.0), min(max(low, high), 99.0)
 
 
-def size_chart(results: Sequence[dict[str, Any]]) -> str:
+def size_chart(results: Sequence[GateResult]) -> str:
     """Size against mean KL divergence of all candidates; empty for fewer than two that were measured."""
-    points = sorted((r for r in results if r.get("comparison")), key=lambda r: int(r["candidate"]["nbytes"]))
+    points = sorted((r for r in results if r.comparison), key=lambda r: r.candidate.nbytes)
     if len(points) < 2:
         return ""
-    unit, nbytes = ("GiB", 2**30) if points[-1]["candidate"]["nbytes"] >= 2**31 else ("MiB", 2**20)
+    unit, nbytes = ("GiB", 2**30) if points[-1].candidate.nbytes >= 2**31 else ("MiB", 2**20)
     with _drawing(8, 4.2) as (_, axes, tips, svg):
-        sizes = [r["candidate"]["nbytes"] / nbytes for r in points]
-        rows = [r["comparison"]["figures"]["kld_mean"] for r in points]
-        axes.plot(sizes, [row["value"] for row in rows], color=_SERIES["line"], linewidth=1.2, alpha=0.6)
+        sizes = [r.candidate.nbytes / nbytes for r in points]
+        rows = [r.comparison.figures["kld_mean"] for r in points if r.comparison]
+        axes.plot(sizes, [row.value for row in rows], color=_SERIES["line"], linewidth=1.2, alpha=0.6)
         for r, size, row, lift in zip(points, sizes, rows, _label_lifts(sizes), strict=True):
-            colour = _SERIES[r["verdict"]]
-            low = row["value"] if row["low"] is None else max(row["low"], row["value"] / 5)
-            high = row["value"] if row["high"] is None else row["high"]
+            colour = _SERIES[r.verdict]
+            low = row.value if row.low is None else max(row.low, row.value / 5)
+            high = row.value if row.high is None else row.high
             axes.plot([size, size], [low, high], color=colour, linewidth=2, alpha=0.6)
-            dot = axes.plot([size], [row["value"]], "o", color=colour, markersize=9)[0]
-            said = f"{size:.1f} {unit}, KL divergence {row['value']:.5f}, {r['verdict']}"
-            _tip(dot, tips, f"{r['candidate']['file']}: {said}")
-            label = r["candidate"]["type"] or r["candidate"]["file"]
-            axes.annotate(label, (size, row["value"]), xytext=(8, lift), textcoords="offset points", color=_INK)
+            dot = axes.plot([size], [row.value], "o", color=colour, markersize=9)[0]
+            said = f"{size:.1f} {unit}, KL divergence {row.value:.5f}, {r.verdict}"
+            _tip(dot, tips, f"{r.candidate.file}: {said}")
+            label = r.candidate.type or r.candidate.file
+            axes.annotate(label, (size, row.value), xytext=(8, lift), textcoords="offset points", color=_INK)
         axes.margins(x=0.12, y=0.12)
-        if min(row["value"] for row in rows) > 0:
+        if min(row.value for row in rows) > 0:
             _log_scale(axes)
         axes.set_xlabel(f"size, {unit}")
         axes.set_ylabel("mean KL divergence")
@@ -155,20 +160,20 @@ def _label_lifts(sizes: Sequence[float]) -> list[int]:
     return lifts
 
 
-def text_chart(chunks: Sequence[dict[str, Any]]) -> str:
+def text_chart(chunks: Sequence[ChunkRow]) -> str:
     """KL divergence along the text: mean and largest of each chunk, of several neighbours where there are many."""
     chunks = _joined(chunks)
     with _drawing(8, 3.2) as (_, axes, tips, svg):
-        numbers = [row["chunk"] for row in chunks]
-        means, largest = ([row[key] for row in chunks] for key in ("kld", "kld_max"))
+        numbers = [row.chunk for row in chunks]
+        means, largest = ([getattr(row, key) for row in chunks] for key in ("kld", "kld_max"))
         axes.vlines(numbers, means, largest, color=_FAINT, alpha=0.5, linewidth=1)
         for row in chunks:
             for key, name, colour in (("kld_max", "largest", _SERIES["second"]), ("kld", "mean", _SERIES["line"])):
-                dot = axes.plot([row["chunk"]], [row[key]], "o", color=colour, markersize=4.5)[0]
-                _tip(dot, tips, f"chunk {row['chunk']}: {name} KL divergence {row[key]:.5f}")
+                dot = axes.plot([row.chunk], [getattr(row, key)], "o", color=colour, markersize=4.5)[0]
+                _tip(dot, tips, f"chunk {row.chunk}: {name} KL divergence {getattr(row, key):.5f}")
         axes.plot([], [], "o", color=_SERIES["second"], label="largest of a chunk")
         axes.plot([], [], "o", color=_SERIES["line"], label="mean of a chunk")
-        if all(row["kld"] > 0 for row in chunks):
+        if all(row.kld > 0 for row in chunks):
             _log_scale(axes)
         axes.legend(loc="upper left", bbox_to_anchor=(0, 1.16), ncols=2)
         axes.set_xlabel("chunk of the text")
@@ -176,27 +181,23 @@ def text_chart(chunks: Sequence[dict[str, Any]]) -> str:
     return svg[0]
 
 
-def _joined(chunks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _joined(chunks: Sequence[ChunkRow]) -> list[ChunkRow]:
     """At most so many rows as can be told apart."""
     step = max(1, -(-len(chunks) // _MOST_POINTS))
     groups = [chunks[i : i + step] for i in range(0, len(chunks), step)]
     return [
-        {
-            "chunk": group[0]["chunk"],
-            "kld": sum(row["kld"] for row in group) / len(group),
-            "kld_max": max(row["kld_max"] for row in group),
-        }
+        replace(group[0], kld=sum(row.kld for row in group) / len(group), kld_max=max(row.kld_max for row in group))
         for group in groups
     ]
 
 
-def router_chart(layers: Sequence[dict[str, Any]]) -> str:
+def router_chart(layers: Sequence[LayerAgreement]) -> str:
     """Share of tokens that go to the same experts, by layer."""
     with _drawing(8, 2.6) as (_, axes, tips, svg):
         for row in layers:
-            different = 100 * (1 - row["same_set"])
-            (bar,) = axes.bar([row["layer"]], [different], color=_SERIES["line"], width=0.7)
-            _tip(bar, tips, f"layer {row['layer']}: {different:.2f} % of the tokens go to another set of experts")
+            different = 100 * (1 - row.same_set)
+            (bar,) = axes.bar([row.layer], [different], color=_SERIES["line"], width=0.7)
+            _tip(bar, tips, f"layer {row.layer}: {different:.2f} % of the tokens go to another set of experts")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(visible=False, axis="x")
         axes.set_xlabel("layer")

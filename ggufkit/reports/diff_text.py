@@ -1,40 +1,41 @@
 """A diff of two files for people: what differs, and the errors of the tensors with their layers folded."""
 
-from typing import Any
+from collections.abc import Sequence
 
+from ggufkit.differences.structure import Finding
+from ggufkit.differences.weights import TensorError
 from ggufkit.reports.columns import columns
 from ggufkit.reports.fold import fold
 from ggufkit.reports.units import human_seconds
 from ggufkit.reports.wording import model_line
+from ggufkit.workflows.diff import DiffReport
 
 
-def render(result: dict[str, Any], *, full: bool = False) -> str:
+def render(result: DiffReport, *, full: bool = False) -> str:
     """The result of `ggufkit diff`; `full` shows every tensor on a line."""
-    head = (
-        f"original   {result['base']}\ncandidate  {model_line(result['candidate'])}, {human_seconds(result['seconds'])}"
-    )
-    blocks = [head, _findings(result["findings"])]
-    if result["tensors"]:
-        blocks.append(_tensors(result["tensors"], full))
+    head = f"original   {result.base}\ncandidate  {model_line(result.candidate)}, {human_seconds(result.seconds)}"
+    blocks = [head, _findings(result.findings)]
+    if result.tensors:
+        blocks.append(_tensors(result.tensors, full))
     return "\n\n".join(blocks)
 
 
-def _findings(findings: list[dict[str, Any]]) -> str:
+def _findings(findings: Sequence[Finding]) -> str:
     if not findings:
         return "nothing differs but the encoding of the weights"
-    return "\n".join(f"{one['severity']}: {one['message']}" for one in findings)
+    return "\n".join(f"{one.severity}: {one.message}" for one in findings)
 
 
-def _tensors(tensors: list[dict[str, Any]], full: bool) -> str:
-    keys = [(one["name"], at if full else one["type"]) for at, one in enumerate(tensors)]
+def _tensors(tensors: Sequence[TensorError], full: bool) -> str:
+    keys = [(one.name, at if full else one.type) for at, one in enumerate(tensors)]
     rows = []
     for group in fold(keys):
         members = [tensors[at] for at in group.members]
-        errors = [one["error"] for one in members if one["error"] is not None]
-        experts = [error for one in members for error in one["experts"] if error is not None]
+        errors = [one.error for one in members if one.error is not None]
+        experts = [error for one in members for error in one.experts if error is not None]
         rows.append((
-            group.name, members[0]["type"], _range(errors), _range(experts) if experts else "",
-            _range([one["expected"] for one in members if one["expected"] is not None]),
+            group.name, members[0].type, _range(errors), _range(experts) if experts else "",
+            _range([one.expected for one in members if one.expected is not None]),
         ))  # fmt: skip
     return columns(("tensor", "type", "relative error", "by expert", "expected"), rows, right=(2, 3, 4))
 

@@ -1,27 +1,17 @@
-"""An inspected GGUF as text and as JSON."""
+"""An inspected GGUF as text."""
 
-import dataclasses
 import json
-from typing import Any
 
 from ggufkit.reports.fold import fold
 from ggufkit.reports.units import human_bytes, human_count
 from ggufkit.workflows.inspect import InspectReport, MetadataRow, TensorRow
 
-SCHEMA = "ggufkit/inspect@1"
 _VALUE_WIDTH = 100
-
-
-def as_dict(report: InspectReport) -> dict[str, Any]:
-    """The result for machines: metadata by key, arrays cut to their first items."""
-    result = dataclasses.asdict(report)
-    result["metadata"] = {row.pop("key"): row for row in result["metadata"]}
-    return {"schema": SCHEMA} | result | {"nbytes_by_type": report.nbytes_by_type}
 
 
 def render(report: InspectReport, *, tensors: bool = True, full: bool = False) -> str:
     """The result for people: a headline, metadata, and tensors with their layers folded (`full`: one a line)."""
-    blocks = [_headline(report), "\n".join(_metadata_line(row, full) for row in report.metadata)]
+    blocks = [_headline(report), "\n".join(_metadata_line(key, row, full) for key, row in report.metadata.items())]
     if report.notes:
         blocks.insert(1, "\n".join(f"note: {note}" for note in report.notes))
     if tensors:
@@ -40,14 +30,14 @@ def _headline(report: InspectReport) -> str:
     )
 
 
-def _metadata_line(row: MetadataRow, full: bool) -> str:
+def _metadata_line(key: str, row: MetadataRow, full: bool) -> str:
     value = json.dumps(row.value, ensure_ascii=False)
     if row.length is not None and len(row.value) < row.length:
         value = value[:-1] + ", …]"
     if not full and len(value) > _VALUE_WIDTH:
         value = value[:_VALUE_WIDTH] + "…"
     kind = row.type if row.length is None else f"{row.type[:-2]}[{row.length}]"
-    return f"{row.key:44} {kind:16} {value}"
+    return f"{key:44} {kind:16} {value}"
 
 
 def _tensor_lines(rows: tuple[TensorRow, ...], full: bool) -> list[str]:

@@ -2,37 +2,38 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
+from ggufkit.proof.comparison import Comparison
 from ggufkit.reports.wording import MARKS, check_lines, figure_lines, model_line, text_line
+from ggufkit.workflows.gate import GateResult
 
 MAX_NBYTES = 900 << 10
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
 _VERDICTS = {"pass": "✅ pass", "fail": "❌ fail", "inconclusive": "❔ inconclusive"}
 
 
-def render(result: dict[str, Any]) -> str:
+def render(result: GateResult) -> str:
     """Verdict, checks, figures. Cut at a line where it would be too long."""
-    comparison = result["comparison"]
+    comparison = result.comparison
     parts = [
-        f"## {_VERDICTS[result['verdict']]}: {escaped(result['candidate']['file'])}",
-        escaped(result["sentence"]),
+        f"## {_VERDICTS[result.verdict]}: {escaped(result.candidate.file)}",
+        escaped(result.sentence),
         table(
             ("", "check", "value", "surely within", "limit", "chunks", ""),
             [(MARKS[c.outcome], c.title, c.value, c.interval, c.limit, c.chunks, _if_bad(c.outcome, c.message))
-             for c in check_lines(result["checks"])],
+             for c in check_lines(result.checks)],
             right=(2, 4, 5),
         ),
     ]  # fmt: skip
     if comparison:
-        parts += [_figures(comparison), escaped(f"{text_line(comparison['text'])}, seed {result['config']['seed']}")]
-    parts.append(escaped(f"Candidate {model_line(result['candidate'])}, original {model_line(result['base'])}, "
-                         f"ggufkit {result['environment']['ggufkit']}, {result['environment']['engine']}"))  # fmt: skip
+        parts += [_figures(comparison), escaped(f"{text_line(comparison.text)}, seed {result.config.seed}")]
+    parts.append(escaped(f"Candidate {model_line(result.candidate)}, original {model_line(result.base)}, "
+                         f"ggufkit {result.environment.ggufkit}, {result.environment.engine}"))  # fmt: skip
     return cut("\n\n".join(parts) + "\n")
 
 
-def _figures(comparison: dict[str, Any]) -> str:
-    rows = [(line.title, line.value, line.interval) for line in figure_lines(comparison["figures"])]
+def _figures(comparison: Comparison) -> str:
+    rows = [(line.title, line.value, line.interval) for line in figure_lines(comparison.figures)]
     return table(("figure", "value", "95 % interval"), rows, right=(1,))
 
 

@@ -1,26 +1,13 @@
-"""A plan as text and as JSON: layers folded into ranges, one line for tensors that share type and reason."""
-
-import dataclasses
-from typing import Any
+"""A plan as text: layers folded into ranges, one line for tensors that share type and reason."""
 
 from ggufkit.reports.fold import fold
 from ggufkit.reports.units import human_bytes, human_count
 from ggufkit.workflows.plan import Fit, PlanReport, PlanRow
 
-SCHEMA = "ggufkit/plan@1"
-
-
-def as_dict(report: PlanReport) -> dict[str, Any]:
-    """The result for machines: every tensor on its own, bytes as numbers."""
-    result = dataclasses.asdict(report)
-    tensors = result.pop("rows")
-    result["bpw"] = round(report.bpw, 4)
-    return {"schema": SCHEMA} | result | {"nbytes_by_type": report.nbytes_by_type, "tensors": tensors}
-
 
 def render(report: PlanReport) -> str:
     """The result for people."""
-    blocks = ["\n".join(tensor_lines(report.rows)), _file_lines(report), _fit_lines(report)]
+    blocks = ["\n".join(tensor_lines(report.tensors)), _file_lines(report), _fit_lines(report)]
     if report.notes:
         blocks.append("\n".join(f"note: {note}" for note in report.notes))
     return "\n\n".join(blocks)
@@ -46,7 +33,7 @@ def _file_lines(report: PlanReport) -> str:
     types = ", ".join(f"{name} {human_bytes(nbytes)}" for name, nbytes in report.nbytes_by_type.items())
     return (
         f"{report.type}: {human_bytes(report.file_nbytes)}, {report.bpw:.3f} bits a weight, "
-        f"{human_count(report.n_weights)} weights in {len(report.rows)} tensors; "
+        f"{human_count(report.n_weights)} weights in {len(report.tensors)} tensors; "
         f"the source holds {human_bytes(report.source_nbytes)}\n"
         f"types: {types}\n"
         f"to make it: {human_bytes(report.disk_nbytes)} of disk, {human_bytes(report.peak_nbytes)} of memory "

@@ -1,55 +1,76 @@
-"""A finished quantization as text and as JSON. Knows its figures; does not know how they came about."""
+"""A finished quantization: what is told of it, as JSON and as text."""
 
-from typing import Any
+from dataclasses import dataclass, replace
 
-from ggufkit.recipes.plan import QuantPlan
 from ggufkit.reports.units import human_bytes, human_count, human_seconds
-
-SCHEMA = "ggufkit/quantize@1"
-
-
-def as_dict(
-    plan: QuantPlan, *, output: str, seconds: float, resumed_nbytes: int, source_nbytes: int, notes: tuple[str, ...]
-) -> dict[str, Any]:
-    """The result for machines."""
-    types: dict[str, int] = {}
-    for tensor in plan.tensors:
-        types[tensor.qtype.name] = types.get(tensor.qtype.name, 0) + tensor.nbytes
-    return {
-        "schema": SCHEMA,
-        "output": output,
-        "type": plan.name,
-        "file_nbytes": plan.file_nbytes,
-        "source_nbytes": source_nbytes,
-        "bpw": round(plan.bpw, 4),
-        "n_weights": plan.n_weights,
-        "n_tensors": len(plan.tensors),
-        "nbytes_by_type": dict(sorted(types.items(), key=lambda item: -item[1])),
-        "seconds": round(seconds, 3),
-        "resumed_nbytes": resumed_nbytes,
-        "notes": list(notes),
-    }
+from ggufkit.workflows.check import Check
+from ggufkit.workflows.quantize import QuantizeReport
 
 
-def render(result: dict[str, Any]) -> str:
+@dataclass(frozen=True, slots=True)
+class QuantizeResult:
+    """What was made.
+
+    resumed_nbytes  of the output, done by an earlier run
+    nbytes_by_type  bytes of tensors of each type, largest first
+    check           perplexity before and after, where it was asked for
+    """
+
+    output: str
+    type: str
+    file_nbytes: int
+    source_nbytes: int
+    bpw: float
+    n_weights: int
+    n_tensors: int
+    nbytes_by_type: dict[str, int]
+    seconds: float
+    resumed_nbytes: int
+    notes: tuple[str, ...]
+    check: Check | None = None
+
+    @classmethod
+    def of(cls, report: QuantizeReport) -> "QuantizeResult":
+        """What is told of `report`."""
+        plan = report.plan
+        return cls(
+            output=str(report.output),
+            type=plan.name,
+            file_nbytes=plan.file_nbytes,
+            source_nbytes=report.source_nbytes,
+            bpw=plan.bpw,
+            n_weights=plan.n_weights,
+            n_tensors=len(plan.tensors),
+            nbytes_by_type=plan.nbytes_by_type,
+            seconds=report.seconds,
+            resumed_nbytes=report.resumed_nbytes,
+            notes=report.notes,
+        )
+
+    def with_more(self, *, notes: tuple[str, ...] = (), check: Check | None = None) -> "QuantizeResult":
+        """The same with what other steps have to say."""
+        return replace(self, notes=self.notes + notes, check=check)
+
+
+def render(result: QuantizeResult) -> str:
     """The result for people: a line of what was made, a line of what it is made of, and what to know."""
-    size, source = result["file_nbytes"], result["source_nbytes"]
+    size, source = result.file_nbytes, result.source_nbytes
+    kept = f", {human_bytes(result.resumed_nbytes)} kept from before" if result.resumed_nbytes else ""
     lines = [
-        f"{result['output']}  {result['type']}, {human_bytes(size)}, {result['bpw']:.2f} bits a weight, "
+        f"{result.output}  {result.type}, {human_bytes(size)}, {result.bpw:.2f} bits a weight, "
         f"{source / size:.1f} times smaller than the source ({human_bytes(source)})",
-        f"{human_count(result['n_weights'])} weights in {result['n_tensors']} tensors, "
-        f"{human_seconds(result['seconds'])}"
-        + (f", {human_bytes(result['resumed_nbytes'])} kept from before" if result["resumed_nbytes"] else ""),
-        "types: " + ", ".join(f"{name} {human_bytes(n)}" for name, n in result["nbytes_by_type"].items()),
+        f"{human_count(result.n_weights)} weights in {result.n_tensors} tensors, {human_seconds(result.seconds)}{kept}",
+        "types: " + ", ".join(f"{name} {human_bytes(n)}" for name, n in result.nbytes_by_type.items()),
+        *(f"note: {note}" for note in result.notes),
     ]
-    return "\n".join(lines + [f"note: {note}" for note in result["notes"]])
+    return "\n".join([*lines, _check(result.check)] if result.check else lines)
 
 
-def render_check(check: dict[str, Any]) -> str:
-    """Perplexity before and after, as a small table and a sentence."""
-    change = 100 * (check["ppl_after"] / check["ppl_before"] - 1)
+def _check(check: Check) -> str:
+    change = 100 * (check.ppl_after / check.ppl_before - 1)
+    error = "" if check.ln_ratio_error is None else f" ± {100 * check.ln_ratio_error:.2f}"
     return (
-        f"perplexity  before {check['ppl_before']:.4f} ({check['type_before']})   after {check['ppl_after']:.4f}   "
-        f"{change:+.2f} % ± {100 * check['ln_ratio_error']:.2f}   "
-        f"({check['text']}, {check['n_chunk']} chunks of {check['n_ctx']})"
+        f"perplexity  before {check.ppl_before:.4f} ({check.type_before})   after {check.ppl_after:.4f}   "
+        f"{change:+.2f} %{error}   "
+        f"({check.text}, {check.n_chunk} chunks of {check.n_ctx})"
     )

@@ -1,11 +1,14 @@
 """Numbers and verdicts of results in words: how each figure is called, in which unit and with how many digits.
 
-Knows dictionaries as `ggufkit.reports.result` makes them. Does not know layouts.
+Does not know layouts.
 """
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
+from ggufkit.proof.facts import ModelFacts, TextFacts
+from ggufkit.proof.figures import FigureRow
+from ggufkit.proof.trial import Check
 from ggufkit.reports.units import human_bytes
 
 
@@ -66,28 +69,28 @@ class CheckLine(NamedTuple):
     message: str
 
 
-def figure_lines(figures: dict[str, Any]) -> Iterator[FigureLine]:
+def figure_lines(figures: Mapping[str, FigureRow]) -> Iterator[FigureLine]:
     """All figures that are known, in their order. Extremes have no interval."""
     for name, wording in FIGURES.items():
         row = figures.get(name)
         if row:
-            interval = "" if name == "kld_max" else _interval(row["low"], row["high"], wording)
-            yield FigureLine(name, wording.title, number(row["value"], wording), interval)
+            interval = "" if name == "kld_max" else _interval(row.low, row.high, wording)
+            yield FigureLine(name, wording.title, number(row.value, wording), interval)
 
 
-def check_lines(checks: list[dict[str, Any]]) -> Iterator[CheckLine]:
+def check_lines(checks: Sequence[Check]) -> Iterator[CheckLine]:
     for check in checks:
-        wording = CHECK_FORMATS.get(check["name"], _PLAIN)
-        has_limit = check["limit"] is not None
-        sign = "≥" if check["at_least"] else "≤"
+        wording = CHECK_FORMATS.get(check.name, _PLAIN)
+        has_limit = check.limit is not None
+        sign = "≥" if check.at_least else "≤"
         yield CheckLine(
-            outcome=check["outcome"],
-            title=check["title"],
-            value=number(check["value"], wording) if has_limit else "",
-            interval=_interval(check["low"], check["high"], wording) if has_limit and check["n_chunk"] else "",
-            limit=f"{sign} {number(check['limit'], wording)}" if has_limit else "",
-            chunks=str(check["n_chunk"]) if check["n_chunk"] else "",
-            message=check["message"],
+            outcome=check.outcome,
+            title=check.title,
+            value=number(check.value, wording) if has_limit else "",
+            interval=_interval(check.low, check.high, wording) if has_limit and check.n_chunk else "",
+            limit=f"{sign} {number(check.limit, wording)}" if has_limit else "",
+            chunks=str(check.n_chunk) if check.n_chunk else "",
+            message=check.message,
         )
 
 
@@ -102,12 +105,12 @@ def _interval(low: float | None, high: float | None, wording: Wording) -> str:
     return f"{ends[0]} … {ends[1]}{wording.unit}"
 
 
-def model_line(model: dict[str, Any]) -> str:
+def model_line(model: ModelFacts) -> str:
     """A model file in one line."""
-    parts = [model.get("type", ""), human_bytes(model["nbytes"]), f"{model['bpw']:.2f} bits a weight"]
-    return f"{model['file']} ({', '.join(part for part in parts if part)})"
+    parts = [model.type, human_bytes(model.nbytes), f"{model.bpw:.2f} bits a weight"]
+    return f"{model.file} ({', '.join(part for part in parts if part)})"
 
 
-def text_line(text: dict[str, Any]) -> str:
+def text_line(text: TextFacts) -> str:
     """What was read in one line."""
-    return f"{text['name']}: {text['n_chunk']} chunks of {text['n_ctx']}, {text['n_token']} tokens scored"
+    return f"{text.name}: {text.n_chunk} chunks of {text.n_ctx}, {text.n_token} tokens scored"

@@ -21,6 +21,7 @@ from ggufkit.runtime import scoring
 from ggufkit.workflows.inspect import inspect
 from ggufkit.workflows.perplexity import standard_error_of_means
 from ggufkit.workflows.quantize import QuantizeSettings, encode, opened
+from quant.stats import known
 
 MAX_CHUNKS = 60  # of 512 tokens: enough to tell a broken file, a few seconds on a small model
 
@@ -30,7 +31,7 @@ class Check:
     """Perplexity before and after.
 
     type_before     of the file that ran: the source itself, or its conversion
-    ln_ratio_error  one standard error of ln(after / before), chunks taken as independent
+    ln_ratio_error  one standard error of ln(after / before), chunks taken as independent; None for one chunk
     """
 
     text: str
@@ -40,7 +41,7 @@ class Check:
     ppl_before: float
     ppl_after: float
     ln_ratio: float
-    ln_ratio_error: float
+    ln_ratio_error: float | None
 
 
 def require(settings: QuantizeSettings, text: Path | None) -> None:
@@ -69,7 +70,7 @@ def check(settings: QuantizeSettings, text: Path | None, on_progress: OnProgress
         ppl_before=before.ppl,
         ppl_after=after.ppl,
         ln_ratio=math.log(after.ppl / before.ppl),
-        ln_ratio_error=standard_error_of_means(difference),
+        ln_ratio_error=known(standard_error_of_means(difference)),
     )
 
 

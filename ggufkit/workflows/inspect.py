@@ -1,5 +1,7 @@
 """`inspect`: what is in a GGUF, from its header alone. Does not print, runs nothing."""
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from gguf import GGUFValueType
 
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.model import KV
+from ggufkit.formats.tensor import TensorRef
 
 CHAT_TEMPLATE = "tokenizer.chat_template"
 _SHOWN_ITEMS = 5
@@ -17,7 +20,6 @@ _SHOWN_ITEMS = 5
 class MetadataRow:
     """One entry. Arrays have their length and first items as value."""
 
-    key: str
     type: str
     value: Any
     length: int | None = None
@@ -37,8 +39,9 @@ class TensorRow:
 class InspectReport:
     """A file's header.
 
-    type   the mixture that general.file_type names, or ""
-    notes  what is odd and does no harm
+    type            the mixture that general.file_type names, or ""
+    nbytes_by_type  bytes of tensors of each type, largest first
+    notes           what is odd and does no harm
     """
 
     file: str
@@ -51,17 +54,10 @@ class InspectReport:
     n_weights: int
     bpw: float
     chat_template: str
-    metadata: tuple[MetadataRow, ...]
+    metadata: dict[str, MetadataRow]
+    nbytes_by_type: dict[str, int]
     tensors: tuple[TensorRow, ...]
     notes: tuple[str, ...] = ()
-
-    @property
-    def nbytes_by_type(self) -> dict[str, int]:
-        """Bytes of tensors of each type, largest first."""
-        sums: dict[str, int] = {}
-        for row in self.tensors:
-            sums[row.type] = sums.get(row.type, 0) + row.nbytes
-        return dict(sorted(sums.items(), key=lambda item: -item[1]))
 
 
 def inspect(path: Path) -> InspectReport:
@@ -79,14 +75,22 @@ def inspect(path: Path) -> InspectReport:
         n_weights=file.n_weights,
         bpw=file.bpw,
         chat_template=str(file.value(CHAT_TEMPLATE) or ""),
-        metadata=tuple(_row(kv) for kv in file.metadata.values()),
+        metadata={kv.key: _row(kv) for kv in file.metadata.values()},
+        nbytes_by_type=_nbytes_by_type(file.tensors),
         tensors=tuple(TensorRow(t.name, t.shape, t.dtype, t.nbytes) for t in file.tensors),
         notes=file.notes,
     )
 
 
+def _nbytes_by_type(tensors: Iterable[TensorRef]) -> dict[str, int]:
+    sums: Counter[str] = Counter()
+    for tensor in tensors:
+        sums[tensor.dtype] += tensor.nbytes
+    return dict(sums.most_common())
+
+
 def _row(kv: KV) -> MetadataRow:
     if kv.type is not GGUFValueType.ARRAY or kv.item_type is None:
-        return MetadataRow(kv.key, kv.type.name, kv.value)
+        return MetadataRow(kv.type.name, kv.value)
     head = [kv.value[i] for i in range(min(_SHOWN_ITEMS, len(kv.value)))]
-    return MetadataRow(kv.key, f"{kv.item_type.name}[]", head, len(kv.value))
+    return MetadataRow(f"{kv.item_type.name}[]", head, len(kv.value))

@@ -16,6 +16,7 @@ from ggufkit.formats.text import EVALUATION_TEXT, read_text, shipped_text
 from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.runtime import scoring
 from ggufkit.runtime.engine import Device
+from quant.stats import known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,7 @@ class PerplexityReport:
     """What was measured.
 
     ppl_error        one standard error, tokens taken as independent, as llama-perplexity prints it
-    ppl_error_chunk  one standard error, chunks taken as independent
+    ppl_error_chunk  one standard error, chunks taken as independent; None for one chunk, which has no spread
     text_sha256      of the text's bytes
     """
 
@@ -49,7 +50,7 @@ class PerplexityReport:
     text_sha256: str
     ppl: float
     ppl_error: float
-    ppl_error_chunk: float
+    ppl_error_chunk: float | None
     n_ctx: int
     n_chunk: int
     n_token: int
@@ -86,7 +87,7 @@ def perplexity(
         text_sha256=hashlib.sha256(text.encode()).hexdigest(),
         ppl=result.ppl,
         ppl_error=result.ppl_error,
-        ppl_error_chunk=result.ppl * standard_error_of_means(result.nll),
+        ppl_error_chunk=known(result.ppl * standard_error_of_means(result.nll)),
         n_ctx=result.n_ctx,
         n_chunk=result.n_chunk,
         n_token=result.n_token,

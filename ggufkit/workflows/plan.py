@@ -49,11 +49,11 @@ class PlanReport:
     disk_nbytes    free space that making it needs; nothing is written but the file itself
     peak_nbytes    resident memory of making it, with `threads` threads
     notes          what a person should know before the start
+    nbytes_by_type bytes of tensors of each type, largest first
     """
 
     type: str
     arch: str
-    rows: tuple[PlanRow, ...]
     n_weights: int
     bpw: float
     file_nbytes: int
@@ -63,14 +63,8 @@ class PlanReport:
     threads: int
     fit: Fit
     notes: tuple[str, ...]
-
-    @property
-    def nbytes_by_type(self) -> dict[str, int]:
-        """Bytes of tensors of each type, largest first."""
-        sums: dict[str, int] = {}
-        for row in self.rows:
-            sums[row.type] = sums.get(row.type, 0) + row.nbytes
-        return dict(sorted(sums.items(), key=lambda item: -item[1]))
+    nbytes_by_type: dict[str, int]
+    tensors: tuple[PlanRow, ...]
 
 
 def plan(
@@ -103,7 +97,6 @@ def plan_report(job: Job, *, memory_nbytes: int | None = None) -> PlanReport:
     return PlanReport(
         type=job.plan.name,
         arch=job.model.hparams.arch,
-        rows=tuple(PlanRow(t.name, t.tensor.shape, t.tensor.dtype, t.qtype.name, t.nbytes, t.reason) for t in tensors),
         n_weights=job.plan.n_weights,
         bpw=job.plan.bpw,
         file_nbytes=job.plan.file_nbytes,
@@ -113,6 +106,10 @@ def plan_report(job: Job, *, memory_nbytes: int | None = None) -> PlanReport:
         threads=job.threads,
         fit=fit(job.model.hparams, weights_nbytes, memory_nbytes or machine.memory().total),
         notes=notes(job),
+        nbytes_by_type=job.plan.nbytes_by_type,
+        tensors=tuple(
+            PlanRow(t.name, t.tensor.shape, t.tensor.dtype, t.qtype.name, t.nbytes, t.reason) for t in tensors
+        ),
     )
 
 

@@ -17,7 +17,7 @@ from ggufkit.errors import InputError
 from ggufkit.proof.limits import GateConfig, parse_config
 from ggufkit.reports import annotations, card, compare_text, diff_text, gate_text, junit, markdown
 from ggufkit.reports.reproduce import command, config_toml
-from ggufkit.reports.result import load, require_comparable
+from ggufkit.reports.result import load, parse, require_comparable
 
 RESULT_FILE = Path(__file__).parents[1] / "data" / "reports" / "gate.json"
 Golden = Callable[[str, str], None]
@@ -30,13 +30,17 @@ def result() -> dict[str, Any]:
 
 
 def test_views_read_as_people_expect(result: dict[str, Any], golden: Golden) -> None:
-    golden("reports/gate.txt", gate_text.render(result) + "\n")
-    golden("reports/gate.md", markdown.render(result))
-    golden("reports/gate.xml", junit.render(result))
-    golden("reports/annotations.txt", "\n".join(annotations.render(result)) + "\n")
-    golden("reports/compare.txt", compare_text.render(result["comparison"]) + "\n")
-    golden("reports/diff.txt", diff_text.render(result["diff"]) + "\n")
-    golden("reports/card.md", card.render([result], base_model="org/tiny", license_name="apache-2.0"))
+    golden("reports/gate.txt", gate_text.render(parse(result)) + "\n")
+    golden("reports/gate.md", markdown.render(parse(result)))
+    golden("reports/gate.xml", junit.render(parse(result)))
+    golden("reports/annotations.txt", "\n".join(annotations.render(parse(result))) + "\n")
+    golden("reports/compare.txt", compare_text.render(parse(result).comparison) + "\n")
+    golden("reports/diff.txt", diff_text.render(parse(result).diff) + "\n")
+    golden("reports/card.md", card.render([parse(result)], base_model="org/tiny", license_name="apache-2.0"))
+
+
+def command_of(result: dict[str, Any]) -> str:
+    return command(parse(result))
 
 
 def with_checks(result: dict[str, Any], outcomes: list[str]) -> dict[str, Any]:
@@ -47,7 +51,9 @@ def with_checks(result: dict[str, Any], outcomes: list[str]) -> dict[str, Any]:
 
 
 def test_junit_counts_are_those_of_its_cases(result: dict[str, Any]) -> None:
-    suite = ElementTree.fromstring(junit.render(with_checks(result, ["pass", "fail", "fail", "inconclusive"])))[0]
+    suite = ElementTree.fromstring(junit.render(parse(with_checks(result, ["pass", "fail", "fail", "inconclusive"]))))[
+        0
+    ]
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("4", "2", "1")
     cases = suite.findall("testcase")
     assert [case.find("failure") is not None for case in cases] == [False, True, True, False]
@@ -56,25 +62,25 @@ def test_junit_counts_are_those_of_its_cases(result: dict[str, Any]) -> None:
 
 def test_junit_survives_what_xml_cannot_write(result: dict[str, Any]) -> None:
     result["checks"][0] |= {"outcome": "fail", "message": "a\x00b\x1b[31m \ud800 <&> ]]>", "title": "t\x0b"}
-    suite = ElementTree.fromstring(junit.render(result))[0]
+    suite = ElementTree.fromstring(junit.render(parse(result)))[0]
     failure = suite.findall("testcase")[0].find("failure")
     assert failure is not None
     assert failure.text == "a\ufffdb\ufffd[31m \ufffd <&> ]]>"
 
 
 def test_annotations_keep_to_ten_of_a_kind(result: dict[str, Any]) -> None:
-    lines = annotations.render(with_checks(result, ["fail"] * 14 + ["inconclusive"] * 10 + ["pass"]))
+    lines = annotations.render(parse(with_checks(result, ["fail"] * 14 + ["inconclusive"] * 10 + ["pass"])))
     kinds = [line.split(" ", 1)[0] for line in lines]
     assert kinds.count("::error") == kinds.count("::warning") == 10
     assert "5 more checks: fail" in lines[9]
     passed = with_checks(result, ["pass"]) | {"verdict": "pass"}
-    assert [line.split(" ", 1)[0] for line in annotations.render(passed)] == ["::notice"]
+    assert [line.split(" ", 1)[0] for line in annotations.render(parse(passed))] == ["::notice"]
 
 
 def test_annotations_cannot_be_broken_out_of(result: dict[str, Any]) -> None:
     made = with_checks(result, ["fail"])
     made["checks"][0] |= {"title": "a::b,c\n::error ::", "message": "100 %\r\n::set-env name=X::y"}
-    (line,) = annotations.render(made)
+    (line,) = annotations.render(parse(made))
     assert "\n" not in line and "\r" not in line
     assert line.startswith("::error title=ggufkit gate%3A a%3A%3Ab%2Cc%0A%3A%3Aerror %3A%3A::")
     assert line.endswith("100 %25%0D%0A::set-env name=X::y")
@@ -82,36 +88,35 @@ def test_annotations_cannot_be_broken_out_of(result: dict[str, Any]) -> None:
 
 def test_markdown_cannot_be_broken_out_of(result: dict[str, Any]) -> None:
     result["candidate"]["file"] = "a|b`<img src=x>`[l](http://x) @team\n# h"
-    shown = markdown.render(result)
+    shown = markdown.render(parse(result))
     assert not re.search(r"(?<!\\)[<`\[]", shown)
     assert "@team" not in shown
     assert "\n# h" not in shown
 
 
 def test_markdown_stays_under_what_a_step_summary_holds(result: dict[str, Any]) -> None:
-    shown = markdown.render(with_checks(result, ["fail"] * 20_000))
+    shown = markdown.render(parse(with_checks(result, ["fail"] * 20_000)))
     assert len(shown.encode()) < 1024 << 10
     assert shown.endswith("… cut: the summary of a step may have 1,024 KiB.\n")
 
 
 def test_the_config_in_a_card_is_the_one_that_was_used(result: dict[str, Any]) -> None:
     config = GateConfig(alpha=0.01, chunks=7, seed=5, ignore=("type", 'a"b'), limits={"kld_mean": 1e-3, "bpw": 5.0})
-    plain = {"alpha": 0.01, "chunks": 7, "seed": 5, "ignore": list(config.ignore), "limits": config.limits}
-    assert parse_config(config_toml(plain), "card") == config
-    fenced = card.render([result]).split("```toml\n")[1].split("```")[0]
+    assert parse_config(config_toml(config), "card") == config
+    fenced = card.render([parse(result)]).split("```toml\n")[1].split("```")[0]
     assert tomllib.loads(fenced)["limits"] == result["config"]["limits"]
 
 
 def test_the_command_says_what_differs_from_the_defaults(result: dict[str, Any]) -> None:
-    assert command(result) == "ggufkit gate Q2_K.gguf --baseline tiny-bf16.gguf --config gate.toml --complete"
+    assert command_of(result) == "ggufkit gate Q2_K.gguf --baseline tiny-bf16.gguf --config gate.toml --complete"
     result["comparison"]["text"]["n_chunk"] = 4  # what the last check needed
-    assert command(result) == "ggufkit gate Q2_K.gguf --baseline tiny-bf16.gguf --config gate.toml"
+    assert command_of(result) == "ggufkit gate Q2_K.gguf --baseline tiny-bf16.gguf --config gate.toml"
     without = result | {"checks": [check for check in result["checks"] if check["name"] != "weights"]}
-    assert command(without).endswith(" --no-weights")
-    assert command(without | {"diff": None}) == command(result)  # a baseline file has no weights
+    assert command_of(without).endswith(" --no-weights")
+    assert command_of(without | {"diff": None}) == command_of(result)  # a baseline file has no weights
     result["candidate"]["file"] = "my model.gguf"
     result["comparison"]["text"] |= {"name": "wiki.test.raw", "n_ctx": 2048}
-    assert command(result).endswith("gate 'my model.gguf' --baseline tiny-bf16.gguf --config gate.toml --text wiki.test.raw --ctx 2048")  # fmt: skip  # noqa: E501
+    assert command_of(result).endswith("gate 'my model.gguf' --baseline tiny-bf16.gguf --config gate.toml --text wiki.test.raw --ctx 2048")  # fmt: skip  # noqa: E501
 
 
 def test_a_card_of_several_files(result: dict[str, Any]) -> None:
@@ -121,8 +126,8 @@ def test_a_card_of_several_files(result: dict[str, Any]) -> None:
     good |= {"verdict": "pass", "config": result["config"] | {"seed": 9}}
     good["comparison"]["text"]["n_chunk"] = 17
     large["candidate"] |= {"file": "large.gguf", "nbytes": 9_000_000}
-    require_comparable([result, good, large])
-    shown = card.render([large, good, result])
+    require_comparable([parse(result), parse(good), parse(large)])
+    shown = card.render([parse(large), parse(good), parse(result)])
     assert "gate good.gguf --baseline tiny-bf16.gguf --config gate-2.toml" in shown
     assert "gate large.gguf --baseline tiny-bf16.gguf --config gate-1.toml" in shown
     assert "with `gate-2.toml`:\n\n```toml\nalpha = 0.05\nchunks = 60\nseed = 9\n" in shown
@@ -143,29 +148,32 @@ def test_files_measured_otherwise_do_not_stand_side_by_side(result: dict[str, An
         return value | {k: changed(value[k], v) for k, v in change.items()} if isinstance(change, dict) else change
 
     with pytest.raises(InputError, match=re.escape(f"was measured with another {what}")):
-        require_comparable([result, changed(result, changes)])
+        require_comparable([parse(result), parse(changed(result, changes))])
 
 
 def test_a_result_without_measurements_can_be_shown(result: dict[str, Any]) -> None:
     result |= {"comparison": None, "diff": None}
-    for shown in (gate_text.render(result), markdown.render(result), junit.render(result), card.render([result])):
+    made = parse(result)
+    for shown in (gate_text.render(made), markdown.render(made), junit.render(made), card.render([made])):
         assert "Q2" in shown
 
 
 @pytest.mark.parametrize(
     ("content", "wanted"),
     [
-        (b"{", "is no JSON"),
+        (b"{", "is not JSON"),
         (b"[]", "has schema None, wanted ggufkit/gate@1"),
         (b'{"schema": "ggufkit/gate@2"}', "has schema 'ggufkit/gate@2', wanted ggufkit/gate@1"),
-        (b'{"schema": "ggufkit/gate@1", "verdict": 3}', "verdict is 3, wanted one of pass, fail, inconclusive"),
+        (b'{"schema": "ggufkit/gate@1", "verdict": "good"}', "verdict: invalid enum value 'good'"),
+        (b'{"schema": "ggufkit/gate@1", "verdict": "pass"}', "sentence is missing"),
+        (b'{"schema": "ggufkit/gate@1", "verdict": 3}', "verdict is a whole number, wanted text"),
     ],
 )
 def test_other_files_are_refused(content: bytes, wanted: str, tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     path.write_bytes(content)
     with pytest.raises(InputError, match=wanted):
-        load(path, "ggufkit/gate@1")
+        load(path)
 
 
 def every_path(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -191,7 +199,7 @@ def test_a_changed_result_is_refused_or_shown(change: str, result: dict[str, Any
             holder[last] = {"text": "x", "null": None, "empty": []}[change]
         path.write_text(json.dumps(made))
         try:
-            loaded = load(path, "ggufkit/gate@1")
+            loaded = load(path)
         except InputError as error:
             refused += 1
             assert "was changed or cut" in str(error) or where == ("schema",)
@@ -203,4 +211,4 @@ def test_a_changed_result_is_refused_or_shown(change: str, result: dict[str, Any
 
 
 def test_results_are_read_back() -> None:
-    assert load(RESULT_FILE, "ggufkit/gate@1")["verdict"] == "fail"
+    assert load(RESULT_FILE).verdict == "fail"

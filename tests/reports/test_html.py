@@ -14,6 +14,8 @@ import pytest
 
 from ggufkit.errors import UsageError
 from ggufkit.reports import charts, html
+from ggufkit.reports.result import parse
+from ggufkit.workflows.gate import GateResult
 
 pytest.importorskip("matplotlib")
 RESULT = json.loads((Path(__file__).parents[1] / "data" / "reports" / "gate.json").read_text())
@@ -22,12 +24,16 @@ CHROMIUM = next(
 )
 
 
+def parsed(*results: dict[str, Any]) -> list[GateResult]:
+    return [parse(result) for result in results]
+
+
 def others() -> list[dict[str, Any]]:
     """More candidates: larger and better."""
     made = []
     for i, outcome in enumerate(("pass", "inconclusive", "pass"), 1):
         one = copy.deepcopy(RESULT) | {"verdict": outcome}
-        one["candidate"] |= {"nbytes": RESULT["candidate"]["nbytes"] * (1 + i / 2), "file": f"larger-{i}.gguf"}
+        one["candidate"] |= {"nbytes": int(RESULT["candidate"]["nbytes"] * (1 + i / 2)), "file": f"larger-{i}.gguf"}
         row = one["comparison"]["figures"]["kld_mean"]
         one["comparison"]["figures"]["kld_mean"] = {key: value and value / 3**i for key, value in row.items()}
         made.append(one)
@@ -54,7 +60,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return html.render([RESULT, *others()])
+    return html.render(parsed(RESULT, *others()))
 
 
 def test_the_page_needs_nothing_else(page: str) -> None:
@@ -79,7 +85,7 @@ def test_the_verdict_stands_first(page: str) -> None:
 
 
 def test_the_same_results_give_the_same_page(page: str) -> None:
-    assert html.render([RESULT, *others()]) == page
+    assert html.render(parsed(RESULT, *others())) == page
 
 
 def test_colours_follow_the_theme(page: str) -> None:
@@ -103,13 +109,13 @@ def test_what_files_and_models_say_stays_text() -> None:
     evil["comparison"]["notices"] = [attack]
     evil["diff"]["tensors"][3] |= {"type": attack}
     evil["diff"]["findings"][0] |= {"message": attack}
-    tags = {tag for tag, _ in Page(html.render([evil, *others()])).tags}
+    tags = {tag for tag, _ in Page(html.render(parsed(evil, *others()))).tags}
     assert "script" not in tags and "img" not in tags
 
 
 def test_parts_without_data_are_left_out() -> None:
     bare = copy.deepcopy(RESULT) | {"comparison": None, "diff": None}
-    shown = html.render([bare])
+    shown = html.render(parsed(bare))
     for part in ("Size against divergence", "Where the weights", "Worst passages", "Along the text"):
         assert part not in shown
 
@@ -123,7 +129,7 @@ def test_empty_lists_leave_their_parts_empty() -> None:
         [],
     )
     bare["comparison"]["routers"] = []
-    shown = html.render([bare])
+    shown = html.render(parsed(bare))
     assert "Worst passages" not in shown and "Where the weights" not in shown
 
 
@@ -135,7 +141,7 @@ def test_near_candidates_stay_apart_on_the_curve() -> None:
         made["candidate"] |= {"type": f"T{size}", "nbytes": int(size * 2**30)}
         made["comparison"]["figures"]["kld_mean"] |= {"value": kld, "low": 0.9 * kld, "high": 1.1 * kld}
         near.append(made)
-    svg = charts.size_chart(near)
+    svg = charts.size_chart(parsed(*near))
     assert "size, GiB" in svg
     assert {"0.01", "0.02", "0.05"} <= set(re.findall(r"<text[^>]*>([^<]+)</text>", svg))
     places = re.findall(r'<text[^>]* x="([\d.]+)" y="([\d.]+)"[^>]*>T26', svg)
@@ -153,13 +159,13 @@ def test_a_large_model_stays_under_two_megabytes() -> None:
         for role in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up_exps", "ffn_gate_exps", "ffn_down_exps")
     ]
     large["comparison"]["chunks"] = [RESULT["comparison"]["chunks"][0] | {"chunk": i} for i in range(4000)]
-    assert len(html.render([large]).encode()) < 2 << 20
+    assert len(html.render(parsed(large)).encode()) < 2 << 20
 
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UsageError, match=r"pip install 'ggufkit\[report\]'"):
-        html.render([RESULT])
+        html.render(parsed(RESULT))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")

@@ -10,7 +10,8 @@ from ggufkit.errors import RecipeError, UsageError
 from ggufkit.formats.model import Model
 from ggufkit.recipes.build import make_plan
 from ggufkit.recipes.recipe import Recipe, RecipeRule
-from ggufkit.reports.plan_text import as_dict, render
+from ggufkit.reports.plan_text import render
+from ggufkit.reports.result import as_dict
 from ggufkit.runtime import memory
 from ggufkit.workflows.plan import fit, plan, plan_report
 from ggufkit.workflows.quantize import Job, QuantizeSettings, quantize
@@ -32,7 +33,7 @@ def test_plan_of_a_file_is_what_quantize_writes(tmp_path: Path) -> None:
     quantize(QuantizeSettings(source=source, output=tmp_path / "out.gguf", threads=2, provenance=False))
     written = (tmp_path / "out.gguf").stat().st_size
     assert written <= report.file_nbytes <= written + 4096  # the report counts the lines of provenance too
-    assert [row.type for row in report.rows if row.name == "blk.0.attn_v.weight"] == ["Q8_0"]
+    assert [row.type for row in report.tensors if row.name == "blk.0.attn_v.weight"] == ["Q8_0"]
     assert report.disk_nbytes >= written
     assert 0 < report.peak_nbytes <= 2 * GIB
 
