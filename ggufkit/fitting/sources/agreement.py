@@ -22,7 +22,7 @@ F32Array = NDArray[np.float32]
 I32Array = NDArray[np.int32]
 
 TOLERANCE = 1e-3  # of the largest value of a layer's output; on the processor the difference is nought
-MAX_NBYTES = 1 << 30  # of layers that are run together
+MAX_NBYTES = 512 << 20  # of layers that are run together
 
 
 def check_agreement(

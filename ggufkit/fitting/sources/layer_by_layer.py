@@ -5,6 +5,12 @@
 
 The text is read once, however little memory there is: a layer in the source's own types, one chunk, and what the
 observer keeps. Layers are best asked for in order; going back costs another reading.
+
+Where `stored` layers are given, the stream goes on through those instead, so that each layer is shown what the layers
+before it give as they are stored:
+
+    stream 1 ──► layer 1 ─ observer
+       └─────► layer 1 as stored ──► stream 2
 """
 
 import dataclasses
@@ -43,6 +49,7 @@ class LayerByLayer:
     """The `MomentSource` for models that need neither fit in memory nor be converted as a whole.
 
     model    whose layers are run; stays open as long as this is used
+    stored   the same model as it is being encoded: a layer must be complete before a later one is asked for
     folder   for the streams and the layer in hand: made here, removed by `discard`
     n_layer  of the model
     n_chunk  of the corpus
@@ -52,8 +59,8 @@ class LayerByLayer:
 
     notes: tuple[str, ...] = ()
 
-    def __init__(self, model: Model, corpus: Corpus, folder: Path) -> None:
-        self.corpus, self._model, self.folder = corpus, model, folder
+    def __init__(self, model: Model, corpus: Corpus, folder: Path, *, stored: Model | None = None) -> None:
+        self.corpus, self._model, self._stored, self.folder = corpus, model, stored, folder
         self.text_sha256 = hashlib.sha256(corpus.text.encode()).hexdigest()
         self._threads = corpus.threads or machine.choose_threads().n
         self.n_layer = model.hparams.n_layer
@@ -82,7 +89,8 @@ class LayerByLayer:
     @property
     def identity(self) -> str:
         corpus = self.corpus
-        return f"{self.text_sha256} {corpus.n_tokens} {corpus.n_ctx} {corpus.skip_tokens} {corpus.spread} by layer"
+        text = f"{self.text_sha256} {corpus.n_tokens} {corpus.n_ctx} {corpus.skip_tokens} {corpus.spread} by layer"
+        return f"{text} as stored" if self._stored else text
 
     def walks(self, shapes: Mapping[str, Shape], max_nbytes: int) -> list[frozenset[str]]:
         """Layer by layer, what stands behind the last one with it; a layer whose moments do not fit is run again."""
@@ -92,15 +100,27 @@ class LayerByLayer:
         return out
 
     def observe(self, observer: Observer, on_chunk: OnChunk = lambda *_: None) -> int:
-        n_chunk = self.n_chunk
-        wanted = [self._layer(t.name) for t in self._model.tensors if observer.wants(t.name)]
+        wanted = {self._layer(t.name) for t in self._model.tensors if observer.wants(t.name)}
         if not wanted:
-            return n_chunk
-        first = max((layer for layer in self._streams.layers if layer <= min(wanted)), default=0)
-        total = (max(wanted) + 1 - first) * n_chunk
-        for layer in range(first, max(wanted) + 1):
-            self._run(layer, observer, functools.partial(_from, (layer - first) * n_chunk, total, on_chunk))
-        return n_chunk
+            return self.n_chunk
+        steps = list(self._steps(wanted))
+        for index, (model, layer, shows, keeps) in enumerate(steps):
+            progress = functools.partial(_from, index * self.n_chunk, len(steps) * self.n_chunk, on_chunk)
+            self._run(model, layer, observer if shows else None, keeps, progress)
+        return self.n_chunk
+
+    def _steps(self, wanted: set[int]) -> Iterator[tuple[Model, int, bool, bool]]:
+        """What is run to show those layers: model, layer, whether it is shown, and whether its output is kept."""
+        there, last = self._streams.layers, max(wanted)
+        for layer in range(max((one for one in there if one <= min(wanted)), default=0), last + 1):
+            shows, keeps = layer in wanted, layer < self.n_layer - 1 and layer + 1 not in there
+            if self._stored is None:
+                yield self._model, layer, shows, keeps
+                continue
+            if shows:
+                yield self._model, layer, True, False
+            if layer < last:
+                yield self._stored, layer, False, keeps
 
     def names_of(self, layer: int) -> Iterator[str]:
         """Tensors that are seen when that layer is run."""
@@ -119,13 +139,17 @@ class LayerByLayer:
         layer = layer_of(name)
         return layer if layer >= 0 else self.n_layer - 1
 
-    def _run(self, layer: int, observer: Observer, on_chunk: Callable[[int], None]) -> None:
-        """Take the stream through one layer, and show it to the observer."""
-        streams, is_last = self._streams, layer == self.n_layer - 1
-        keeps = not is_last and layer + 1 not in streams.layers
-        with self._opened(layer, observer) as run, streams.writing(layer + 1) if keeps else nullcontext() as out:
+    def _run(
+        self, model: Model, layer: int, observer: Observer | None, keeps: bool, on_chunk: Callable[[int], None]
+    ) -> None:
+        """Take the stream through one layer."""
+        streams = self._streams
+        with (
+            self._opened(model, layer, observer) as run,
+            streams.writing(layer + 1) if keeps else nullcontext() as out,
+        ):
             for index, x in enumerate(streams.read(layer) if layer else self._tokens):
-                if index % GROUP_CHUNKS == 0:
+                if observer is not None and index % GROUP_CHUNKS == 0:
                     observer.begin_group(index // GROUP_CHUNKS)
                 (y,) = run(x)
                 require_finite(y, layer, self.corpus.model.name)
@@ -135,19 +159,23 @@ class LayerByLayer:
         streams.drop_before(layer)
 
     @contextmanager
-    def _opened(self, layer: int, observer: Observer) -> Iterator[LayerRun]:
+    def _opened(self, model: Model, layer: int, observer: Observer | None) -> Iterator[LayerRun]:
+        named = naming(observer, self.corpus.model.name) if observer is not None else None
         name_of = functools.partial(_whole_name, layer=layer)
-        named = naming(observer, self.corpus.model.name)
 
         def observe(seen: Activations) -> None:
-            named(dataclasses.replace(seen, name=name_of(seen.name)))
+            if named is not None:
+                named(dataclasses.replace(seen, name=name_of(seen.name)))
 
-        part = cut(self._model, layer, layer + 1, ids=None if layer else self._ids)
+        def wants(name: str) -> bool:
+            return observer is not None and observer.wants(name_of(name))
+
+        part = cut(model, layer, layer + 1, ids=None if layer else self._ids)
         write_as_it_is(self._scratch, part, threads=self._threads)
         with LayerRun(
             self._scratch, n_ctx=self.corpus.n_ctx, threads=self.corpus.threads, device=self.corpus.device,
-            observe=observe, wants=lambda name: observer.wants(name_of(name)),
-            with_head=layer == self.n_layer - 1, input_scale=input_scale(self._model),
+            observe=observe, wants=wants, input_scale=input_scale(model),
+            with_head=observer is not None and layer == self.n_layer - 1,
         ) as run:  # fmt: skip
             self._scratch.unlink()  # llama.cpp has mapped it; nothing is left by a run that is killed from here on
             yield run
