@@ -202,3 +202,9 @@ def corpus_chunks(model: Model, corpus: Corpus, folder: Path) -> I32Array:
             )  # fmt: skip
     finally:
         path.unlink(missing_ok=True)
+
+
+def stored_layers(model: Model, stored: Model) -> Model:
+    """`model` with the layers as they are in `stored`; what stands outside the layers stays the model's own."""
+    layers = {t.name: t for t in stored.tensors if layer_of(t.name) >= 0}
+    return dataclasses.replace(model, tensors=tuple(layers.get(t.name, t) for t in model.tensors))
