@@ -10,8 +10,9 @@ Does not print, does not know click.
 
 import dataclasses
 from collections.abc import Callable, Collection, Container
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -33,6 +34,7 @@ from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.recipes.build import make_plan, tensor_rows
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.runtime import machine
+from ggufkit.runtime.checks import problems
 
 _LOOKING = "looking through what is there"
 
@@ -60,6 +62,7 @@ def prepare(settings: QuantizeSettings, model: Model, encoder: RowEncoder) -> Jo
     """Plan the output and size the slabs. Reads headers only; writes nothing."""
     extra = provenance(settings, model, encoder) if settings.provenance else ()
     plan = make_plan(model, settings.recipe, importance=encoder.covers, extra_metadata=extra)
+    _check_runs(settings.source, plan)
     threads = settings.threads or machine.choose_threads().n
     slab_weights, peak = slab_size(
         plan, Threads(threads).n_slabs, settings.max_memory or DEFAULT_MAX_MEMORY,
@@ -67,6 +70,23 @@ def prepare(settings: QuantizeSettings, model: Model, encoder: RowEncoder) -> Jo
     )  # fmt: skip
     digest = identity(settings, model, output_header(plan), encoder)
     return Job(settings, model, plan, encoder.covers, encoder.notes, threads, slab_weights, peak, digest)
+
+
+def _check_runs(source: Path, plan: QuantPlan) -> None:
+    """Raise InputError where llama.cpp would end with the file that is to be made."""
+    tensors = (_Stored(t.name, t.tensor.shape, t.qtype.name) for t in plan.tensors)
+    if found := next(problems({kv.key: kv for kv in plan.metadata}, tensors), None):
+        raise InputError(
+            f"{source}: {found}. llama.cpp would end with such a file, so it is not made; mend the source."
+        )
+
+
+class _Stored(NamedTuple):
+    """A tensor as it will be stored."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
 
 
 def output_header(plan: QuantPlan) -> bytes:

@@ -47,7 +47,7 @@ class Checkpoint:
                 f"{folder} has no {CONFIG}. Pass the folder of a Hugging Face checkpoint, with every file of it."
             )
         notes: list[str] = []
-        names, weight_map = find_shards(folder)
+        names, weight_map = find_shards(folder, notes)
         shards, tensors = open_shards(folder, names, weight_map, notes)
         return cls(folder, config, read_optional(folder, GENERATION_CONFIG, notes), shards, tensors, notes)
 

@@ -25,15 +25,18 @@ _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _FETCH = "Fetch the checkpoint again, with every file of it."
 
 
-def find_shards(folder: Path) -> tuple[list[str], dict[str, str] | None]:
-    """Names of the files that hold the weights, in order, and the index's tensor -> file where there is one."""
+def find_shards(folder: Path, notes: list[str]) -> tuple[list[str], dict[str, str] | None]:
+    """Names of the files that hold the weights, in order, and the index's tensor -> file where there is one.
+
+    notes  gets a line where the index cannot be read and the shards' own numbers say that all are there
+    """
     # what begins with a dot is litter: macOS puts ._NAME beside every file on disks of another make
     names = sorted(p.name for p in folder.glob("[!.]*.safetensors") if not p.is_dir())
     if SINGLE in names:
         return [SINGLE], None
     numbered = [name for name in names if _SHARD.fullmatch(name)]
-    if is_present(folder / INDEX):
-        weight_map = read_index(folder / INDEX)
+    weight_map = _index(folder, numbered, notes) if is_present(folder / INDEX) else None
+    if weight_map is not None:
         named = sorted(set(weight_map.values()))
         extra = [name for name in numbered if name not in named]
         if extra:
@@ -46,8 +49,31 @@ def find_shards(folder: Path) -> tuple[list[str], dict[str, str] | None]:
     return [_only(folder, names)], None
 
 
+def _index(folder: Path, numbered: Sequence[str], notes: list[str]) -> dict[str, str] | None:
+    """What the index says; None where it cannot be read and is not needed. Raises CheckpointError."""
+    try:
+        weight_map = _parse_index(folder / INDEX)
+    except CheckpointError as error:
+        if not numbered:
+            raise
+        _complete(folder, numbered)
+        notes.append(f"{error} The shards are complete without it.")
+        return None
+    return _with_plain_names(folder / INDEX, weight_map)
+
+
 def read_index(path: Path) -> dict[str, str]:
     """Tensor -> shard of an index, with every shard a plain file name. Raises CheckpointError."""
+    return _with_plain_names(path, _parse_index(path))
+
+
+def _with_plain_names(path: Path, weight_map: dict[str, str]) -> dict[str, str]:
+    for name, shard in weight_map.items():
+        _check_shard_name(path, name, shard)
+    return weight_map
+
+
+def _parse_index(path: Path) -> dict[str, str]:
     raw = read_small(path, MAX_INDEX_NBYTES, CheckpointError)
     if what := disguise(raw[:64]):
         raise CheckpointError(f"{path} {what}")
@@ -58,8 +84,6 @@ def read_index(path: Path) -> dict[str, str]:
     weight_map = value.get("weight_map") if isinstance(value, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path}: weight_map is {shown(repr(weight_map))}, wanted tensors with their files.")
-    for name, shard in weight_map.items():
-        _check_shard_name(path, name, shard)
     return weight_map
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -220,7 +221,6 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "config is a pointer": (write("config.json", b"version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
     "config is a link to nothing": (
         lambda f: (remove("config.json")(f), (f / "config.json").symlink_to(f / "x")), "config.json: No such file"),
-    "index is a link to nothing": (lambda f: (remove(INDEX)(f), (f / INDEX).symlink_to(f / "x")), "No such file"),
     "shard absent": (remove(SHARDS[1]), "00002.safetensors is missing; model.safetensors.index.json names it"),
     "shard cut short": (cut, r"00002.safetensors: tensor b ends at byte 16 of the data, the file has 15"),
     "shard is a pointer": (write(SHARDS[1], b"version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
@@ -237,13 +237,6 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "tensor that the index does not list": (maps({"a": SHARDS[0], "c": SHARDS[1]}), "b is in this shard, .* not list"),
     "tensor in another shard": (maps({"a": SHARDS[1], "b": SHARDS[0]}), "a is in this shard, .* says model-00002"),
     "tensor absent": (maps(BOTH | {"c": SHARDS[1]}), "tensor c is absent, model.safetensors.index.json says"),
-    "tensor in the index twice": (
-        write(INDEX, b'{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}'), "key 'a' appears twice"),
-    "index is a list": (write(INDEX, b"[]"), "weight_map is None, wanted tensors with their files"),
-    "index without weight_map": (write(INDEX, b'{"metadata": {}}'), "weight_map is None"),
-    "weight_map is a list": (maps(["a"]), r"weight_map is \['a'\], wanted tensors"),
-    "weight_map is empty": (maps({}), "weight_map is {}, wanted tensors"),
-    "index is HTML": (write(INDEX, b"<html>"), "is an HTML page"),
     "link to nothing": (lambda f: (link_outside(f), (f.parent / SECRET).unlink()), "link to a file that is gone"),
     "link to itself": (loop, "is a link to a file that is gone"),
     "pickles alone": (bare(write("pytorch_model.bin", b"\x80")), r"pickled weights \(pytorch_model.bin\).*save_pretr"),
@@ -255,6 +248,34 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         bare(shard("x.safetensors", {"a": A}), shard("y.safetensors", {"a": A})), "x.safetensors, y.safetensors and"),
     "no tensors": (bare(shard("model.safetensors", {})), "no tensors in model.safetensors"),
 }  # fmt: skip
+
+
+BAD_INDEX: dict[str, tuple[Callable[[Path], object], str]] = {
+    "tensor in the index twice": (
+        write(INDEX, b'{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}'), "key 'a' appears twice"),
+    "index is a list": (write(INDEX, b"[]"), "weight_map is None, wanted tensors with their files"),
+    "index without weight_map": (write(INDEX, b'{"metadata": {}}'), "weight_map is None"),
+    "weight_map is a list": (maps(["a"]), r"weight_map is \['a'\], wanted tensors"),
+    "weight_map is empty": (maps({}), "weight_map is {}, wanted tensors"),
+    "index is HTML": (write(INDEX, b"<html>"), "is an HTML page"),
+    "index is a link to nothing": (lambda f: (remove(INDEX)(f), (f / INDEX).symlink_to(f / "x")), "No such file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_INDEX.values(), ids=BAD_INDEX)
+def test_an_index_that_cannot_be_read_is_needed_only_where_names_do_not_tell(
+    folder: Path, change: Callable[[Path], object], message: str
+) -> None:
+    change(folder)
+    checkpoint = Checkpoint.open(folder)
+    assert list(checkpoint.tensors) == ["a", "b"]
+    assert re.search(message, checkpoint.notes[0]) and "The shards are complete without it" in checkpoint.notes[0]
+    (folder / SHARDS[0]).rename(folder / "weights.safetensors")
+    with pytest.raises(CheckpointError, match="has 1 of 2 shards"):
+        Checkpoint.open(folder)
+    (folder / SHARDS[1]).unlink()
+    with pytest.raises(CheckpointError, match=message):
+        Checkpoint.open(folder)
 
 
 @pytest.mark.parametrize(("change", "message"), BAD.values(), ids=BAD)
