@@ -23,6 +23,7 @@ from quant.importance import rows_by_expert
 F32Array = NDArray[np.float32]
 I32Array = NDArray[np.int32]
 I64Array = NDArray[np.int64]
+F64Array = NDArray[np.float64]
 
 SUPER_BLOCK = 256
 
@@ -33,41 +34,52 @@ class Covariance:
 
     sums    (n_expert, n_block, width, width) float32, upper triangles; n_block * width = n_per_row
     counts  (n_expert,) int64, tokens
+    mass    (n_expert,) float64, what these tokens weigh together: their number where all weigh alike
     """
 
     sums: F32Array
     counts: I64Array
+    mass: F64Array
 
     @classmethod
     def zeros(cls, n_expert: int, n_per_row: int, *, max_width: int = 4096) -> Covariance:
         width = block_width(n_per_row, max_width)
         sums = np.zeros((n_expert, n_per_row // width, width, width), dtype=np.float32)
-        return cls(sums, np.zeros(n_expert, dtype=np.int64))
+        return cls(sums, np.zeros(n_expert, dtype=np.int64), np.zeros(n_expert))
 
     @property
     def n_per_row(self) -> int:
         return int(self.sums.shape[1] * self.sums.shape[2])
 
-    def add(self, x: F32Array, experts: I32Array | None) -> None:
-        """Add one batch; shapes as in `quant.importance.input_sums`."""
+    def add(self, x: F32Array, experts: I32Array | None, weights: F32Array | None = None) -> None:
+        """Add one batch; shapes as in `quant.importance.input_sums`.
+
+        weights  (n_tokens, 1 or n_used) what each token counts for in each of its products, None where all count 1
+        """
         if x.shape[2] != self.n_per_row:
             raise ShapeError(f"inputs have {x.shape[2]} columns, the covariance {self.n_per_row}")
         if not np.isfinite(x).all():
             raise NonFiniteError("activations are NaN or infinite")
+        if weights is not None:
+            x = x * np.sqrt(weights)[:, :, None]
         for expert, rows in rows_by_expert(x, experts, len(self.sums)):
             self._add_rows(expert, rows)
+            chosen = slice(None) if experts is None else experts == expert
+            self.mass[expert] += len(rows) if weights is None else float(weights[chosen].sum(dtype=np.float64))
 
     def mean(self, expert: int, prior: float = 0.0) -> F32Array:
         """Mean second moments of one expert (n_block, width, width), symmetric.
 
-        prior  tokens of the mean over all experts that are added to the expert's own
+        prior  mass of the mean over all experts that is added to the expert's own
         """
         from quant.kernels.feedback import mirror
 
         total: F32Array = self.sums[expert].copy()
         if prior:
-            total += np.float32(prior / float(self.counts.sum())) * self.sums.sum(axis=0)
-        total /= np.float32(max(float(self.counts[expert]) + prior, 1.0))
+            total += np.float32(prior / float(self.mass.sum())) * self.sums.sum(axis=0)
+        mass = float(self.mass[expert]) + prior
+        if mass > 0:
+            total /= np.float32(mass)
         for block in total:
             mirror(block)
         return total

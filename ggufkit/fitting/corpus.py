@@ -59,3 +59,11 @@ def text_chunks(
     if vocab.add_bos:
         chunks[:, 0] = vocab.bos
     return chunks
+
+
+def corpus_chunks(vocab: Vocabulary, corpus: Corpus) -> I32Array:
+    """(n_chunk, n_ctx) token ids of the whole corpus, in the order in which it is read. Raises as `text_chunks`."""
+    return text_chunks(
+        vocab, corpus.text, corpus.n_ctx,
+        n_tokens=corpus.n_tokens, skip_tokens=corpus.skip_tokens, spread=corpus.spread,
+    )  # fmt: skip

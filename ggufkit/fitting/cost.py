@@ -24,6 +24,8 @@ from quant.covariance import block_width
 _RATE = 20e9  # multiply-adds a second and core
 _PLAIN_RATE = 60e6  # weights a second and core, searched with importance
 _SLAB_WEIGHTS = 1 << 20
+_MOST_TAPE_NBYTES = 6 << 30
+_LEAST_TAPED = 64
 _FACTOR_SCRATCH = 4  # float64 matrices of a block's size while its factor is made
 
 
@@ -53,6 +55,7 @@ def effort_cost(model: Model, plan: QuantPlan, effort: Effort, *, threads: int, 
     slabs = slabs_nbytes(plan, Threads(threads).n_slabs, min(_SLAB_WEIGHTS, largest), bytes_per_weight(effort))
     running = _running_nbytes(model.hparams, shapes)
     fixed = fixed_nbytes(plan, running) + slabs
+    taped = 0
     if effort is Effort.FAST:
         sums = sum(3 * 8 * n_expert * n_per_row for n_expert, n_per_row in shapes.values())
         walks, moments, cases, budget = 1, sums, 0, sums
@@ -61,7 +64,8 @@ def effort_cost(model: Model, plan: QuantPlan, effort: Effort, *, threads: int, 
         budget = max(0, max_memory - fixed - cases)
         planned = plan_walks(shapes, budget)
         walks, moments = len(planned), walks_nbytes(planned, shapes)
-    peak = fixed + cases + moments
+        taped = tape_nbytes(model.hparams, shapes, taped_tokens(model))
+    peak = fixed + max(cases + moments, taped)
     if peak > max_memory:
         instead = "fewer --threads" if effort is Effort.FAST else "--effort fast"
         raise UsageError(
@@ -75,6 +79,27 @@ def effort_cost(model: Model, plan: QuantPlan, effort: Effort, *, threads: int, 
 def shapes_of(model: Model) -> dict[str, Shape]:
     """(n_expert, n_per_row) of every tensor that may be quantized, in the order of the file."""
     return {t.name: (t.n_expert, t.n_per_row) for t in model.tensors if kept_reason(t) is None}
+
+
+def taped_tokens(model: Model) -> int:
+    """Tokens at the beginning of a chunk that gradients are taken for: all, or as many as keep their values small.
+
+    Decided by the model alone: the bytes of the file must not depend on the memory at hand.
+    """
+    shapes, n = shapes_of(model), N_CTX
+    while n > _LEAST_TAPED and tape_nbytes(model.hparams, shapes, n) > _MOST_TAPE_NBYTES:
+        n //= 2
+    return n
+
+
+def tape_nbytes(hparams: Hparams, shapes: Mapping[str, Shape], n: int) -> int:
+    """What the values of `n` tokens take on the way to their gradients: in floats a token and layer, six rows of the
+    stream, queries, keys and values before and after they are turned, attention, and the wide side of the feed-forward
+    block; of the logits the model's, their probabilities and copies."""
+    widest = max((n_per_row for _, n_per_row in shapes.values()), default=0)
+    heads = hparams.n_head * (3 * hparams.head_dim_k + hparams.head_dim_v + n)
+    a_layer = 6 * hparams.n_embd + heads + 3 * max(1, hparams.n_expert_used) * widest
+    return 4 * n * (hparams.n_layer * a_layer + 4 * hparams.n_vocab)
 
 
 def _case_nbytes(n_per_row: int) -> int:

@@ -10,7 +10,7 @@ several threads.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,14 @@ from ggufkit.fitting.coverage import Coverage, coverage_of
 from ggufkit.fitting.moments import ExpertEvidence, Moments, MomentsObserver
 from ggufkit.fitting.sources import MomentSource, Observer, OnChunk
 from ggufkit.fitting.sums import SumsObserver
+from ggufkit.fitting.token_weights import TokenWeights
 from ggufkit.fitting.walks import Shape
 from ggufkit.recipes.quantizable import layer_of
 from ggufkit.runtime.activations import Activations
 from quant.importance import InputSums
 
 I64Array = NDArray[np.int64]
+Weigh = Callable[[OnChunk], TokenWeights]
 
 DEFAULT_MAX_NBYTES = 4 << 30
 _CASES_NBYTES = 256 << 20  # experts in hand are kept up to this size, and two of them in any case
@@ -38,6 +40,7 @@ class Evidence:
     shapes   (n_expert, n_per_row) of every tensor that may be asked for, in the order of the file
     moments  whether second moments are gathered, `max_nbytes` at a time
     sums     whether sums of squares are
+    weigh    measures what each token counts for in the moments, once, before the first of them; None: all count alike
     walks    names that are gathered together
     seen     names of the walks that are done
     """
@@ -50,10 +53,13 @@ class Evidence:
         moments: bool = True,
         sums: bool = False,
         max_nbytes: int = DEFAULT_MAX_NBYTES,
+        weigh: Weigh | None = None,
         on_chunk: OnChunk = lambda *_: None,
     ) -> None:
         self.source, self.shapes, self.on_chunk = source, shapes, on_chunk
-        self._with_moments, self._with_sums = moments, sums
+        self.on_weighed: OnChunk = lambda *_: None
+        self.weights: TokenWeights | None = None  # of the corpus, from the first walk on
+        self._with_moments, self._with_sums, self._weigh = moments, sums, weigh
         self.walks = source.walks(shapes, max_nbytes) if moments else [frozenset(shapes)] if shapes else []
         self.sums: dict[str, InputSums] = {}
         self.counts: dict[str, I64Array] = {}  # tokens of each expert, of the walks that are done
@@ -81,7 +87,9 @@ class Evidence:
             return
         self._held, self._moments = frozenset(), {}
         self._cases.clear()
-        of_moments, of_sums = MomentsObserver(names), SumsObserver(names.__contains__)
+        if self._with_moments and self._weigh is not None and self.weights is None:
+            self.weights = self._weigh(self.on_weighed)
+        of_moments, of_sums = MomentsObserver(names, self.weights), SumsObserver(names.__contains__)
         observers: list[Observer] = [of_moments] if self._with_moments else []
         observers += [of_sums] if self._with_sums and not names <= self.seen else []
         n_chunk = self.source.observe(_All(observers), self.on_chunk)

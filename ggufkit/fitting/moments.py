@@ -9,11 +9,13 @@ An expert that was hardly seen borrows from its layer, and is damped more when i
 Knows activations and sums. Does not know which tensors are gathered when, types or encoders.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufkit.fitting.token_weights import TokenWeights
 from ggufkit.fitting.walks import MAX_WIDTH
 from ggufkit.runtime.activations import Activations
 from quant.covariance import Covariance
@@ -63,8 +65,8 @@ class Moments:
         return not np.diagonal(self.fit.sums, axis1=2, axis2=3).any()
 
     def shares(self) -> NDArray[np.float64]:
-        """(n_expert,) part of the tokens that each expert saw; sums to 1."""
-        counts = (self.fit.counts + self.held_out.counts).astype(np.float64)
+        """(n_expert,) part of the tokens that each expert saw, each for what it counts; sums to 1."""
+        counts = self.fit.mass + self.held_out.mass
         if len(counts) == 1:
             return np.ones(1)
         out: NDArray[np.float64] = counts / max(1.0, float(counts.sum()))
@@ -77,13 +79,16 @@ def _prior(part: Covariance) -> float:
 
 
 class MomentsObserver:
-    """Adds to the part that the group in hand belongs to. Tensors with one input share one pair of covariances.
+    """Adds to the part that the group in hand belongs to.
 
-    names   whose moments are wanted
-    counts  tokens of each expert (n_expert,) int64 by name, of expert stacks
+    names    whose moments are wanted
+    weights  what each token counts for in them; all count alike without, and tensors of one input are then summed once
+    counts   tokens of each expert (n_expert,) int64 by name, of expert stacks
     """
 
-    def __init__(self, names: frozenset[str]) -> None:
+    def __init__(self, names: frozenset[str], weights: TokenWeights | None = None) -> None:
+        self._weights = weights
+        self._n_rows: Counter[str] = Counter()  # tokens that a tensor has seen: they come in the order of the corpus
         self.moments: dict[str, Moments] = {}
         self.counts: dict[str, NDArray[np.int64]] = {}
         self._names = names
@@ -111,8 +116,9 @@ class MomentsObserver:
         if seen.experts is not None:
             now = np.bincount(seen.experts.reshape(-1), minlength=seen.n_expert)
             self.counts[seen.name] = now + self.counts.get(seen.name, 0)
+        weights = self._weights_of(seen)
         first = self._first.setdefault((seen.source, seen.n_expert), seen.name)
-        owner = self._owner.setdefault(seen.name, first)
+        owner = self._owner.setdefault(seen.name, first if weights is None else seen.name)
         if owner != seen.name:
             self.moments[seen.name] = self.moments[owner]
             return
@@ -121,4 +127,12 @@ class MomentsObserver:
             fit, held = (Covariance.zeros(n_expert, n_per_row, max_width=MAX_WIDTH) for _ in range(2))
             self.moments[seen.name] = Moments(fit, held)
         pair = self.moments[seen.name]
-        (pair.held_out if self._hold_out else pair.fit).add(seen.x, seen.experts)
+        (pair.held_out if self._hold_out else pair.fit).add(seen.x, seen.experts, weights)
+
+    def _weights_of(self, seen: Activations) -> F32Array | None:
+        """(n_tokens, n_slot) what each token in hand counts for, None where all count alike."""
+        if self._weights is None:
+            return None
+        first = self._n_rows[seen.name]
+        self._n_rows[seen.name] += len(seen.x)
+        return self._weights.of(seen.name, first, len(seen.x))

@@ -26,6 +26,7 @@ F32Array = NDArray[np.float32]
 I32Array = NDArray[np.int32]
 
 _F32, _I32 = 0, 26  # ggml.h enum ggml_type
+_LAST_OP = "GLU"  # ggml.h enum ggml_op; behind it there are no names
 _MAX_DIMS, _MAX_OP_PARAMS, _MAX_SRC, _MAX_NAME = 4, 64, 10, 64  # ggml.h
 
 
@@ -160,23 +161,32 @@ class Ggml:
 
     def __init__(self, lib: ctypes.CDLL) -> None:
         self._lib = lib
-        self.mul_mat = self._op_number(b"MUL_MAT")
-        self.mul_mat_id = self._op_number(b"MUL_MAT_ID")
-        self.get_rows = self._op_number(b"GET_ROWS")
+        self._names: list[str] = []
+        while _LAST_OP not in self._names and len(self._names) < 128:
+            self._names.append(str(lib.ggml_op_name(len(self._names)), "ascii"))
+        self.mul_mat = self._op_number("MUL_MAT")
+        self.mul_mat_id = self._op_number("MUL_MAT_ID")
+        self.get_rows = self._op_number("GET_ROWS")
         self.matmul_ops = frozenset((self.mul_mat, self.mul_mat_id))
         self.patchable_ops = self.matmul_ops | {self.get_rows}
 
-    def _op_number(self, name: bytes) -> int:
-        for number in range(64):
-            if self._lib.ggml_op_name(number) == name:
-                return number
-        raise EngineError(f"the installed llama.cpp has no operation {name.decode()}. {INSTALL}")
+    def _op_number(self, name: str) -> int:
+        if name not in self._names:
+            raise EngineError(f"the installed llama.cpp has no operation {name}. {INSTALL}")
+        return self._names.index(name)
+
+    def op_name(self, number: int) -> str:
+        return self._names[number]
 
     def array(self, tensor: Tensor, dtype: type[np.float32] | type[np.int32]) -> NDArray[Any]:
         """The tensor's values in numpy order, strides kept; a copy where they lie on a device."""
         wanted = _F32 if dtype is np.float32 else _I32
         if tensor.type != wanted:
             raise EngineError(f"activations of type {tensor.type} where {wanted} was expected. {INSTALL}")
+        return self.any_array(tensor, dtype)
+
+    def any_array(self, tensor: Tensor, dtype: Any) -> NDArray[Any]:
+        """The same for a number format that the caller has looked up."""
         shape, strides = tuple(tensor.ne)[::-1], tuple(tensor.nb)[::-1]
         if 0 in shape:  # the last layer of a micro-batch that asked for no logits
             return np.empty(shape, dtype)

@@ -21,12 +21,13 @@ from ggufkit.encoding.job import Job, Output, check_place, prepare
 from ggufkit.encoding.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
 from ggufkit.errors import UsageError
 from ggufkit.fitting.corpus import Corpus
-from ggufkit.fitting.cost import EffortCost, effort_cost, shapes_of
+from ggufkit.fitting.cost import EffortCost, effort_cost, shapes_of, taped_tokens
 from ggufkit.fitting.coverage import Coverage
 from ggufkit.fitting.encoders import Effort, FittedEncoder, ImportanceEncoder
-from ggufkit.fitting.evidence import Evidence
+from ggufkit.fitting.evidence import Evidence, Weigh
 from ggufkit.fitting.sensitivity import candidates, measure, tried_tensors
 from ggufkit.fitting.sources.whole_model import WholeModel
+from ggufkit.fitting.token_weights import measure_weights
 from ggufkit.formats.model import Model
 from ggufkit.formats.partial import check_unfinished
 from ggufkit.progress import OnProgress, Progress, ignore
@@ -94,6 +95,7 @@ class FittedJob:
         self.evidence = Evidence(
             WholeModel(corpus), shapes_of(model), moments=_effort(settings) is not Effort.FAST,
             sums=settings.effort is Effort.FAST, max_nbytes=self.cost.budget_nbytes,
+            weigh=weigher(corpus, model),
         )  # fmt: skip
         self.encoder = encoder_for(
             settings.effort, self.evidence, held_nbytes=self.cost.held_nbytes, name=self._job.encoder
@@ -112,6 +114,7 @@ class FittedJob:
         started = time.perf_counter()
         self.check()
         self.evidence.on_chunk = _chunks(on_progress)
+        self.evidence.on_weighed = _chunks(on_progress, "weigh tokens")
         with running_model(self._job, self.model, on_progress):
             found = self._choose(on_progress)
             recipe = found.recipe if found else self._job.recipe
@@ -167,6 +170,12 @@ def quantize_fitted(settings: FitSettings, on_progress: OnProgress = ignore) -> 
     """Do it all. Raises what `quantize`, `calibrate` and `search` raise."""
     with opened(settings) as job:
         return job.run(on_progress)
+
+
+def weigher(corpus: Corpus, model: Model) -> Weigh:
+    """What `Evidence` calls to have the tokens of a corpus weighed."""
+    wanted = shapes_of(model)
+    return lambda on_chunk: measure_weights(corpus, wanted.__contains__, n_ctx=taped_tokens(model), on_chunk=on_chunk)
 
 
 def encoder_for(
@@ -278,8 +287,8 @@ def check_target(target: Target, model: Model, plan_of: PlanOf) -> None:
         search(Problem(tensors, guessed, plan_of, "guessed"), target)
 
 
-def _chunks(on_progress: OnProgress) -> Callable[[int, int], None]:
-    return lambda done, total: on_progress(Progress(done, total, "chunks", "calibration"))
+def _chunks(on_progress: OnProgress, what: str = "calibration") -> Callable[[int, int], None]:
+    return lambda done, total: on_progress(Progress(done, total, "chunks", what))
 
 
 def _named(on_progress: OnProgress, step: str) -> OnProgress:

@@ -2,7 +2,7 @@
 
 A `MomentSource` lets a model read a corpus and shows an `Observer` what the tensors that it wants are multiplied with.
 What is kept of that is the observer's business; how the model is run is the source's: all of it at once for every
-reading (`whole_model`), or otherwise, as long as the same tensor sees the same inputs in the same order of groups.
+reading (`whole_model`), or otherwise, as long as a tensor sees the tokens of the corpus in their order.
 """
 
 from collections.abc import Callable, Mapping

@@ -25,7 +25,7 @@ import numpy as np
 from gguf import GGUF_DEFAULT_ALIGNMENT
 from numpy.typing import NDArray
 
-from ggufkit.fitting.corpus import GROUP_CHUNKS, Corpus, text_chunks
+from ggufkit.fitting.corpus import GROUP_CHUNKS, Corpus, corpus_chunks
 from ggufkit.fitting.sources import Observer, OnChunk
 from ggufkit.fitting.sources.agreement import check_agreement
 from ggufkit.fitting.sources.cut import cut, input_scale
@@ -74,7 +74,7 @@ class LayerByLayer:
 
     def _begin(self) -> None:
         """Tokens, streams that an earlier run left, and whether the model can be cut at all."""
-        chunks = corpus_chunks(self._model, self.corpus, self.folder)
+        chunks = _chunks(self._model, self.corpus, self.folder)
         self._ids, local = np.unique(chunks, return_inverse=True)
         self._tokens: I32Array = local.reshape(chunks.shape).astype(np.int32)
         identity = f"{self._model.source.get('fingerprint', '')} {self.identity}"
@@ -190,16 +190,13 @@ def _whole_name(name: str, layer: int) -> str:
     return f"blk.{layer}.{name.removeprefix('blk.0.')}" if name.startswith("blk.0.") else name
 
 
-def corpus_chunks(model: Model, corpus: Corpus, folder: Path) -> I32Array:
+def _chunks(model: Model, corpus: Corpus, folder: Path) -> I32Array:
     """(n_chunk, n_ctx) ids of the corpus, by the model's own tokenizer. Raises InputError for a text too short."""
     path = folder / "vocabulary.gguf"
     try:
         path.write_bytes(header_bytes(model.metadata, [], GGUF_DEFAULT_ALIGNMENT))
         with open_vocabulary(path) as vocab:
-            return text_chunks(
-                vocab, corpus.text, corpus.n_ctx,
-                n_tokens=corpus.n_tokens, skip_tokens=corpus.skip_tokens, spread=corpus.spread,
-            )  # fmt: skip
+            return corpus_chunks(vocab, corpus)
     finally:
         path.unlink(missing_ok=True)
 

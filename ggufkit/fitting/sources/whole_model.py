@@ -1,4 +1,4 @@
-"""`WholeModel`: every reading of the corpus runs the whole GGUF, several chunks in a batch, a sequence each."""
+"""`WholeModel`: every reading of the corpus runs the whole GGUF, chunk by chunk."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.errors import EngineError, InputError
-from ggufkit.fitting.corpus import GROUP_CHUNKS, Corpus, text_chunks
+from ggufkit.fitting.corpus import GROUP_CHUNKS, Corpus, corpus_chunks
 from ggufkit.fitting.sources import Observer, OnChunk
 from ggufkit.fitting.walks import Shape, plan_walks
 from ggufkit.runtime.activations import Activations, ActivationTap
@@ -36,24 +36,21 @@ class WholeModel:
         return plan_walks(shapes, max_nbytes)
 
     def observe(self, observer: Observer, on_chunk: OnChunk = lambda *_: None) -> int:
-        corpus, n_seq = self.corpus, GROUP_CHUNKS
+        corpus = self.corpus
         tap = ActivationTap(load(), naming(observer, corpus.model.name), observer.wants)
         # all positions ask for logits: llama.cpp leaves out the last layer for those that do not
         with Engine.open(
-            corpus.model, n_ctx=corpus.n_ctx, n_seq=n_seq, n_batch=n_seq * corpus.n_ctx, n_outputs=n_seq * corpus.n_ctx,
+            corpus.model, n_ctx=corpus.n_ctx, n_batch=corpus.n_ctx, n_outputs=corpus.n_ctx,
             threads=corpus.threads, device=corpus.device, eval_callback=tap.callback,
         ) as engine:  # fmt: skip
-            chunks = text_chunks(
-                engine.vocab, corpus.text, corpus.n_ctx,
-                n_tokens=corpus.n_tokens, skip_tokens=corpus.skip_tokens, spread=corpus.spread,
-            )  # fmt: skip
-            for first in range(0, len(chunks), n_seq):
-                group = chunks[first : first + n_seq]
-                observer.begin_group(first // n_seq)
+            chunks = corpus_chunks(engine.vocab, corpus)
+            for index, chunk in enumerate(chunks):
+                if index % GROUP_CHUNKS == 0:
+                    observer.begin_group(index // GROUP_CHUNKS)
                 engine.clear()
-                _decode(engine, tap, group)
+                _decode(engine, tap, chunk)
                 tap.stop_early()
-                on_chunk(first + len(group), len(chunks))
+                on_chunk(index + 1, len(chunks))
         return len(chunks)
 
 
@@ -72,11 +69,9 @@ def naming(observe: Callable[[Activations], None], model: str) -> Callable[[Acti
     return named
 
 
-def _decode(engine: Engine, tap: ActivationTap, group: I32Array) -> None:
-    n, n_ctx = group.shape
-    positions = np.tile(np.arange(n_ctx, dtype=np.int32), n)
+def _decode(engine: Engine, tap: ActivationTap, chunk: I32Array) -> None:
     try:
-        engine.decode(group.reshape(-1), positions, seq=np.repeat(np.arange(n), n_ctx), logits=1)
+        engine.decode(chunk, 0, logits=1)
     except EngineError:
         tap.reraise()  # the observer's own error says more than the batch that it stopped
         raise

@@ -1,0 +1,183 @@
+"""`Tape`: what llama.cpp computed of one micro-batch, with the values that a gradient needs on its way back.
+
+    node   op, result, sources               a `Place` each: where in which root tensor it lies
+    kept   values of some of them            copied as they pass: ggml uses its memory again
+
+Views, reshapes and permutations are not recorded: they are other places in the same root, so that a gradient finds its
+way by addresses alone. A root is live when a weight's product has gone into it; gradients go to live roots only.
+Results must lie in host memory, the weights as their file has them (`use_extra_bufts=False`).
+
+Knows ggml nodes. Does not know derivatives (`ggufkit.runtime.backward`), texts or models.
+"""
+
+import ctypes
+from dataclasses import dataclass, field
+from math import prod
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+import quant
+from ggufkit.errors import EngineError
+from ggufkit.runtime.activations import Tensor, ggml, weight_name
+from quant.types import quant_type_of
+
+F32Array = NDArray[np.float32]
+
+_DTYPES = {0: np.float32, 1: np.float16, 26: np.int32, 27: np.int64}  # ggml.h enum ggml_type
+_RESULT = -1
+# which values the way back needs: sources by number, the result as -1
+_KEPT: dict[str, tuple[int, ...]] = {
+    "MUL_MAT": (0, 1), "MUL_MAT_ID": (2,), "MUL": (0, 1), "DIV": (0, 1), "RMS_NORM": (0,), "NORM": (0,),
+    "L2_NORM": (0,), "SOFT_MAX": (_RESULT,), "ROPE": (0, _RESULT), "GLU": (0, 1), "UNARY": (0,), "SQR": (0,),
+    "CLAMP": (0,), "GET_ROWS": (1,), "SET_ROWS": (1,),
+}  # fmt: skip
+_SAME_PLACE = frozenset(("NONE", "VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"))
+
+
+class Place(NamedTuple):
+    """Where a tensor's elements lie in its root. Shape and strides in numpy's order, in elements."""
+
+    root: int
+    start: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def of(self, flat: F32Array) -> F32Array:
+        """This place in the flat array of its root: a view."""
+        strides = tuple(4 * step for step in self.strides)
+        return np.lib.stride_tricks.as_strided(flat[self.start :], self.shape, strides)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operation. `weight` is the name of source 0 where that is a matrix of the model's file."""
+
+    op: str
+    result: Place
+    sources: tuple[Place, ...]
+    live: tuple[bool, ...]  # by source: whether a gradient goes there
+    params: NDArray[np.int32]
+    kept: dict[int, NDArray[Any]]
+    weight: str = ""
+    matrix: "Matrix | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A weight where llama.cpp holds it, as long as the engine is open. Shape in numpy's order."""
+
+    address: int
+    ggml_type: int
+    shape: tuple[int, ...]
+
+    def rows(self, stack: int = 0) -> F32Array:
+        """(n_rows, n_per_row) of one of its matrices, widened."""
+        qtype = quant_type_of(self.ggml_type)
+        n_rows, n_per_row = self.shape[-2:]
+        nbytes = n_rows * qtype.row_nbytes(n_per_row)
+        raw = np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(self.address + stack * nbytes))
+        return quant.dequantize(raw.reshape(n_rows, -1), qtype)
+
+
+@dataclass(slots=True)
+class _State:
+    nodes: list[Node] = field(default_factory=list)
+    live: set[int] = field(default_factory=set)
+    sizes: dict[int, int] = field(default_factory=dict)
+    values: dict[int, NDArray[Any]] = field(default_factory=dict)  # of results that were kept, by struct
+
+
+class Tape:
+    """Records one decode of one micro-batch; a context is made with `params.cb_eval = tape.callback`."""
+
+    def __init__(self, lib: ModuleType) -> None:
+        self._ggml = ggml()
+        self._error: BaseException | None = None
+        self._state = _State()
+        self.callback = lib.ggml_backend_sched_eval_callback(self._on_node)
+
+    def take(self) -> list[Node]:
+        """What was recorded, in order; with each node that is let go, its values are."""
+        nodes, self._state.nodes, self._state.values = self._state.nodes, [], {}
+        return nodes
+
+    def n_elements(self, root: int) -> int:
+        return self._state.sizes[root]
+
+    def clear(self) -> None:
+        self._state = _State()
+
+    def reraise(self) -> None:
+        """Raise what went wrong inside the last decode, if anything did."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _on_node(self, address: int, ask: bool, _user: Any) -> bool:
+        try:
+            node = Tensor.from_address(address)
+            op = self._ggml.op_name(node.op)
+            if ask:
+                if self._error is not None or op in _SAME_PLACE:
+                    return False
+                self._record(node, op)  # before it runs: it may write its result over its sources
+            elif _RESULT in _KEPT.get(op, ()) and self._state.nodes[-1].result == self._place(node):
+                self._state.nodes[-1].kept[_RESULT] = self._value(node)
+        except BaseException as error:  # an exception cannot cross C
+            self._error = error
+            return False
+        return True
+
+    def _record(self, node: Tensor, op: str) -> None:
+        state = self._state
+        tensors = [pointer.contents for pointer in node.src if pointer]
+        weight = _weight_of(op, tensors[0]) if tensors else ""
+        places = tuple(self._place(tensor) for tensor in tensors)
+        result = self._place(node)
+        live = tuple(p.root in state.live and t.type in (0, 1) for p, t in zip(places, tensors, strict=True))
+        if not weight and not any(live):
+            return
+        state.live.add(result.root)
+        slots = () if weight and op == "MUL_MAT" else _KEPT.get(op, ())
+        kept = {slot: self._value(tensors[slot]) for slot in slots if 0 <= slot < len(tensors)}
+        matrix = _matrix(self._ggml, tensors[0], weight) if weight else None
+        params = np.array(node.op_params, dtype=np.int32)
+        state.nodes.append(Node(op, result, places, live, params, kept, weight, matrix))
+
+    def _place(self, tensor: Tensor) -> Place:
+        root = tensor.view_src.contents if tensor.view_src else tensor
+        key = ctypes.addressof(root)
+        if tensor.type not in _DTYPES:
+            return Place(key, 0, (), ())
+        size = np.dtype(_DTYPES[tensor.type]).itemsize
+        self._state.sizes[key] = prod(root.ne)
+        shape = tuple(tensor.ne)[::-1]
+        strides = tuple(step // size for step in tuple(tensor.nb)[::-1])
+        return Place(key, tensor.view_offs // size if tensor.view_src else 0, shape, strides)
+
+    def _value(self, tensor: Tensor) -> NDArray[Any]:
+        key = ctypes.addressof(tensor)
+        found = self._state.values.get(key)
+        if found is None:
+            if not self._ggml.is_host(tensor):
+                raise EngineError("gradients are taken on the CPU only. Use --device cpu.")
+            found = self._ggml.any_array(tensor, _DTYPES[tensor.type])
+            found = found.astype(np.float32) if tensor.type in (0, 1) else found.copy()
+            self._state.values[key] = found
+        return found
+
+
+def _weight_of(op: str, first: Tensor) -> str:
+    """Name of the matrix that the node multiplies with, "" where both sides are computed."""
+    name = weight_name(first.name)
+    root_is_leaf = not first.view_src and not any(first.src)
+    return name if op in ("MUL_MAT", "MUL_MAT_ID") and root_is_leaf and name.endswith(".weight") else ""
+
+
+def _matrix(lib: Any, tensor: Tensor, name: str) -> Matrix:
+    if not lib.is_host(tensor):
+        raise EngineError(f"{name} lies on a device; gradients are taken on the CPU only. Use --device cpu.")
+    return Matrix(tensor.data, tensor.type, tuple(tensor.ne)[::-1])
