@@ -31,6 +31,7 @@ import click
 
 from ggufkit import __version__
 from ggufkit.cli.boundary import ENGINE_COMMANDS, guarded
+from ggufkit.cli.places import checked
 from ggufkit.errors import GgufkitError
 
 # command -> what it does; the module is ggufkit.cli.<command>, its attribute `command`
@@ -80,11 +81,11 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"ggufkit.cli.{cmd_name}").command
-        callback = command.callback
-        if self.is_program and cmd_name in ENGINE_COMMANDS and callback is not None:
-            command = copy.copy(command)
-            command.callback = guarded(callback)
+        command: click.Command = copy.copy(importlib.import_module(f"ggufkit.cli.{cmd_name}").command)
+        if command.callback is not None:
+            command.callback = checked(command.callback)
+            if self.is_program and cmd_name in ENGINE_COMMANDS:
+                command.callback = guarded(command.callback)
         return command
 
     def resolve_command(

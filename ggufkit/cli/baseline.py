@@ -11,7 +11,7 @@ from ggufkit.reports.units import human_bytes, human_seconds
 
 @click.command()
 @click.argument("model", type=options.PATH)
-@click.option("-o", "--output", type=options.PATH, required=True, help="The baseline file to write.")
+@click.option("-o", "--output", type=options.OUTPUT, required=True, help="The baseline file to write.")
 @options.text_file
 @options.ctx_size
 @options.chunks

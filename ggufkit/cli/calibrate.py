@@ -20,7 +20,7 @@ Examples:
 
 @click.command(epilog=EXAMPLES)
 @click.argument("model", type=options.PATH, required=False)
-@click.option("-o", "--output", type=options.PATH, required=True, help="The importance file to write (GGUF).")
+@click.option("-o", "--output", type=options.OUTPUT, required=True, help="The importance file to write (GGUF).")
 @click.option("--text", type=options.PATH, multiple=True, help="UTF-8 text, repeatable. Default: the shipped text.")
 @click.option("--tokens", "n_tokens", type=click.IntRange(min=1), default=None, help="At most so many new tokens.")
 @click.option("--add-to", type=options.PATH, multiple=True, help="Importance file to add to, repeatable.")

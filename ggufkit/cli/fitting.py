@@ -25,7 +25,7 @@ _OPTIONS = (
                  help="Choose types for so many bits a weight."),
     click.option("--max-kld", type=click.FloatRange(min=0.0, min_open=True), default=None,
                  help="Choose types for the smallest file with this predicted KL divergence (nats)."),
-    click.option("--save-recipe", type=options.PATH, default=None, help="Write the types that were chosen as TOML."),
+    click.option("--save-recipe", type=options.OUTPUT, default=None, help="Write the types that were chosen as TOML."),
 )  # fmt: skip
 
 
@@ -54,8 +54,6 @@ def opened(settings: Any, chosen: dict[str, Any], *, type_given: bool) -> Iterat
 def run(job: Any, save_recipe: Path | None) -> Any:
     """Calibrate, choose, encode; returns the FitReport."""
     output = job.settings.quantize.output
-    if save_recipe:
-        _check_place(save_recipe)
     with console.progress(f"quantize {output.name}") as update, resumable(output):
         report = job.run(update)
     if save_recipe and report.found is not None:
@@ -99,14 +97,6 @@ def resumable(output: Path) -> Iterator[None]:
         if partial_path(output).exists():
             error.add_note("interrupted; what is done is kept. Continue with --resume.")
         raise
-
-
-def _check_place(path: Path) -> None:
-    """Raise OutputError where the recipe could not be written when all work is done."""
-    from ggufkit.errors import OutputError
-
-    if path.is_dir() or not path.parent.is_dir():
-        raise OutputError(f"{path} cannot be written: name a file in a folder that exists with --save-recipe.")
 
 
 def _say_cost(job: Any) -> None:

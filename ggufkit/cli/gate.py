@@ -36,8 +36,8 @@ Examples:
     "--complete", is_flag=True, help="Read all chunks, for precise figures, though the answer is sure before."
 )
 @click.option("--weights/--no-weights", default=True, help="Compare weights too, where the baseline has any.")
-@click.option("--junit", type=options.PATH, default=None, help="Write a JUnit report here.")
-@click.option("--markdown", type=options.PATH, default=None, help="Write a Markdown summary here.")
+@click.option("--junit", type=options.OUTPUT, default=None, help="Write a JUnit report here.")
+@click.option("--markdown", type=options.OUTPUT, default=None, help="Write a Markdown summary here.")
 @click.option(
     "--github/--no-github", default=None, help="Summary and annotations for GitHub.  [default: where it runs]"
 )
@@ -59,7 +59,6 @@ def command(
 
     Exit code 0: pass, 3: a limit is not met, 4: inconclusive within the text that may be read.
     """
-    from ggufkit.formats.atomic import require_writable
     from ggufkit.proof.limits import GateConfig, read_config
     from ggufkit.reports.gate_text import render
     from ggufkit.reports.result import as_dict
@@ -68,9 +67,6 @@ def command(
 
     asked = read_config(config) if config else GateConfig()
     asked = dataclasses.replace(asked, chunks=chunks or asked.chunks, seed=asked.seed if seed is None else seed)
-    for report in (junit, markdown):
-        if report is not None:
-            require_writable(report, keep=[candidate, settings["baseline"], *([config] if config else [])])
     wanted = GateSettings(candidate=candidate, config=asked, device=Device(device), **settings)
     with console.progress(f"gate {candidate.name}") as update:
         result = gate(wanted, update)

@@ -26,6 +26,7 @@ class Bytes(click.ParamType[int]):
 
 
 PATH = click.Path(path_type=Path, readable=False)  # opening it says more than click does, and is no usage error
+OUTPUT = click.Path(path_type=Path, writable=False)  # `places` looks at it before any work
 
 type_name: Decorator = click.option(
     "--type", "type_name", default=None, help="Mixture or number format.  [default: Q4_K_M]"

@@ -26,7 +26,7 @@ Examples:
 
 @click.command(epilog=EXAMPLES)
 @click.argument("source", type=options.PATH)
-@click.option("-o", "--output", type=options.PATH, required=True, help="The GGUF to write.")
+@click.option("-o", "--output", type=options.OUTPUT, required=True, help="The GGUF to write.")
 @options.type_name
 @options.recipe
 @options.imatrix

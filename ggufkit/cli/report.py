@@ -9,19 +9,18 @@ from ggufkit.cli import console, options
 
 @click.command()
 @click.argument("results", type=options.PATH, nargs=-1, required=True)
-@click.option("-o", "--output", type=options.PATH, required=True, help="The HTML file to write.")
+@click.option("-o", "--output", type=options.OUTPUT, required=True, help="The HTML file to write.")
 def command(*, results: tuple[Path, ...], output: Path) -> None:
     """Make one HTML page of RESULTS, JSON files of `ggufkit gate`: verdict, curves, heat maps, worst passages.
 
     The first is shown in full, the others beside it. The page needs no network and no script. Needs matplotlib:
     pip install 'ggufkit[report]'.
     """
-    from ggufkit.formats.atomic import require_writable, write_atomic
+    from ggufkit.formats.atomic import write_atomic
     from ggufkit.reports import html
     from ggufkit.reports.result import load, require_comparable
     from ggufkit.reports.units import human_bytes
 
-    require_writable(output, keep=results)
     loaded = [load(path) for path in results]
     require_comparable(loaded)
     page = html.render(loaded).encode()

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.errors import OutputError
+from ggufkit.formats.outputs import beside, followed
 
 SCHEMA = "ggufkit/journal@1"
 _VERIFY_CHUNK = 8 << 20
@@ -34,16 +35,16 @@ _NO_FALLOCATE = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 def partial_path(final: Path) -> Path:
     """Where the bytes lie until they are complete."""
-    return final.with_name(final.name + ".partial")
+    return beside(final, ".partial")
 
 
 def journal_path(final: Path) -> Path:
     """Where finished ranges are recorded."""
-    return final.with_name(final.name + ".partial.journal")
+    return beside(final, ".partial.journal")
 
 
 def _new_journal_path(final: Path) -> Path:
-    return final.with_name(final.name + ".partial.new")
+    return beside(final, ".partial.new")
 
 
 class Range(NamedTuple):
@@ -121,8 +122,8 @@ class PartialFile:
             raise OutputError(f"{self.final}: {self.done_nbytes} of {self.nbytes} bytes written; not finished.")
         os.fsync(self._fd)
         self.close()
-        partial_path(self.final).replace(self.final)
-        _sync_folder(self.final.parent)
+        partial_path(self.final).replace(followed(self.final))
+        _sync_folder(followed(self.final).parent)
         journal_path(self.final).unlink(missing_ok=True)
 
     def discard(self) -> None:

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from ggufkit.architectures.source import open_source
 from ggufkit.differences.structure import structure_of
-from ggufkit.errors import OutputError
-from ggufkit.formats.atomic import require_writable
 from ggufkit.formats.baseline import BaselineHeader, entries_for, write_baseline
 from ggufkit.formats.gguf_source import read_hparams
+from ggufkit.formats.outputs import require_place
 from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.proof.facts import ModelFacts, model_facts, named_text
 from ggufkit.proof.original import cut_chunks, engine_settings, text_digest, tokens_digest
@@ -61,9 +60,7 @@ class BaselineReport:
 def make_baseline(settings: BaselineSettings, on_progress: OnProgress = ignore) -> BaselineReport:
     """Make the file. Raises GgufError, InputError, OutputError, EngineError; on any error there is no file."""
     started = time.perf_counter()
-    if settings.output.exists() and not settings.force:
-        raise OutputError(f"{settings.output} exists. Replace it with --force, or choose another name with -o.")
-    require_writable(settings.output, keep=[settings.model, *([settings.text] if settings.text else [])])
+    require_place(settings.output, read=[settings.model, settings.text], force=settings.force)
     text_name, content = named_text(settings.text)
     with scoring.open_for_scoring(
         settings.model, n_ctx=settings.n_ctx, threads=settings.threads, device=settings.device

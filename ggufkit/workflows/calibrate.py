@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ggufkit.architectures.source import open_source
-from ggufkit.errors import EngineError, ImatrixError, OutputError, UsageError
+from ggufkit.errors import EngineError, ImatrixError, UsageError
 from ggufkit.fitting.corpus import N_CTX, Corpus
 from ggufkit.fitting.coverage import Coverage, coverage_of
 from ggufkit.fitting.layer_sums import gather_sums
@@ -27,6 +27,7 @@ from ggufkit.fitting.sources.layer_by_layer import LayerByLayer
 from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.sums import SumsObserver, wants_block_weights
 from ggufkit.formats.imatrix import Imatrix, ImatrixEntry, read_imatrix, write_imatrix
+from ggufkit.formats.outputs import beside, require_place
 from ggufkit.formats.text import CALIBRATION_TEXT, read_text, shipped_text
 from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.runtime.engine import Device
@@ -139,8 +140,7 @@ def merge(files: list[Imatrix]) -> Imatrix:
 
 def merge_files(paths: tuple[Path, ...], output: Path, *, force: bool = False) -> Coverage:
     """Merge importance files into `output`; returns the coverage of the sum."""
-    if output.exists() and not force:
-        raise OutputError(f"{output} exists. Replace it with --force, or choose another name with -o.")
+    require_place(output, read=paths, force=force)
     merged = merge([read_imatrix(path) for path in paths])
     write_imatrix(output, merged)
     return coverage_in(merged)
@@ -231,7 +231,7 @@ def _corpus(settings: CalibrateSettings, text: str) -> Corpus:
 
 def layers_folder(output: Path) -> Path:
     """Where streams and finished layers lie until the output is there."""
-    return output.with_name(f".{output.name}.layers")
+    return beside(output, ".layers", prefix=".")
 
 
 def texts(paths: tuple[Path, ...]) -> tuple[str, tuple[str, ...]]:
@@ -243,10 +243,6 @@ def texts(paths: tuple[Path, ...]) -> tuple[str, tuple[str, ...]]:
 
 def check_settings(settings: CalibrateSettings) -> None:
     """Raise OutputError or UsageError for what cannot work, before anything is run."""
-    output = settings.output
-    if not output.parent.is_dir():
-        raise OutputError(f"{output.parent} is not a folder. Create it, or choose another place with -o.")
-    if output.exists() and not settings.force:
-        raise OutputError(f"{output} exists. Replace it with --force, or choose another name with -o.")
+    require_place(settings.output, read=[settings.model, *settings.text, *settings.add_to], force=settings.force)
     if settings.n_tokens is not None and settings.n_tokens < settings.n_ctx:
         raise UsageError(f"--tokens {settings.n_tokens} is less than one chunk of {settings.n_ctx}")
