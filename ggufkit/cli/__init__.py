@@ -24,6 +24,7 @@ import copy
 import errno
 import importlib
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -153,6 +154,13 @@ def _steady_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    warnings.showwarning = _say_warning
+
+
+def _say_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """Our own warnings are for the user, one line each; the rest are for those who ask Python for them."""
+    if category.__module__.split(".")[0] in ("quant", "ggufkit"):
+        click.echo(f"Note: {message}", err=True)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

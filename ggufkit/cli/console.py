@@ -39,8 +39,18 @@ def say(message: str) -> None:
 
 def print_json(result: Any) -> None:
     """One JSON document on stdout. NaN and infinity, which JSON does not have, become null."""
-    text = json.dumps(_finite(result), indent=2, ensure_ascii=False, allow_nan=False)
-    click.echo(text.encode("utf-8", errors="replace").decode())  # a name that is not Unicode must not break it
+    print_utf8(json.dumps(_finite(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def print_utf8(text: str) -> None:
+    """Text for programs: UTF-8 whatever the terminal's encoding is (RFC 8259 for JSON)."""
+    raw = text.encode("utf-8", errors="replace")  # a name that is not Unicode must not break it
+    sys.stdout.flush()
+    if (binary := getattr(sys.stdout, "buffer", None)) is not None:
+        binary.write(raw)
+        binary.flush()
+    else:
+        sys.stdout.write(raw.decode())
 
 
 def _finite(value: Any) -> Any:

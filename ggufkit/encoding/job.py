@@ -152,9 +152,15 @@ class Output:
         metadata = tuple(late.get(kv.key, kv) for kv in self._job.plan.metadata)
         header = output_header(dataclasses.replace(self._job.plan, metadata=metadata))
         assert len(header) == self._job.plan.data_offset, "the encoder's metadata changed its size"
+        self._keeping(self._require_source)
         self._keeping(lambda: self._out.write(0, np.frombuffer(header, dtype=np.uint8)))
         self._out.finish()
         self._on_progress(Progress(self._job.plan.file_nbytes, self._job.plan.file_nbytes, "bytes", "done"))
+
+    def _require_source(self) -> None:
+        """A source that was written to meanwhile gave bytes that do not belong together."""
+        for file in self._job.model.files:
+            file.require_unchanged()
 
     def _keeping(self, work: Callable[[], None]) -> None:
         """Do it; what is written is kept where another run may get further, and removed where no resume can help."""

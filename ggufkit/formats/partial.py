@@ -25,11 +25,13 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufkit.errors import OutputError
+from ggufkit.errors import InputError, OutputError
+from ggufkit.formats.files import read_small
 from ggufkit.formats.outputs import beside, followed
 
 SCHEMA = "ggufkit/journal@1"
 _VERIFY_CHUNK = 8 << 20
+_MAX_JOURNAL_NBYTES = 1 << 30
 _NO_FALLOCATE = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 
@@ -211,6 +213,7 @@ def check_unfinished(final: Path, *, resume: bool) -> None:
     partial, journal = partial_path(final), journal_path(final)
     if resume or not (partial.exists() and journal.exists()):
         return
+    require_idle(final)
     done = sum(row.nbytes for row in _read_journal(journal)[1])
     raise OutputError(
         f"{partial} holds an unfinished run ({done} of {partial.stat().st_size} bytes). "
@@ -220,6 +223,13 @@ def check_unfinished(final: Path, *, resume: bool) -> None:
 
 def discard_unfinished(final: Path) -> None:
     """Remove what an earlier run left unfinished, if anything. Raises OutputError where that run is still at work."""
+    require_idle(final)
+    for path in (partial_path(final), journal_path(final), _new_journal_path(final)):
+        path.unlink(missing_ok=True)
+
+
+def require_idle(final: Path) -> None:
+    """Raise OutputError where another run is writing that output now."""
     partial = partial_path(final)
     if partial.is_file():
         fd = os.open(partial, os.O_RDONLY)
@@ -227,8 +237,6 @@ def discard_unfinished(final: Path) -> None:
             _lock(fd, partial)
         finally:
             os.close(fd)
-    for path in (partial, journal_path(final), _new_journal_path(final)):
-        path.unlink(missing_ok=True)
 
 
 def _lock(fd: int, path: Path) -> None:
@@ -266,7 +274,8 @@ def _merge(rows: list[Range]) -> list[tuple[int, int]]:
 def _read_journal(path: Path) -> tuple[str, list[Range]]:
     """Identity and ranges; a torn last line is ignored."""
     identity, rows = "", []
-    for line in path.read_text(encoding="ascii", errors="replace").splitlines(keepends=True):
+    raw = read_small(path, _MAX_JOURNAL_NBYTES, InputError)
+    for line in raw.decode("ascii", errors="replace").splitlines(keepends=True):
         if line.startswith("{"):
             with contextlib.suppress(ValueError):
                 identity = str(json.loads(line).get("identity", ""))

@@ -4,11 +4,8 @@ Knows offsets and number formats. Does not know what a tensor is called in GGUF 
 Files are read with `pread`, never mapped: a file that shrinks while it is read gives an error, not SIGBUS.
 """
 
-import os
-import threading
 from dataclasses import dataclass, replace
 from math import prod
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -17,71 +14,14 @@ from numpy.typing import NDArray
 import quant
 from ggufkit.errors import InputError
 from ggufkit.formats.files import shown
+from ggufkit.formats.source_file import MemoryFile, SourceFile, U8Array
+
+__all__ = ["WEIGHT_DTYPES", "F32Array", "MemoryFile", "SourceFile", "TensorRef", "U8Array", "widen"]
 
 F32Array = NDArray[np.float32]
-U8Array = NDArray[np.uint8]
 
 ITEM_NBYTES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}
 WEIGHT_DTYPES = frozenset(quant.TYPE_NAMES) | {"F64"}  # what `widen` can read
-
-
-class SourceFile:
-    """A file opened for reading at offsets, from any thread. Opened on first use; `close` when done."""
-
-    def __init__(self, path: Path) -> None:
-        self._fd = -1
-        self.path = path
-        self._opening = threading.Lock()
-
-    def pread(self, offset: int, nbytes: int) -> U8Array:
-        """Exactly `nbytes` bytes at `offset`. Raises InputError where the file ends before or cannot be read."""
-        out = np.empty(nbytes, dtype=np.uint8)
-        done = 0
-        view = out.data
-        while done < nbytes:
-            try:
-                got = os.preadv(self._opened(), [view[done:]], offset + done)
-            except OSError as error:
-                raise InputError(
-                    f"{self.path}: cannot be read at byte {offset + done}: {error.strerror}. "
-                    "Check its permissions and its disk."
-                ) from error
-            if got == 0:
-                raise InputError(
-                    f"{self.path}: ended at byte {offset + done}, wanted {nbytes} bytes at {offset}. "
-                    "The file changed while it was read."
-                )
-            done += got
-        return out
-
-    def _opened(self) -> int:
-        if self._fd < 0:
-            with self._opening:
-                if self._fd < 0:
-                    self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        return self._fd
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def __del__(self) -> None:
-        self.close()  # whoever drops a file that was refused need not remember to close it
-
-
-class MemoryFile(SourceFile):
-    """Bytes that were computed, not stored (RoPE factors). Read like a file; `path` says what made them."""
-
-    def __init__(self, path: Path, data: bytes) -> None:
-        super().__init__(path)
-        self._data = np.frombuffer(data, dtype=np.uint8)
-
-    def pread(self, offset: int, nbytes: int) -> U8Array:
-        """Exactly `nbytes` bytes at `offset`. Raises InputError where the data ends before."""
-        if not 0 <= offset <= offset + nbytes <= self._data.size:
-            raise InputError(f"{self.path}: has {self._data.size} bytes, wanted {nbytes} at {offset}.")
-        return self._data[offset : offset + nbytes].copy()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,17 @@ import os
 import shutil
 import tempfile
 import time
+import warnings
 from functools import cache
 from pathlib import Path
 
 _SOURCES = Path(__file__).parent
 _BESIDE = _SOURCES / "__pycache__"
 _KEPT_S = 24 * 3600.0  # an older version of the sources may still be at work in another process
+
+
+class CompiledAnewWarning(UserWarning):
+    """No folder takes compiled code: it works, slowly."""
 
 
 @cache
@@ -30,6 +35,12 @@ def cache_folder() -> Path | None:
             if base == _BESIDE:
                 forget_others(base, name)
             return base / name
+    warnings.warn(
+        "compiled code cannot be kept, so each start compiles anew, half a minute or more. Set NUMBA_CACHE_DIR to a "
+        "folder that can be written to.",
+        CompiledAnewWarning,
+        stacklevel=2,
+    )
     return None
 
 

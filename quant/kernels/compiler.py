@@ -1,7 +1,8 @@
 """How every kernel is compiled: Numba, without the GIL, cached on disk.
 
-`kernel` can be called from Python; `inner` only from other kernels, which spares it the code that unpacks Python
-objects, half of the time to compile.
+Every compiled function goes through here, so that all of them are kept in one place, or nowhere. `kernel` can be called
+from Python; `summing` too, and its sums may be reordered for vectors; `inner` only from other kernels, which spares it
+the code that unpacks Python objects, half of the time to compile.
 
 `contract` lets a multiplication and an addition become one fused instruction. Sums are not reordered and NaN keeps its
 meaning, so the bytes do not depend on how a tensor was cut. Division by zero gives infinity as in NumPy: a check for it
@@ -28,7 +29,7 @@ def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., An
         with _DECORATING:
             chosen, config.CACHE_DIR = config.CACHE_DIR, str(folder or "")  # read by njit, and only while it decorates
             try:
-                made: Callable[..., Any] = njit(cache=folder is not None, **_FAST, **options)(function)
+                made: Callable[..., Any] = njit(cache=folder is not None, **{**_FAST, **options})(function)
             finally:
                 config.CACHE_DIR = chosen
         return made
@@ -37,4 +38,5 @@ def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., An
 
 
 kernel = _compiled()
+summing = _compiled(fastmath={"contract", "nsz", "reassoc"})
 inner = _compiled(no_cpython_wrapper=True, no_cfunc_wrapper=True)

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from quant.kernels.settings import njit
+from quant.kernels.compiler import summing as _kernel
 
-_kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
 _LARGEST = np.float32(3.4028234663852886e38)
 
 

@@ -6,9 +6,7 @@ reordered by it, but a row's figures depend on nothing but the row.
 
 import numpy as np
 
-from quant.kernels.settings import njit
-
-_kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
+from quant.kernels.compiler import summing as _kernel
 
 _LOG2_E = 1.4426950408889634
 # ln 2 in two parts: the first has so few bits that a multiple of it up to 1023 is exact (Cody and Waite)

@@ -73,7 +73,7 @@ def test_a_limit_that_is_no_number_names_the_key(tiny: Tiny, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("name", "problem"),
-    [("no/gate.xml", "its folder does not exist"), (".", "it is a folder"), ("gate.toml", "it is what is to be read")],
+    [("no/gate.xml", "no is not a folder"), (".", "is a folder. Name a file"), ("gate.toml", "is the input itself")],
 )
 def test_places_that_cannot_be_written_are_found_before_the_work(
     name: str, problem: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -83,7 +83,7 @@ def test_places_that_cannot_be_written_are_found_before_the_work(
     monkeypatch.setattr(workflow, "gate", lambda *_: pytest.fail("the gate ran first"))
     result = gate(tiny, tmp_path, 0.02, "--junit", tmp_path / name)
     assert result.exit_code == 1
-    assert f"cannot be written: {problem}. Choose another place." in result.output
+    assert problem in result.output
 
 
 def test_what_is_read_is_never_replaced(tiny: Tiny, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_what_is_read_is_never_replaced(tiny: Tiny, tmp_path: Path) -> None:
         before = Path(args[1]).read_bytes()
         result = run(*args)
         assert result.exit_code == 1
-        assert "it is what is to be read" in result.output
+        assert "is the input itself" in result.output
         assert Path(args[1]).read_bytes() == before
 
 

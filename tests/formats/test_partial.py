@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggufkit.errors import OutputError
+from ggufkit.errors import InputError, OutputError
 from ggufkit.formats.partial import PartialFile, check_space, discard_unfinished, journal_path, partial_path
 
 IDENTITY = "ab" * 32
@@ -126,7 +126,7 @@ def test_a_full_disk_is_found_when_the_space_is_claimed(tmp_path: Path) -> None:
     code = f"""
 import resource, signal
 from pathlib import Path
-from ggufkit.errors import OutputError
+from ggufkit.errors import InputError, OutputError
 from ggufkit.formats.partial import PartialFile
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
@@ -149,6 +149,8 @@ def test_two_runs_never_write_one_output(tmp_path: Path) -> None:
             PartialFile(final, 1000, IDENTITY, resume=True)
         with pytest.raises(OutputError, match="being written by another run"):
             discard_unfinished(final)
+        with pytest.raises(OutputError, match="being written by another run"):  # not "unfinished": it is at work
+            PartialFile(final, 1000, IDENTITY)
         out.write(400, content[400:])
         out.finish()
     assert final.read_bytes() == content.tobytes()
@@ -168,3 +170,11 @@ def test_space_claimed_on_top_of_an_earlier_run_is_kept_with_its_work(tmp_path: 
     monkeypatch.undo()
     with PartialFile(final, 1000, IDENTITY, resume=True) as out:
         assert out.done_nbytes == 500
+
+
+def test_a_journal_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    final = tmp_path / "out.gguf"
+    partial_path(final).write_bytes(b"x" * 1000)
+    os.mkfifo(journal_path(final))
+    with pytest.raises(InputError, match="not a regular file"):
+        PartialFile(final, 1000, IDENTITY, resume=True)

@@ -1,6 +1,7 @@
 """Where compiled kernels are kept: by the sources' content, and never in the folder that a user happens to be in."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,11 @@ import pytest
 import quant
 from quant.kernels import cache, compiler
 
+ROOT = Path(quant.__file__).parents[1]
 FOLDER = "from quant.kernels.cache import cache_folder; print(cache_folder())"
 ENCODE = "import numpy as np; from quant import *; quantize(np.ones((1, 256), np.float32), quant_type('Q8_0'))"
+
+BOTH = f"{ENCODE}\nfrom quant.difference import row_sums; row_sums(np.ones((1, 4), 'f4'), np.ones((1, 4), 'f4'))"
 
 
 @pytest.fixture
@@ -84,12 +88,28 @@ def test_without_room_beside_the_sources_the_user_folder_is_used(package: Path) 
     assert Path(found).parent == package / "user"
 
 
+def test_every_compiled_function_goes_through_one_door() -> None:
+    """Numba's own decorators are used in one file; whatever else compiles keeps its code where all is kept."""
+    sources = [path for root in ("quant", "ggufkit") for path in (ROOT / root).rglob("*.py")]
+    users = {
+        path.name
+        for path in sources
+        if re.search(r"\b(njit|vectorize|guvectorize|stencil)\b|import numba", path.read_text())
+    }
+    assert users == {"compiler.py", "settings.py"}
+    assert all(
+        "cache=" not in path.read_text() or path.name == "compiler.py" for path in (ROOT / "quant").rglob("*.py")
+    )
+
+
 @pytest.mark.parametrize("home", ["", "relative"])
 def test_without_any_room_nothing_is_kept_and_nothing_littered(package: Path, home: str) -> None:
     _close(package)
     blocked = package / "file"
     blocked.write_text("")
-    _run(package, ENCODE, XDG_CACHE_HOME=home, HOME=home or str(blocked))
+    where = {"XDG_CACHE_HOME": home, "HOME": home or str(blocked)}
+    said = _run(package, f"import warnings; warnings.showwarning = lambda message, *_: print(message)\n{BOTH}", **where)
+    assert said.startswith("compiled code cannot be kept, so each start compiles anew")
     assert list((package / "cwd").iterdir()) == []
 
 

@@ -301,3 +301,28 @@ def poisoned(folder: Path, value: bytes) -> Path:
         file.seek(8 + length + start + 2 * (256 * 1 + 2))
         file.write(value)
     return model
+
+
+@pytest.mark.parametrize("source", ["folder", "gguf"])
+def test_a_source_that_changes_meanwhile_gives_no_file(source: str, tmp_path: Path) -> None:
+    """Overwritten in place after the header was read: its first half belongs to one model, its second to another."""
+    if source == "folder":
+        shutil.copytree(MODEL, tmp_path / "model")
+        given = tmp_path / "model"
+        weights = sorted(given.glob("*.safetensors"))[-1]
+    else:
+        given = weights = tmp_path / "model.gguf"
+        quantize(settings(given, "F16"))
+    out = tmp_path / "out.gguf"
+
+    def overwrite(_: Progress) -> None:
+        with weights.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            last = file.read(1)
+            file.seek(-1, os.SEEK_END)
+            file.write(last)
+
+    with pytest.raises(InputError, match="changed while it was read"):
+        quantize(settings(out, "Q8_0", source=given), overwrite)
+    assert not out.exists()
+    assert not partial_path(out).exists()
