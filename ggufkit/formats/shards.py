@@ -135,14 +135,15 @@ def _only(folder: Path, names: Sequence[str]) -> str:
         raise CheckpointError(
             f"{folder} holds an adapter ({adapters[0]}), no model. Merge it into its base model first."
         )
-    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
+    found = sorted(folder.glob("[!.]*"))
+    pickles = [p.name for p in found if p.suffix in _PICKLES]
     if pickles:
         raise CheckpointError(
             f"{folder} holds pickled weights ({shown(pickles[0])}). Opening them runs code, so ggufkit does not. "
             "Fetch the checkpoint's .safetensors files, or convert it on a machine you can lose, with transformers: "
             "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)."
         )
-    models = sorted(p.name for p in folder.iterdir() if p.suffix == ".gguf")
+    models = [p.name for p in found if p.suffix == ".gguf"]
     hint = f"Pass the file itself: {folder / models[0]}" if models else _FETCH
     raise CheckpointError(f"{folder} holds no .safetensors file. {hint}")
 

@@ -15,8 +15,8 @@ def places(value, path=()):
     if isinstance(value, dict):
         for key in list(value)[:40]:
             yield from places(value[key], (*path, key))
-    elif isinstance(value, list):
-        for i in sorted({0, len(value) // 2, len(value) - 1} - {-1}):
+    elif isinstance(value, list) and value:
+        for i in sorted({0, len(value) // 2, len(value) - 1}):
             yield from places(value[i], (*path, i))
 
 
