@@ -242,7 +242,9 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "pickles alone": (bare(write("pytorch_model.bin", b"\x80")), r"pickled weights \(pytorch_model.bin\).*save_pretr"),
     "Meta's pickles": (bare(write("consolidated.00.pth", b"PK\3\4")), r"pickled weights \(consolidated.00.pth\)"),
     "adapter alone": (bare(shard("adapter_model.safetensors", {"a": A})), "holds an adapter .* Merge it"),
-    "GGUF alone": (bare(write("m.Q8_0.gguf", b"GGUF"), write("._m.Q8_0.gguf", b""), write("._m.bin", b"")), "no .safetensors file. Pass the file itself: .*m.Q8_0.gguf"),
+    "GGUF alone": (
+        bare(write("m.Q8_0.gguf", b"GGUF"), write("._m.Q8_0.gguf", b""), write("._m.bin", b"")),
+        "no .safetensors file. Pass the file itself: .*/m.Q8_0.gguf"),
     "nothing but config": (bare(), "holds no .safetensors file. Fetch the checkpoint again"),
     "several unknown names": (
         bare(shard("x.safetensors", {"a": A}), shard("y.safetensors", {"a": A})), "x.safetensors, y.safetensors and"),
