@@ -26,10 +26,41 @@ def reordered(order: Callable[[Config], Order]) -> Bender:
         check(len(wanted) == tensor.shape[0], tensor.parts[0], f"wanted {len(wanted)} rows")
         if np.array_equal(wanted, np.arange(len(wanted))):
             return tensor
+        before = tensor.bend or Bend()
         vector = len(tensor.shape) == 1
-        return replace(tensor, bend=Bend(columns=wanted) if vector else Bend(order=wanted))
+        return replace(tensor, bend=replace(before, columns=wanted) if vector else replace(before, order=wanted))
 
     return bend
+
+
+def reordered_columns(order: Callable[[Config], Order]) -> Bender:
+    """Columns of a matrix in another order."""
+
+    def bend(config: Config, tensor: ModelTensor) -> ModelTensor:
+        wanted = order(config)
+        check(len(wanted) == tensor.shape[-1], tensor.parts[0], f"wanted {len(wanted)} columns")
+        if np.array_equal(wanted, np.arange(len(wanted))):
+            return tensor
+        return replace(tensor, bend=replace(tensor.bend or Bend(), columns=wanted))
+
+    return bend
+
+
+def chain(*benders: Bender) -> Bender:
+    """One after the other."""
+
+    def bend(config: Config, tensor: ModelTensor) -> ModelTensor:
+        for each in benders:
+            tensor = each(config, tensor)
+        return tensor
+
+    return bend
+
+
+def squeezed(config: Config, tensor: ModelTensor) -> ModelTensor:
+    """(n, 1, k) as (n, k): a convolution that mixes no channels."""
+    check(len(tensor.shape) == 3 and tensor.shape[1] == 1, tensor.parts[0], "wanted one channel a filter")
+    return replace(tensor, shape=(tensor.shape[0], tensor.shape[2]))
 
 
 def interleaved(n_head: Size) -> Bender:
@@ -63,6 +94,64 @@ def halves(first: str, second: str) -> Splitter:
         for k, name in enumerate((first, second)):
             starts = [i * n_rows + k * half for i in range(n_expert)]
             yield model_tensor(name, (n_expert, half, n_per_row), [ref.sliced(at, at + half) for at in starts])
+
+    return split
+
+
+def rows_of_groups(n_group: Size, sizes: Callable[[Config], dict[str, list[int]]]) -> Splitter:
+    """(n_group (a + b + …), k): the rows of each group lie together; those that belong to one tensor are drawn out.
+
+    sizes  of each tensor: which runs of a group's rows are its own, as [start, stop, start, stop, …]
+    """
+
+    def split(config: Config, ref: TensorRef) -> Iterable[ModelTensor]:
+        groups = n_group(config)
+        check(len(ref.shape) == 2 and ref.n_rows % groups == 0, ref, f"wanted rows of {groups} groups")
+        numbers = np.arange(ref.n_rows).reshape(groups, -1)
+        for name, runs in sizes(config).items():
+            order = np.concatenate([numbers[:, a:b].reshape(-1) for a, b in zip(runs[::2], runs[1::2], strict=True)])
+            tensor = model_tensor(name, (len(order), ref.n_per_row), [ref])
+            yield replace(tensor, bend=Bend(order=order))
+
+    return split
+
+
+def every_second(names: tuple[str, str]) -> Splitter:
+    """(n_expert, k, 2 n), columns of both in turn: transposed and drawn apart. Of packed rows, rows in turn."""
+
+    def split(config: Config, ref: TensorRef) -> Iterable[ModelTensor]:
+        n_expert, n_rows, n_per_row = matrices(ref)
+        transposed = ref.dtype != "MXFP4"
+        both, width = (n_per_row, n_rows) if transposed else (n_rows, n_per_row)
+        check(both % 2 == 0, ref, "wanted two halves")
+        for k, name in enumerate(names):
+            tensor = model_tensor(name, (n_expert, both // 2, width), [ref])
+            yield replace(tensor, bend=Bend(transposed=transposed, order=np.arange(k, both, 2)))
+
+    return split
+
+
+def every_second_column(names: tuple[str, str]) -> Splitter:
+    """(n_expert, 2 n): elements of both in turn."""
+
+    def split(config: Config, ref: TensorRef) -> Iterable[ModelTensor]:
+        check(len(ref.shape) == 2 and ref.n_per_row % 2 == 0, ref, "wanted two halves")
+        for k, name in enumerate(names):
+            tensor = model_tensor(name, (ref.shape[0], ref.n_per_row // 2), [ref])
+            yield replace(tensor, bend=Bend(columns=np.arange(k, ref.n_per_row, 2)))
+
+    return split
+
+
+def transposed(name: str) -> Splitter:
+    """(n_expert, n, k) as (n_expert, k, n). Packed rows are the right way round already."""
+
+    def split(config: Config, ref: TensorRef) -> Iterable[ModelTensor]:
+        n_expert, n_rows, n_per_row = matrices(ref)
+        if ref.dtype == "MXFP4":
+            yield model_tensor(name, ref.shape, [ref])
+        else:
+            yield replace(model_tensor(name, (n_expert, n_per_row, n_rows), [ref]), bend=Bend(transposed=True))
 
     return split
 

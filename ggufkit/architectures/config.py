@@ -26,6 +26,7 @@ class Config:
         self, folder: Path, values: Mapping[str, Any], defaults: Mapping[str, Default], notes: list[str] | None = None
     ) -> None:
         self.folder = folder
+        self.n_mtp = 0  # blocks that guess further tokens, behind the layers; known when the tensors are
         self.notes: list[str] = [] if notes is None else notes
         text = values.get("text_config")  # a model that also sees or hears keeps the language model's values there
         self._values = {**values, **text} if isinstance(text, dict) else values
@@ -96,6 +97,19 @@ class Config:
                 f"{self.folder / 'config.json'}: {name} is {value!r:.80}, wanted a list of {n_layer} values."
             )
         return value
+
+    @property
+    def n_layer(self) -> int:
+        """Layers of the file: those of the model, and the blocks that guess further tokens."""
+        return self.integer("num_hidden_layers") + self.n_mtp
+
+    def is_linear(self, layer: int) -> bool:
+        """Whether a layer keeps a state instead of keys and values (linear attention)."""
+        listed = self.layer_list("layer_types")
+        if listed is None:
+            interval = self.integer("full_attention_interval")
+            return layer < self.integer("num_hidden_layers") and (layer + 1) % interval != 0
+        return layer < len(listed) and listed[layer] == "linear_attention"
 
     @property
     def rope_theta_swa(self) -> float | None:

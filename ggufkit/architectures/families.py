@@ -9,19 +9,39 @@ from gguf import MODEL_ARCH, GGUFValueType, Keys
 
 from ggufkit.architectures import hparams as hp
 from ggufkit.architectures.arithmetic import ANY, GELU_TANH, WINDOW, Values
-from ggufkit.architectures.bends import absorbed, changed, halves, interleaved, renamed
+from ggufkit.architectures.bends import (
+    absorbed,
+    changed,
+    every_second,
+    every_second_column,
+    halves,
+    interleaved,
+    renamed,
+    transposed,
+)
 from ggufkit.architectures.config import Default, deepseek_scoring, even_head_dim, same_as
+from ggufkit.architectures.delta import IN_TURN, NORMS, PLAIN, SPLIT_QKVZ
 from ggufkit.architectures.family import (
     MIXTRAL_EXPERTS,
     MLP_EXPERTS,
     Family,
     Layers,
     Shape,
+    delta_v_dim,
     head_dim,
     is_dense,
+    is_full,
+    is_linear,
+    is_mtp,
     is_sparse,
     kv_lora_rank,
+    n_conv,
+    n_delta_qkv,
+    n_delta_v,
+    n_delta_v_2,
+    n_delta_values,
     n_embd,
+    n_embd_2,
     n_expert,
     n_ff,
     n_ff_2,
@@ -36,6 +56,7 @@ from ggufkit.architectures.family import (
     n_nope,
     n_o_mla,
     n_q,
+    n_q_2,
     n_q_mla,
     n_qkv,
     n_vocab,
@@ -452,4 +473,184 @@ DEEPSEEK = Family(
     computes=_DEEPSEEK_COMPUTES,
 )
 
-FAMILIES = (LLAMA, MISTRAL, MIXTRAL, PHI2, PHI3, QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, OLMOE, GEMMA2, GEMMA3, DEEPSEEK)
+_MTP_NAMES = {
+    "fc": "eh_proj",
+    "pre_fc_norm_embedding": "enorm",
+    "pre_fc_norm_hidden": "hnorm",
+    "norm": "shared_head.norm",
+}
+_MTP_SPLITS = {
+    "eh_proj": renamed("nextn.eh_proj.weight"),
+    "enorm": renamed("nextn.enorm.weight"),
+    "hnorm": renamed("nextn.hnorm.weight"),
+    "shared_head.norm": renamed("nextn.shared_head_norm.weight"),
+}
+_MTP: dict[str, Shape] = {
+    "nextn.eh_proj.weight": (n_embd, n_embd_2),
+    "nextn.enorm.weight": (n_embd,),
+    "nextn.hnorm.weight": (n_embd,),
+    "nextn.shared_head_norm.weight": (n_embd,),
+}
+_GATED_ATTENTION: dict[str, Shape] = {
+    "attn_q.weight": (n_q_2, n_embd),
+    "attn_k.weight": (n_kv, n_embd),
+    "attn_v.weight": (n_kv, n_embd),
+    "attn_output.weight": (n_embd, n_q),
+} | _HEAD_NORMS
+_DELTA: dict[str, Shape] = {
+    "attn_qkv.weight": (n_delta_qkv, n_embd),
+    "attn_gate.weight": (n_delta_values, n_embd),
+    "ssm_conv1d.weight": (n_delta_qkv, n_conv),
+    "ssm_dt.bias": (n_delta_v,),
+    "ssm_a": (n_delta_v,),
+    "ssm_norm.weight": (delta_v_dim,),
+    "ssm_out.weight": (n_embd, n_delta_values),
+}
+_ALPHA_BETA: dict[str, Shape] = {"ssm_alpha.weight": (n_delta_v, n_embd), "ssm_beta.weight": (n_delta_v, n_embd)}
+_BOTH_NORMS: dict[str, Shape] = {"attn_norm.weight": (n_embd,), "post_attention_norm.weight": (n_embd,)}
+_DELTA_RULES = (hp.mtp_layers, hp.delta_net, hp.rope_share)
+_DELTA_COMPUTES: dict[str, Values] = {"attn_output_gate": (None, True)} | dict.fromkeys(
+    ("layer_types", "partial_rotary_factor", "mrope_interleaved"), ANY
+)
+_DELTA_DEFAULTS: dict[str, Default] = {
+    "rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "head_dim": 256, "rope_theta": 10000.0,
+    "partial_rotary_factor": 0.25, "full_attention_interval": 4, "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128, "linear_value_head_dim": 128, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
+}  # fmt: skip
+
+QWEN3_NEXT = Family(
+    title="Qwen3-Next",
+    classes=("Qwen3NextForCausalLM",),
+    arch=MODEL_ARCH.QWEN3NEXT,
+    source="conversion/qwen.py Qwen3NextModel",
+    rules=(*hp.COMMON, hp.FILE_TYPE, hp.EXPERT_FEED_FORWARD, hp.SHARED_FEED_FORWARD, *_DELTA_RULES),
+    vocab=(VocabKind.BPE,),
+    whole=_WHOLE,
+    layers=(
+        Layers(_BOTH_NORMS | _MOE | _SHARED_EXPERT),
+        Layers(_GATED_ATTENTION, is_full),
+        Layers(_DELTA | {"ssm_ba.weight": (n_delta_v_2, n_embd)}, is_linear),
+        Layers(_MTP, is_mtp),
+    ),
+    experts=MLP_EXPERTS,
+    splits=_MLP_FUSED | SPLIT_QKVZ | _MTP_SPLITS,
+    bends=PLAIN | NORMS,
+    renames={r"\.dt_bias$": ".dt_proj.bias"},
+    mtp=_MTP_NAMES,
+    computes=_DELTA_COMPUTES,
+    defaults=_DELTA_DEFAULTS
+    | {"num_key_value_heads": 2, "num_experts": 512, "num_experts_per_tok": 10}
+    | {"moe_intermediate_size": 512, "shared_expert_intermediate_size": 512},
+)
+
+QWEN35 = Family(
+    title="Qwen3.5, 3.6, 3.8 (dense; the language model)",
+    classes=("Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM"),
+    arch=MODEL_ARCH.QWEN35,
+    source="conversion/qwen.py Qwen3_5TextModel",
+    rules=(*hp.COMMON, hp.FILE_TYPE, *_DELTA_RULES, hp.default_rope_sections),
+    vocab=(VocabKind.BPE,),
+    whole=_WHOLE,
+    layers=(
+        Layers(_BOTH_NORMS | _DENSE),
+        Layers(_GATED_ATTENTION, is_full),
+        Layers(_DELTA | _ALPHA_BETA, is_linear),
+        Layers(_MTP, is_mtp),
+    ),
+    splits=_MTP_SPLITS,
+    bends=IN_TURN | NORMS,
+    renames={r"\.dt_bias$": ".dt_proj.bias"},
+    mtp=_MTP_NAMES,
+    computes=_DELTA_COMPUTES,
+    defaults=_DELTA_DEFAULTS | {"num_key_value_heads": 4},
+)
+
+QWEN35_MOE = Family(
+    title="Qwen3.5-MoE, 3.6, 3.8 (the language model)",
+    classes=("Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForCausalLM"),
+    arch=MODEL_ARCH.QWEN35MOE,
+    source="conversion/qwen.py Qwen3_5MoeTextModel",
+    rules=(
+        *hp.COMMON, hp.FILE_TYPE, hp.EXPERT_FEED_FORWARD, hp.SHARED_FEED_FORWARD, *_DELTA_RULES,
+        hp.default_rope_sections,
+    ),
+    vocab=(VocabKind.BPE,),
+    whole=_WHOLE,
+    layers=(
+        Layers(_BOTH_NORMS | _MOE | _SHARED_EXPERT),
+        Layers(_GATED_ATTENTION, is_full),
+        Layers(_DELTA | _ALPHA_BETA, is_linear),
+        Layers(_MTP, is_mtp),
+    ),
+    experts=MLP_EXPERTS,
+    splits=_MLP_FUSED | _MTP_SPLITS,
+    bends=IN_TURN | NORMS,
+    renames={r"\.dt_bias$": ".dt_proj.bias"},
+    mtp=_MTP_NAMES,
+    computes=_DELTA_COMPUTES,
+    defaults=_DELTA_DEFAULTS | {"num_key_value_heads": 2, "num_experts": 256, "num_experts_per_tok": 8},
+)  # fmt: skip
+
+_SINKS: dict[str, Shape] = (
+    {name: _ATTENTION[name] for name in _ATTENTION if name != "ffn_norm.weight"}
+    | _QKV_BIAS
+    | {"attn_output.bias": (n_embd,), "attn_sinks.weight": (n_head,), "post_attention_norm.weight": (n_embd,)}
+)
+_MOE_BIAS: dict[str, Shape] = {
+    "ffn_gate_inp.bias": (n_expert,),
+    "ffn_gate_exps.bias": (n_expert, n_ff_expert),
+    "ffn_up_exps.bias": (n_expert, n_ff_expert),
+    "ffn_down_exps.bias": (n_expert, n_embd),
+}
+
+# YaRN's limits are rounded by llama.cpp whatever `truncate` says, which moves a frequency or two a little
+_GPT_OSS_COMPUTES: dict[str, Values] = {"swiglu_limit": (None, 7.0)} | dict.fromkeys(
+    ("layer_types", "sliding_window", "truncate", "experts_per_token"), ANY
+)
+
+GPT_OSS = Family(
+    title="gpt-oss 20b and 120b",
+    classes=("GptOssForCausalLM",),
+    arch=MODEL_ARCH.GPT_OSS,
+    source="conversion/gpt_oss.py GptOssModel",
+    rules=(
+        *hp.COMMON,
+        hp.FILE_TYPE,
+        hp.u32(Keys.Attention.SLIDING_WINDOW, "sliding_window", required=True),
+        hp.u32(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, "intermediate_size"),
+        hp.window_pattern(2),
+    ),
+    vocab=(VocabKind.BPE,),
+    whole=_WHOLE,
+    layers=(Layers(_SINKS | _MOE | _MOE_BIAS),),
+    splits={
+        "mlp.experts.gate_up_proj": every_second(("ffn_gate_exps.weight", "ffn_up_exps.weight")),
+        "mlp.experts.gate_up_proj_bias": every_second_column(("ffn_gate_exps.bias", "ffn_up_exps.bias")),
+        "mlp.experts.down_proj": transposed("ffn_down_exps.weight"),
+        "mlp.experts.down_proj_bias": renamed("ffn_down_exps.bias"),
+    },
+    renames={r"\.sinks$": ".sinks.weight"},
+    computes=_GPT_OSS_COMPUTES,
+    defaults={"rms_norm_eps": 1e-5, "head_dim": 64, "num_key_value_heads": 8, "sliding_window": 128}
+    | {"num_local_experts": 128, "num_experts_per_tok": 4, "rope_theta": 150000.0, "max_position_embeddings": 131072},
+)
+
+FAMILIES = (
+    LLAMA,
+    MISTRAL,
+    MIXTRAL,
+    PHI2,
+    PHI3,
+    QWEN2,
+    QWEN2_MOE,
+    QWEN3,
+    QWEN3_MOE,
+    OLMOE,
+    GEMMA2,
+    GEMMA3,
+    DEEPSEEK,
+    QWEN3_NEXT,
+    QWEN35,
+    QWEN35_MOE,
+    GPT_OSS,
+)

@@ -23,7 +23,11 @@ Shapes = Mapping[str, Shape]
 
 
 def n_layer(config: Config) -> int:
-    return config.integer("num_hidden_layers")
+    return config.n_layer
+
+
+def n_embd_2(config: Config) -> int:
+    return 2 * n_embd(config)
 
 
 def n_embd(config: Config) -> int:
@@ -66,6 +70,11 @@ def n_q(config: Config) -> int:
     return n_head(config) * config.head_dim
 
 
+def n_q_2(config: Config) -> int:
+    """Queries, and a gate for each."""
+    return 2 * n_q(config)
+
+
 def n_kv(config: Config) -> int:
     return config.n_head_kv * config.head_dim
 
@@ -85,6 +94,34 @@ def n_expert(config: Config) -> int:
 
 def one(config: Config) -> int:
     return 1
+
+
+def n_delta_v(config: Config) -> int:
+    return config.integer("linear_num_value_heads")
+
+
+def n_delta_v_2(config: Config) -> int:
+    return 2 * n_delta_v(config)
+
+
+def delta_v_dim(config: Config) -> int:
+    return config.integer("linear_value_head_dim")
+
+
+def n_delta_values(config: Config) -> int:
+    return n_delta_v(config) * delta_v_dim(config)
+
+
+def n_delta_keys(config: Config) -> int:
+    return config.integer("linear_num_key_heads") * config.integer("linear_key_head_dim")
+
+
+def n_delta_qkv(config: Config) -> int:
+    return 2 * n_delta_keys(config) + n_delta_values(config)
+
+
+def n_conv(config: Config) -> int:
+    return config.integer("linear_conv_kernel_dim")
 
 
 def kv_lora_rank(config: Config) -> int:
@@ -117,6 +154,19 @@ def n_o_mla(config: Config) -> int:
 
 def every(config: Config, layer: int) -> bool:
     return True
+
+
+def is_linear(config: Config, layer: int) -> bool:
+    return config.is_linear(layer)
+
+
+def is_full(config: Config, layer: int) -> bool:
+    return not config.is_linear(layer)
+
+
+def is_mtp(config: Config, layer: int) -> bool:
+    """The blocks behind the layers, which guess further tokens."""
+    return layer >= config.integer("num_hidden_layers")
 
 
 def is_dense(config: Config, layer: int) -> bool:
@@ -172,6 +222,7 @@ class Family:
     bends      GGUF name without blk.N. (a pattern) → what is done to that tensor
     splits     the checkpoint's name in its layer → the GGUF tensors that it makes
     renames    pattern of a checkpoint's name → what stands there instead, before names are looked up
+    mtp        a name of mtp.… → its name in the block behind the layers; none: the family has no such block
     beyond     why layers past the last are left out; "" where they are an error
     computed   tensors that are made from config.json
     pre_alias  the family's name for a pre-tokenizer that it shares with others
@@ -194,6 +245,7 @@ class Family:
     bends: Mapping[str, Bender] = field(default_factory=dict)
     splits: Mapping[str, Splitter] = field(default_factory=dict)
     renames: Mapping[str, str] = field(default_factory=dict)
+    mtp: Mapping[str, str] = field(default_factory=dict)
     beyond: str = ""
     experts: Experts | None = None
     computed: Callable[[Config], Iterable[ModelTensor]] | None = None

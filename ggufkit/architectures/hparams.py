@@ -288,7 +288,45 @@ def feed_forward_4x(config: Config, arch: str) -> Iterable[KV]:
     yield KV(Keys.LLM.FEED_FORWARD_LENGTH.format(arch=arch), U32, 4 * config.integer("hidden_size"))
 
 
-BLOCK_COUNT = u32(Keys.LLM.BLOCK_COUNT, "num_hidden_layers", required=True)
+def block_count(config: Config, arch: str) -> Iterable[KV]:
+    yield KV(Keys.LLM.BLOCK_COUNT.format(arch=arch), U32, config.n_layer)
+
+
+def mtp_layers(config: Config, arch: str) -> Iterable[KV]:
+    if config.n_mtp:
+        yield KV(Keys.LLM.NEXTN_PREDICT_LAYERS.format(arch=arch), U32, config.n_mtp)
+
+
+def delta_net(config: Config, arch: str) -> Iterable[KV]:
+    """Sizes of the layers with linear attention (gated delta nets), and which layers those are."""
+    values = config.integer("linear_value_head_dim") * config.integer("linear_num_value_heads")
+    for key, value in (
+        (Keys.SSM.CONV_KERNEL, config.integer("linear_conv_kernel_dim")),
+        (Keys.SSM.STATE_SIZE, config.integer("linear_key_head_dim")),
+        (Keys.SSM.GROUP_COUNT, config.integer("linear_num_key_heads")),
+        (Keys.SSM.TIME_STEP_RANK, config.integer("linear_num_value_heads")),
+        (Keys.SSM.INNER_SIZE, values),
+    ):
+        yield KV(key.format(arch=arch), U32, value)
+    flags = [config.is_linear(i) for i in range(config.n_layer)]
+    yield KV(f"{arch}.attention.recurrent_layers", GGUFValueType.ARRAY, flags, GGUFValueType.BOOL)
+    yield KV(Keys.LLM.FULL_ATTENTION_INTERVAL.format(arch=arch), U32, config.integer("full_attention_interval"))
+
+
+def rope_share(config: Config, arch: str) -> Iterable[KV]:
+    """Only a share of each head turns."""
+    n_rot = int(config.head_dim * config.rope_number("partial_rotary_factor", 1.0))
+    yield KV(Keys.Rope.DIMENSION_COUNT.format(arch=arch), U32, n_rot)
+
+
+def default_rope_sections(config: Config, arch: str) -> Iterable[KV]:
+    """Qwen3.5's, where config.json has none. Source: conversion/qwen.py _Qwen35MRopeMixin."""
+    if config.rope.get("mrope_section") is None:
+        key = Keys.Rope.DIMENSION_SECTIONS.format(arch=arch)
+        yield KV(key, GGUFValueType.ARRAY, [11, 11, 10, 0], GGUFValueType.INT32)
+
+
+BLOCK_COUNT = block_count
 CONTEXT_LENGTH = u32(Keys.LLM.CONTEXT_LENGTH, "max_position_embeddings", "n_ctx", "n_positions")
 EMBEDDING_LENGTH = u32(Keys.LLM.EMBEDDING_LENGTH, "hidden_size", required=True)
 FEED_FORWARD_LENGTH = u32(Keys.LLM.FEED_FORWARD_LENGTH, "intermediate_size", required=True)

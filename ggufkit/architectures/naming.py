@@ -67,7 +67,7 @@ def parameter_counts(tensors: Iterable[ModelTensor]) -> tuple[int, int, int, int
     shared = expert = total = n_experts = n_stacks = 0
     for tensor in tensors:
         total += tensor.n_weights
-        if "_exps." in tensor.name:
+        if "_exps." in tensor.name and len(tensor.shape) == 3:
             expert += tensor.n_weights // tensor.n_expert
             n_experts, n_stacks = n_experts + tensor.n_expert, n_stacks + 1
         else:

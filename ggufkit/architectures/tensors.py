@@ -40,7 +40,7 @@ _OTHER_SENSES = re.compile(
 
 
 def map_tensors(
-    family: Family, config: Config, refs: Iterable[TensorRef]
+    family: Family, config: Config, refs: Iterable[TensorRef], *, mtp: bool = True
 ) -> tuple[tuple[ModelTensor, ...], dict[str, str]]:
     """GGUF tensors in the converter's order, and what was dropped with its reason.
 
@@ -48,12 +48,14 @@ def map_tensors(
     come where the last of their layer stood. Raises CheckpointError that names what is left over, absent, of another
     shape or not a float.
     """
+    refs = sorted(refs, key=lambda ref: (ref.file.path.name, ref.name))
+    config.n_mtp = _n_mtp(family, config, refs) if mtp else 0
     stacker = Stacker(family, family.experts, config) if family.experts else None
     names = gguf.get_tensor_name_map(family.arch, family.n_layer(config))
     tensors = list(family.computed(config)) if family.computed else []
     dropped: dict[str, str] = {}
-    for ref in sorted(refs, key=lambda ref: (ref.file.path.name, ref.name)):
-        name = _renamed(family, ref.name)
+    for ref in refs:
+        name = _renamed(family, config, ref.name)
         if reason := _dropped(family, config, name):
             dropped[ref.name] = reason
             continue
@@ -70,10 +72,25 @@ def map_tensors(
     return tuple(tensors), dropped
 
 
-def _renamed(family: Family, name: str) -> str:
+def _n_mtp(family: Family, config: Config, refs: Iterable[TensorRef]) -> int:
+    """Blocks that guess further tokens, counted by their tensors: many fine-tunes have lost them, whatever they say."""
+    if not family.mtp:
+        return 0
+    names = (_renamed(family, config, ref.name) for ref in refs)
+    n_layer = config.integer("num_hidden_layers")
+    layers = [int(match[1]) for name in names if (match := re.match(r"model\.layers\.(\d{1,5})\.", name))]
+    return max(0, max(layers, default=0) + 1 - n_layer)
+
+
+def _renamed(family: Family, config: Config, name: str) -> str:
     for pattern, text in {**RENAMES, **family.renames}.items():
         name = re.sub(pattern, text, name)
-    return name
+    match = re.match(r"(?:model\.)?mtp\.(?:layers\.(\d{1,5})|(\w+))\.", name) if family.mtp else None
+    if match is None or (match[2] and match[2] not in family.mtp):
+        return name
+    layer = config.integer("num_hidden_layers") + int(match[1] or 0)
+    inside = f"{family.mtp[match[2]]}." if match[2] else ""
+    return f"model.layers.{layer}.{inside}{name[match.end() :]}"
 
 
 def _dropped(family: Family, config: Config, name: str) -> str | None:
@@ -85,6 +102,8 @@ def _dropped(family: Family, config: Config, name: str) -> str | None:
     if name == "lm_head.weight" and "output.weight" not in family.whole:
         return "the family's embeddings make the logits"
     layer = re.match(r"model\.layers\.(\d{1,5})\.", name)
+    if family.mtp and not config.n_mtp and layer and int(layer[1]) >= config.n_layer:
+        return "the block that guesses further tokens: left out as asked"
     if family.beyond and layer and int(layer[1]) >= family.n_layer(config):
         return family.beyond
     return None

@@ -18,8 +18,8 @@ def config(kind, name, **more):
     return {"architectures": [name], "model_type": kind} | SIZES | {"bos_token_id": 1, "eos_token_id": 2} | more
 
 
-def case(config, *, vocabulary="spm.model", files=SPM, pre="default", dtype="BF16", n_shards=1):
-    how = {"vocabulary": vocabulary, "pre": pre, "dtype": dtype, "n_shards": n_shards}
+def case(config, *, vocabulary="spm.model", files=SPM, pre="default", dtype="BF16", n_shards=1, **more):
+    how = {"vocabulary": vocabulary, "pre": pre, "dtype": dtype, "n_shards": n_shards, **more}
     return {"config": config, "files": files} | how
 
 
@@ -65,6 +65,16 @@ DEEPSEEK_TOKENS = special("<｜begin▁of▁sentence｜>", "<｜end▁of▁sente
 DEEPSEEK_CONFIG = {
     "tokenizer_class": "LlamaTokenizerFast", "add_bos_token": True, "add_eos_token": False,
     "bos_token": "<｜begin▁of▁sentence｜>", "eos_token": "<｜end▁of▁sentence｜>", "chat_template": CHAT,
+}  # fmt: skip
+DELTA = {
+    "num_key_value_heads": 2, "head_dim": 32, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+    "layer_types": ["linear_attention", "full_attention"], "hidden_act": "silu",
+}  # fmt: skip
+QWEN35 = bpe(split("qwen35"), QWEN_TOKENS, normalizer={"type": "NFC"}, post_processor=GPT2 | {"trim_offsets": False})
+QWEN35_ROPE = {
+    "rope_parameters": {"mrope_interleaved": True, "mrope_section": [2, 1, 1], "rope_type": "default",
+                        "rope_theta": 1e7, "partial_rotary_factor": 0.25},
 }  # fmt: skip
 PHI_SPACES = [(" " * n, False, True) for n in (5, 4, 3, 2)] + [("\t\t", False, True)]
 
@@ -323,5 +333,37 @@ CASES = {
         "deepseek-v3",
         DEEPSEEK_CONFIG,
         n_shards=2,
+    ),
+    # linear attention with more heads of values than of keys, one block that guesses further tokens
+    "qwen3-next-80b-a3b-instruct": bpe_case(
+        config("qwen3_next", "Qwen3NextForCausalLM", **DELTA, **MOE, shared_expert_intermediate_size=32, rope_theta=1e7,
+               partial_rotary_factor=0.25, decoder_sparse_step=1, mlp_only_layers=[], **QWEN_ENDS),
+        QWEN, "qwen2", QWEN_CONFIG, mtp=True,
+    ),
+    "qwen3.5-4b": bpe_case(
+        {
+            "architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5", "tie_word_embeddings": True,
+            "image_token_id": 650, "video_token_id": 651, "vision_start_token_id": 652, "vision_end_token_id": 653,
+            "text_config": SIZES | DELTA | QWEN_ENDS | QWEN35_ROPE | {"model_type": "qwen3_5_text", "tie_word_embeddings": True,
+                                                                     "mtp_num_hidden_layers": 1},
+            "vision_config": {"model_type": "qwen3_5", "hidden_size": 16, "intermediate_size": 16, "depth": 1, "num_heads": 2,
+                              "patch_size": 2, "out_hidden_size": 64, "num_position_embeddings": 16},
+        },
+        QWEN35, "qwen35", QWEN_CONFIG, mtp=True,
+    ),
+    "qwen3.5-35b-a3b": bpe_case(
+        config("qwen3_5_moe_text", "Qwen3_5MoeForCausalLM", **DELTA, **MOE, **QWEN35_ROPE, shared_expert_intermediate_size=32,
+               mtp_num_hidden_layers=1, **QWEN_ENDS),
+        QWEN35, "qwen35", QWEN_CONFIG, mtp=True,
+    ),
+    "gpt-oss-20b": bpe_case(
+        config("gpt_oss", "GptOssForCausalLM", num_key_value_heads=2, head_dim=32, num_local_experts=4, num_experts_per_tok=2,
+               sliding_window=8, vocab_size=656, rms_norm_eps=1e-5, rope_theta=150000, intermediate_size=64,
+               layer_types=["sliding_attention", "full_attention"], swiglu_limit=7.0, attention_bias=True,
+               rope_scaling={"beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "original_max_position_embeddings": 64,
+                             "rope_type": "yarn"}, **ENDS),
+        bpe(split("o200k"), special("<|startoftext|>", "<|return|>", "<|channel|>"), ignore_merges=True),
+        "gpt-4o",
+        {"bos_token": "<|startoftext|>", "eos_token": "<|return|>", "chat_template": CHAT},
     ),
 }  # fmt: skip

@@ -28,15 +28,33 @@ from checkpoints import CASES  # noqa: E402
 from vocabularies import PRETOKENIZERS, train  # noqa: E402
 
 
+def model_class(folder):
+    """transformers' class of the name that config.json gives."""
+    import transformers
+
+    return getattr(transformers, json.loads((folder / "config.json").read_text())["architectures"][0])
+
+
 def source_shapes(folder, scratch):
     """Names and shapes as Hugging Face would save a model of that config."""
     import safetensors
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    model = model_class(folder)._from_config(AutoConfig.from_pretrained(folder))
     model.save_pretrained(scratch)
     with safetensors.safe_open(scratch / "model.safetensors", "pt") as file:
         return {name: list(file.get_slice(name).get_shape()) for name in sorted(file.keys())}
+
+
+def mtp_shapes(source, n_layer):
+    """A block that guesses further tokens, shaped as the last layer, under the names that Qwen gives it."""
+    n_embd = next(shape[1] for name, shape in source.items() if name.endswith("embed_tokens.weight"))
+    out = {f"mtp.{name}.weight": [n_embd] for name in ("norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden")}
+    out["mtp.fc.weight"] = [n_embd, 2 * n_embd]
+    for name, shape in source.items():
+        if (inside := name.partition(f"layers.{n_layer - 1}.")[2]) and "visual" not in name:
+            out[f"mtp.layers.0.{inside}"] = shape
+    return out
 
 
 def run_converter(folder, outtype, pre, out):
@@ -73,10 +91,9 @@ def read_facts(path):
 def hugging_face_logits(folder, vocab_size):
     """(ids, logits of the last 4 of 16 positions, first 128 columns and their argmax over all)."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     ids = np.array([(7 * i * i + 11 * i + 3) % min(vocab_size, 470) for i in range(16)], dtype=np.int32)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    model = model_class(folder).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
         logits = model(torch.tensor(ids[None].astype(np.int64))).logits[0].numpy()[-4:]
     return ids, logits[:, :128].astype(np.float32), logits.argmax(axis=1).astype(np.int32)
@@ -87,6 +104,9 @@ def make_case(name, scratch):
     folder = scratch / name
     tiny.write_files(facts, folder)
     facts["source"] = source_shapes(folder, scratch / "saved")
+    if facts.pop("mtp", False):
+        n_layer = facts["config"].get("text_config", facts["config"])["num_hidden_layers"]
+        facts["source"] |= mtp_shapes(facts["source"], n_layer)
     tiny.write_weights(facts["source"], facts["dtype"], folder, n_shards=facts["n_shards"])
     facts["gguf"] = {}
     for outtype in ("f32", "f16", "bf16"):
