@@ -21,10 +21,11 @@ from ggufkit.errors import CheckpointError
 from ggufkit.formats.checkpoint import Checkpoint
 from ggufkit.formats.gguf_source import hparams_of
 from ggufkit.formats.model import KV, Model, ModelTensor
+from ggufkit.formats.unpack import unpack
 
 __all__ = ["FAMILIES", "Family", "convert", "find_family"]
 
-FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}  # llama_ftype
+FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "MXFP4": 38}  # llama_ftype
 
 
 def find_family(checkpoint: Checkpoint) -> Family:
@@ -41,10 +42,12 @@ def find_family(checkpoint: Checkpoint) -> Family:
     )
 
 
-def convert(checkpoint: Checkpoint, *, name: str | None = None) -> Model:
+def convert(checkpoint: Checkpoint, *, name: str | None = None, mtp: bool = True, requantize: bool = False) -> Model:
     """The GGUF model that `checkpoint` is: metadata and tensors in the order of llama.cpp's converter.
 
-    name  for general.name, instead of the one guessed from the folder's name and the model card
+    name        for general.name, instead of the one guessed from the folder's name and the model card
+    mtp         keep the block that guesses further tokens, where there is one
+    requantize  decode MXFP4 weights like any others; otherwise they are taken over as they are
 
     general.file_type is that of the weights as they are; a plan replaces it with its own. Raises CheckpointError and
     TokenizerError.
@@ -52,7 +55,9 @@ def convert(checkpoint: Checkpoint, *, name: str | None = None) -> Model:
     family = find_family(checkpoint)
     config = Config(checkpoint.path, checkpoint.config, family.defaults, checkpoint.notes)
     check_sizes(config)
-    tensors, dropped = map_tensors(family, config, checkpoint.tensors.values())
+    stated = config.get("quantization_config")
+    refs, lines = unpack(checkpoint.tensors, stated if isinstance(stated, dict) else {}, keep=not requantize)
+    tensors, dropped = map_tensors(family, config, refs, mtp=mtp)
     arch = family.arch_name
     entries: list[KV] = [KV(Keys.General.ARCHITECTURE, GGUFValueType.STRING, arch)]
     entries += [kv for rule in family.before for kv in rule(config, arch)]
@@ -70,13 +75,14 @@ def convert(checkpoint: Checkpoint, *, name: str | None = None) -> Model:
         tensors=tensors,
         source={"kind": "safetensors", "fingerprint": checkpoint.fingerprint()},
         dropped=dropped,
-        notes=tuple(dict.fromkeys(checkpoint.notes)),
+        notes=tuple(dict.fromkeys([*checkpoint.notes, *lines])),
     )
 
 
 def _resolve(entries: Iterable[KV], tensors: Iterable[ModelTensor]) -> tuple[KV, ...]:
-    """Each key once: a later value takes the place of the earlier. general.file_type: of the first matrix."""
+    """Each key once: a later value takes the place of the earlier. general.file_type: MXFP4, or of the first matrix."""
     resolved = {kv.key: kv for kv in entries}
-    dtype = next((t.dtype for t in tensors if len(t.shape) > 1), "F32")
+    dtypes = [t.dtype for t in tensors if len(t.shape) > 1]
+    dtype = "MXFP4" if "MXFP4" in dtypes else next(iter(dtypes), "F32")
     resolved[Keys.General.FILE_TYPE] = KV(Keys.General.FILE_TYPE, GGUFValueType.UINT32, FILE_TYPES[dtype])
     return tuple(resolved.values())

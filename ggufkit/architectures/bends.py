@@ -12,6 +12,7 @@ from ggufkit.architectures.config import Config, Size
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.bend import Bend, Order, Value
 from ggufkit.formats.model import ModelTensor
+from ggufkit.formats.packed import PackedRef
 from ggufkit.formats.tensor import TensorRef
 
 Bender = Callable[[Config, ModelTensor], ModelTensor]
@@ -121,7 +122,7 @@ def every_second(names: tuple[str, str]) -> Splitter:
 
     def split(config: Config, ref: TensorRef) -> Iterable[ModelTensor]:
         n_expert, n_rows, n_per_row = matrices(ref)
-        transposed = ref.dtype != "MXFP4"
+        transposed = not isinstance(ref, PackedRef)
         both, width = (n_per_row, n_rows) if transposed else (n_rows, n_per_row)
         check(both % 2 == 0, ref, "wanted two halves")
         for k, name in enumerate(names):
@@ -148,7 +149,7 @@ def transposed(name: str) -> Splitter:
 
     def split(config: Config, ref: TensorRef) -> Iterable[ModelTensor]:
         n_expert, n_rows, n_per_row = matrices(ref)
-        if ref.dtype == "MXFP4":
+        if isinstance(ref, PackedRef):
             yield model_tensor(name, ref.shape, [ref])
         else:
             yield replace(model_tensor(name, (n_expert, n_per_row, n_rows), [ref]), bend=Bend(transposed=True))
@@ -192,7 +193,7 @@ def model_tensor(name: str, shape: tuple[int, ...], parts: Iterable[TensorRef]) 
     """A tensor that is taken over as it is; `keep_f32` by its name and dimensions."""
     stored = tuple(parts)
     dtype = "F32" if stored[0].dtype == "F64" else stored[0].dtype
-    return ModelTensor(name, shape, dtype, stored, keep_f32=keep_f32(name, len(shape)))
+    return ModelTensor(name, shape, dtype, stored, keep_f32=keep_f32(name, len(shape)), keep_stored=dtype == "MXFP4")
 
 
 def keep_f32(name: str, n_dims: int) -> bool:

@@ -16,6 +16,7 @@ from ggufkit.architectures.experts import Stacker, check_layer, check_shape
 from ggufkit.architectures.family import Family
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.model import ModelTensor
+from ggufkit.formats.packed import PackedRef
 from ggufkit.formats.tensor import TensorRef
 
 FLOATS = ("F32", "F16", "BF16", "F64")
@@ -111,7 +112,7 @@ def _dropped(family: Family, config: Config, name: str) -> str | None:
 
 def _check_float(ref: TensorRef, config: Config) -> None:
     """What the tensors are decides: a quantization_config may be left over from the training of plain floats."""
-    if ref.dtype in FLOATS:
+    if ref.dtype in FLOATS or isinstance(ref, PackedRef):
         return
     declared = config.get("quantization_config")
     method = declared.get("quant_method") if isinstance(declared, dict) else None

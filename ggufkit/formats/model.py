@@ -35,6 +35,7 @@ class ModelTensor:
     parts    one TensorRef for each expert, or a single one that holds all
     bend     what is done to the matrix of each expert; None where it is taken over as it is
     keep_f32 norms, biases, routers and 1-D tensors: stored as F32 whatever the recipe says
+    keep_stored  quantized in training: its blocks are taken over whatever the recipe says
     """
 
     name: str
@@ -43,6 +44,7 @@ class ModelTensor:
     parts: tuple[TensorRef, ...]
     bend: Bend | None = None
     keep_f32: bool = False
+    keep_stored: bool = False
 
     @property
     def n_expert(self) -> int:

@@ -92,6 +92,8 @@ def layer_of(name: str) -> int:
 
 def kept_reason(tensor: ModelTensor) -> str | None:
     """Why a tensor is not quantized, or None where it may be."""
+    if tensor.keep_stored:
+        return f"quantized in training: {tensor.dtype} kept bit for bit"
     if n_dims(tensor.shape) < 2:
         return "one row: kept"
     if not tensor.name.endswith("weight"):
