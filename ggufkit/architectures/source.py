@@ -8,10 +8,11 @@ from ggufkit.formats.gguf_source import open_model
 from ggufkit.formats.model import Model
 
 
-def open_source(path: Path, *, allow_requantize: bool = False) -> Model:
+def open_source(path: Path, *, allow_requantize: bool = False, mtp: bool = True) -> Model:
     """The model at `path`: names, shapes, metadata and where the weights lie; nothing is loaded.
 
-    allow_requantize  accept a GGUF whose tensors are already quantized
+    allow_requantize  accept tensors that are quantized already: of a GGUF, and those that a checkpoint was trained in
+    mtp               of a checkpoint: keep the block that guesses further tokens
 
     Raises CheckpointError, TokenizerError, GgufError for a damaged source, InputError where there is none.
     """
@@ -19,7 +20,7 @@ def open_source(path: Path, *, allow_requantize: bool = False) -> Model:
         from ggufkit.architectures import convert
         from ggufkit.formats.checkpoint import Checkpoint
 
-        return convert(Checkpoint.open(path))
+        return convert(Checkpoint.open(path), mtp=mtp, requantize=allow_requantize)
     if not path.exists():
         advice = hub_advice(path) or "Name a Hugging Face folder or a GGUF file."
         raise InputError(f"{shown(str(path))} does not exist. {advice}")

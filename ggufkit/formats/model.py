@@ -131,7 +131,7 @@ class Model:
     @property
     def files(self) -> tuple[SourceFile, ...]:
         """Every file that holds weights, once."""
-        return tuple({id(ref.file): ref.file for t in self.tensors for ref in t.parts}.values())
+        return tuple({id(file): file for t in self.tensors for ref in t.parts for file in ref.files}.values())
 
     @property
     def source_nbytes(self) -> int:

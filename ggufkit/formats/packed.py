@@ -9,7 +9,7 @@ checkpoint spells their names (`unpack`). Every value is computed in float32 as 
     AWQ     int32 (columns, rows / 8): rows 0 2 4 6 1 3 5 7, lowest bits first
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Protocol, Self
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.errors import CheckpointError
-from ggufkit.formats.tensor import F32Array, TensorRef, U8Array, widen
+from ggufkit.formats.tensor import F32Array, SourceFile, TensorRef, U8Array, widen
 from quant import dequantize, quant_type
 
 FP8 = ("F8_E4M3", "F8_E5M2")
@@ -40,6 +40,11 @@ class PackedRef(TensorRef):
 
     packed: Packed
     first: int = 0
+
+    @property
+    def files(self) -> tuple[SourceFile, ...]:
+        parts = (getattr(self.packed, each.name) for each in fields(self.packed))  # type: ignore[arg-type]
+        return tuple(part.file for part in parts if isinstance(part, TensorRef))
 
     def sliced(self, start: int, stop: int) -> Self:
         nbytes = (stop - start) * self.row_nbytes
@@ -87,12 +92,11 @@ class Fp8:
     def rows(self, start: int, stop: int) -> F32Array:
         w = _fp8_values(self.codes.dtype)[self.codes.raw_rows(start, stop)]
         n, m = self.block
-        across = self.codes.n_per_row // m if self.codes.n_per_row % m == 0 else self.codes.n_per_row // m + 1
+        across = -(-self.codes.n_per_row // m)
         first, last = start // n, (stop - 1) // n + 1
         scales = _values(self.scales, first * across, last * across).reshape(-1, across)
-        rows = np.arange(start, stop) // n - first
-        columns = np.arange(self.codes.n_per_row) // m
-        w *= scales[rows] if m == 1 else scales[rows[:, None], columns[None]]
+        wide = scales if across == 1 else np.repeat(scales, m, axis=1)[:, : self.codes.n_per_row]
+        w *= wide[np.arange(start, stop) // n - first]
         return w
 
 

@@ -53,6 +53,11 @@ class TensorRef:
     def row_nbytes(self) -> int:
         return self.nbytes // max(1, self.n_rows)
 
+    @property
+    def files(self) -> tuple[SourceFile, ...]:
+        """Every file that holds a part of it."""
+        return (self.file,)
+
     def sliced(self, start: int, stop: int) -> Self:
         """Rows [start, stop) as a matrix of its own; nothing is read."""
         offset, n_rows = self.offset + start * self.row_nbytes, stop - start

@@ -127,6 +127,8 @@ def _packed_weight(finder: _Finder, name: str, ref: TensorRef) -> TensorRef | No
     if bits not in (4, 8) or not isinstance(size, int) or size < 1 or len(scales.shape) != 2:
         raise CheckpointError(f"{ref.file.path}: {name}: {bits!r:.20} bits in groups of {size!r:.20} cannot be read.")
     _match(scales, (n_row, scales.shape[1]))
+    if zeros is not None:
+        _match(zeros, (-(-n_row * bits // 32), scales.shape[1]))
     n_per_row = size * scales.shape[1]
     if not 0 <= ref.shape[1] * (32 // bits) - n_per_row < 32 // bits:
         raise CheckpointError(f"{ref.file.path}: {name} has shape {list(ref.shape)}, wanted rows of {n_per_row} codes.")

@@ -18,9 +18,13 @@ def tensor_facts(model: Model, outtype: str) -> dict[str, dict[str, object]]:
 
 
 def _facts(tensor: ModelTensor, outtype: str) -> dict[str, object]:
-    qtype = gguf.GGMLQuantizationType.F32 if tensor.keep_f32 else gguf.GGMLQuantizationType[outtype.upper()]
+    kind = tensor.dtype if tensor.keep_stored else "F32" if tensor.keep_f32 else outtype.upper()
+    qtype = gguf.GGMLQuantizationType[kind]
     digest = hashlib.sha256()
     for expert in range(tensor.n_expert):
+        if tensor.keep_stored:
+            digest.update(tensor.raw_rows(expert, 0, tensor.n_rows).tobytes())
+            continue
         rows = tensor.rows(expert, 0, tensor.n_rows)
         digest.update(np.ascontiguousarray(gguf.quants.quantize(rows, qtype)).tobytes())
     return {"type": qtype.name, "shape": list(reversed(tensor.shape)), "sha256": digest.hexdigest()}
@@ -33,7 +37,7 @@ def metadata_facts(model: Model, outtype: str) -> dict[str, dict[str, object]]:
 
 def _value_facts(kv, outtype):
     types = [kv.type.name] + ([kv.item_type.name] if kv.item_type is not None else [])
-    if kv.key == "general.file_type":
+    if kv.key == "general.file_type" and kv.value in OUTTYPES.values():
         return {"type": types, "value": OUTTYPES[outtype]}
     value = kv.value
     if types[-1] == "FLOAT32":

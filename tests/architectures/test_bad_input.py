@@ -83,7 +83,15 @@ def test_wrong_shape_is_named(tmp_path):
     )
 
 
-@pytest.mark.parametrize("dtype", ["F8_E4M3", "I8", "U8"])
+def test_fp8_without_its_scales_is_refused(tmp_path):
+    gone = "model.layers.1.self_attn.o_proj.weight_scale_inv"
+    case = tiny.load_case("deepseek-r1")
+    tiny.write_files(case, tmp_path)
+    tiny.write_weights(case["source"], "FP8", tmp_path, change=lambda t: t.pop(gone))
+    refused(Checkpoint.open(tmp_path), r"o_proj\.weight is F8_E4M3 and has no .*o_proj\.weight_scale_inv beside it")
+
+
+@pytest.mark.parametrize("dtype", ["I8", "U8"])
 def test_quantized_weights_are_refused(dtype, tmp_path):
     case = tiny.load_case(LLAMA)
     tiny.write_files(case, tmp_path)

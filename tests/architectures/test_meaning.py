@@ -10,9 +10,11 @@ from tests.architectures import tiny
 from tests.architectures.emit import write_gguf
 
 LOGITS = np.load(tiny.DATA / "logits.npz")
+# deepseek-r1 is deepseek-v3 in FP8, which transformers runs on a GPU alone; its tensors are the converter's
+COMPUTED = [name for name in tiny.CASES if f"{name}/ids" in LOGITS]
 
 
-@pytest.mark.parametrize("name", tiny.CASES)
+@pytest.mark.parametrize("name", COMPUTED)
 def test_logits_are_hugging_faces(name, tmp_path):
     ids, wanted, argmax = (LOGITS[f"{name}/{part}"] for part in ("ids", "logits", "argmax"))
     model = convert(Checkpoint.open(tiny.build(name, tmp_path)))

@@ -77,28 +77,47 @@ def encode(values, dtype):
     return values.astype({"F32": "<f4", "F16": "<f2"}[dtype]).tobytes()
 
 
+def tensor_of(name, shape, dtype):
+    """(dtype, shape, bytes) of tensor `name` in a checkpoint of `dtype`, with FP8 or MXFP4 where its name says so."""
+    if name.endswith(("_blocks", "_scales")):  # MXFP4: codes, and exponents that keep the values near 1
+        raw = hashlib.shake_256(name.encode()).digest(int(np.prod(shape)))
+        near_one = bytes(118 + byte % 3 for byte in raw)
+        return "U8", shape, raw if name.endswith("_blocks") else near_one
+    if name.endswith("_scale_inv"):
+        return "F32", shape, (1 / 256 + weights(name, shape) / 512).astype("<f4").tobytes()
+    if dtype == "FP8" and name.endswith("proj.weight"):  # any byte but the two NaNs
+        raw = bytes(byte - (byte & 127 == 127) for byte in hashlib.shake_256(name.encode()).digest(int(np.prod(shape))))
+        return "F8_E4M3", shape, raw
+    dtype = "BF16" if dtype == "FP8" else dtype
+    return dtype, shape, encode(weights(name, shape), dtype)
+
+
 def write_weights(source, dtype, folder, *, n_shards=1, change=None):
     """Safetensors shards of the named shapes; `change(tensors)` may edit name → (shape, bytes) before."""
-    tensors = {name: (shape, encode(weights(name, shape), dtype)) for name, shape in source.items()}
+    made = {name: tensor_of(name, shape, dtype) for name, shape in source.items()}
+    dtypes = {name: kind for name, (kind, *_) in made.items()}
+    tensors = {name: (shape, raw) for name, (_, shape, raw) in made.items()}
     if change is not None:
         change(tensors)
     names = sorted(tensors)
     if n_shards == 1:
-        write_safetensors(folder / "model.safetensors", {name: tensors[name] for name in names}, dtype)
+        write_safetensors(folder / "model.safetensors", {name: tensors[name] for name in names}, dtype, dtypes)
         return
     weight_map = {}
     for i in range(n_shards):
         shard = f"model-{i + 1:05}-of-{n_shards:05}.safetensors"
         mine = names[i::n_shards]  # dealt out in turn, so that the experts of a layer lie in several shards
-        write_safetensors(folder / shard, {name: tensors[name] for name in mine}, dtype)
+        write_safetensors(folder / shard, {name: tensors[name] for name in mine}, dtype, dtypes)
         weight_map |= dict.fromkeys(mine, shard)
     write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
 
 
-def write_safetensors(path, tensors, dtype):
+def write_safetensors(path, tensors, dtype, dtypes=None):
+    """`dtypes` names those tensors that are not of `dtype`."""
     header, data, offset = {}, [], 0
     for name, (shape, raw) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + len(raw)]}
+        kind = (dtypes or {}).get(name, dtype)
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [offset, offset + len(raw)]}
         data.append(raw)
         offset += len(raw)
     text = json.dumps(header).encode()

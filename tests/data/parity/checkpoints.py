@@ -367,3 +367,14 @@ CASES = {
         {"bos_token": "<|startoftext|>", "eos_token": "<|return|>", "chat_template": CHAT},
     ),
 }  # fmt: skip
+
+# the same models in the few bits that they are published in
+CASES["gpt-oss-120b"] = CASES["gpt-oss-20b"] | {
+    "config": CASES["gpt-oss-20b"]["config"]
+    | {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}}
+}
+CASES["deepseek-r1"] = CASES["deepseek-v3"] | {
+    "config": CASES["deepseek-v3"]["config"]
+    | {"quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [32, 32]}},
+    "dtype": "FP8",
+}
