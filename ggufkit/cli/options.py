@@ -42,6 +42,11 @@ max_memory: Decorator = click.option(
 allow_requantize: Decorator = click.option(
     "--allow-requantize", is_flag=True, help="Accept a GGUF that is already quantized."
 )
+mtp: Decorator = click.option(
+    "--mtp", type=click.Choice(["keep", "drop"]), default="keep", show_default=True,
+    callback=lambda _context, _parameter, value: value == "keep",
+    help="The block that guesses further tokens, where a checkpoint has one.",
+)  # fmt: skip
 
 json_flag: Decorator = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 threads: Decorator = click.option(

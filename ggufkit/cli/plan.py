@@ -15,6 +15,7 @@ from ggufkit.cli import console, options
 @options.threads
 @options.max_memory
 @options.allow_requantize
+@options.mtp
 @options.json_flag
 def command(
     *,
@@ -25,6 +26,7 @@ def command(
     threads: int | None,
     max_memory: int | None,
     allow_requantize: bool,
+    mtp: bool,
     as_json: bool,
 ) -> None:
     """Show what every tensor of SOURCE would become, the file's size, and what it takes to make and to run it.
@@ -42,6 +44,7 @@ def command(
         threads=threads or 0,
         max_memory=max_memory,
         allow_requantize=allow_requantize,
+        mtp=mtp,
     )
     if as_json:
         console.print_json(as_dict(report))

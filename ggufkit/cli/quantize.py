@@ -48,6 +48,7 @@ Examples:
 @click.option("--provenance/--no-provenance", default=True, help="Record source, recipe and versions in the metadata.")
 @click.option("--allow-nonfinite", is_flag=True, help="Encode weights that are NaN or infinite.")
 @options.allow_requantize
+@options.mtp
 @options.json_flag
 def command(*, as_json: bool, dry_run: bool, check: bool, text: Path | None, **options_: Any) -> None:
     """Make a quantized GGUF from SOURCE, a Hugging Face folder or an F32, F16, BF16 or Q8_0 GGUF.

@@ -19,6 +19,7 @@ class QuantizeSettings:
     imatrix      importance file of llama.cpp, either format
     threads      encoders at work; 0 takes every processor that the process may use
     max_memory   cap on resident bytes; None takes 2 GiB, or half of the machine's where experts are fitted
+    mtp          keep the block of a checkpoint that guesses further tokens, where it has one
     provenance   whether the file says what it was made from; False gives llama_model_quantize's exact file
     """
 
@@ -35,3 +36,4 @@ class QuantizeSettings:
     provenance: bool = True
     allow_nonfinite: bool = False
     allow_requantize: bool = False
+    mtp: bool = True

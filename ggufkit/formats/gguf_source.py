@@ -79,6 +79,7 @@ def hparams_of(where: str, metadata: Mapping[str, KV]) -> Hparams:
         n_vocab=number("vocab_size", n_tokens),
         head_dim_k=number("attention.key_length", head_dim),
         head_dim_v=number("attention.value_length", head_dim),
+        n_mtp=number("nextn_predict_layers", 0),
     )
 
 

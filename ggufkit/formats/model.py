@@ -89,7 +89,10 @@ class ModelTensor:
 
 @dataclass(frozen=True, slots=True)
 class Hparams:
-    """What recipes need to know of a model. Source: llama-quant.cpp reads the same of llama_hparams."""
+    """What recipes need to know of a model. Source: llama-quant.cpp reads the same of llama_hparams.
+
+    n_layer  with the blocks that guess further tokens; n_mtp  how many of the last layers those are
+    """
 
     arch: str
     n_layer: int
@@ -102,6 +105,7 @@ class Hparams:
     n_vocab: int = 0
     head_dim_k: int = 0
     head_dim_v: int = 0
+    n_mtp: int = 0
 
     @property
     def n_gqa(self) -> int:

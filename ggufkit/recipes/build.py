@@ -51,6 +51,7 @@ def make_plan(
     recipe = named(recipe) if isinstance(recipe, str) else recipe
     tensors = written_order(model.tensors)
     choices = choose_types(tensors, model.hparams, recipe, has_importance=importance is not None)
+    choices = _with_mtp_pinned(tensors, choices, model.hparams, recipe, importance)
     _require_importance(tensors, choices, recipe, importance)
     metadata = _metadata(model, recipe.file_type, extra_metadata)
     alignment = int(model.kv("general.alignment") or GGUF_DEFAULT_ALIGNMENT)
@@ -105,6 +106,30 @@ def _choose_free(free: Sequence[ModelTensor], facts: ModelFacts, recipe: Recipe)
         else:
             yield _by_mixture(tensor, role, seen[role], mixture(recipe.base), facts)
         seen[role] += 1
+
+
+def _with_mtp_pinned(
+    tensors: Sequence[ModelTensor],
+    choices: Sequence[Choice],
+    hparams: Hparams,
+    recipe: Recipe,
+    importance: Container[str] | None,
+) -> list[Choice]:
+    """Blocks that guess further tokens run for no calibration text: without importance they get Q5_K or finer."""
+    least, first = quant_type("Q5_K"), hparams.n_layer - hparams.n_mtp
+    reason = "guesses further tokens, without importance: Q5_K at least"
+
+    def pinned(tensor: ModelTensor, qtype: QuantType) -> bool:
+        known = importance is not None and tensor.name in importance
+        coarse = qtype.is_quantized and qtype.bpw < least.bpw
+        return layer_of(tensor.name) >= first and coarse and not known and recipe.deciding(tensor.name) is None
+
+    if not hparams.n_mtp:
+        return list(choices)
+    return [
+        _fitted(tensor, least.name, reason) if pinned(tensor, choice[0]) else choice
+        for tensor, choice in zip(tensors, choices, strict=True)
+    ]
 
 
 def _by_mixture(tensor: ModelTensor, role: Role, rank: int, mix: Mixture, facts: ModelFacts) -> Choice:

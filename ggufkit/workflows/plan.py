@@ -75,6 +75,7 @@ def plan(
     threads: int = 0,
     max_memory: int | None = None,
     allow_requantize: bool = False,
+    mtp: bool = True,
 ) -> PlanReport:
     """Plan the quantization of `source`. Raises what `quantize` would raise before its first byte."""
     settings = QuantizeSettings(
@@ -85,6 +86,7 @@ def plan(
         threads=threads,
         max_memory=max_memory,
         allow_requantize=allow_requantize,
+        mtp=mtp,
     )
     with opened(settings) as job:
         return plan_report(job)

@@ -4,7 +4,7 @@ Knows the order of the steps: open, plan, check space and memory, encode, finish
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,8 @@ from ggufkit.progress import OnProgress, ignore
 from ggufkit.recipes.plan import QuantPlan
 
 __all__ = ["DEFAULT_MAX_MEMORY", "Job", "QuantizeReport", "QuantizeSettings", "opened", "quantize"]
+
+MOST_LINES = 4  # tensors that are left out for one reason, before they share a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ def quantize(settings: QuantizeSettings, on_progress: OnProgress = ignore) -> Qu
 
     The result is under its final name only when it is complete; see `encoding.job.Output`.
     """
-    with open_source(settings.source, allow_requantize=settings.allow_requantize) as model:
+    with open_source(settings.source, allow_requantize=settings.allow_requantize, mtp=settings.mtp) as model:
         return encode(settings, model, plain_encoder(settings, model), on_progress)
 
 
@@ -68,15 +70,24 @@ def report_of(job: Job, resumed_nbytes: int, seconds: float) -> QuantizeReport:
 @contextmanager
 def opened(settings: QuantizeSettings) -> Iterator[Job]:
     """The job that `quantize` would do, while its source is open."""
-    with open_source(settings.source, allow_requantize=settings.allow_requantize) as model:
+    with open_source(settings.source, allow_requantize=settings.allow_requantize, mtp=settings.mtp) as model:
         yield prepare(settings, model, plain_encoder(settings, model))
+
+
+def _left_out(dropped: Mapping[str, str]) -> Iterator[str]:
+    """A line for each tensor, or one for all that share a reason where they are many (a vision tower)."""
+    for reason in dict.fromkeys(dropped.values()):
+        names = [name for name, why in dropped.items() if why == reason]
+        if len(names) > MOST_LINES:
+            yield f"{len(names)} tensors ({names[0]} and others) left out: {reason}"
+        else:
+            yield from (f"{name} left out: {reason}" for name in names)
 
 
 def notes(job: Job) -> tuple[str, ...]:
     """What a person should know of a job, before the start and after the end."""
     tensors = job.plan.tensors
-    lines = [f"{name} left out: {reason}" for name, reason in job.model.dropped.items()]
-    lines += job.model.notes
+    lines = [*_left_out(job.model.dropped), *job.model.notes]
     floats = ("F32", "F16", "BF16")
     lossy = {t.tensor.dtype for t in tensors if t.tensor.dtype not in (*floats, t.qtype.name)}
     if lossy:

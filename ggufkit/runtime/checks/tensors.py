@@ -11,7 +11,7 @@ from ggufkit.formats.files import shown
 
 # added or multiplied element by element, which takes float32 beside float32 and nothing else
 _ELEMENTWISE = re.compile(
-    r"norm|\.bias$|\.scale$|^rope_(freqs|factors)|ssm_(a|d|dt|conv1d)|exp_probs_b|attn_sinks|time_mix_(lerp|first|decay$)"
+    r"norm|\.bias$|\.scale$|^rope_(freqs|factors)|ssm_(a|d)$|ssm_conv1d|exp_probs_b|attn_sinks|time_mix_(lerp|first|decay$)"
 )
 _NO_ARITHMETIC = frozenset({"I8", "I16", "I32", "I64", "F64", "Q8_K", "Q8_1"})  # no matrix product reads these
 _INDICES = ("tid2eid",)  # whole numbers by design
