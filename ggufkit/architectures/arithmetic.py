@@ -55,7 +55,9 @@ COMMON: Mapping[str, Values] = (
 
 # Of the RoPE scaling: keys that no type needs a word about, those that each type's entries carry, and those that
 # transformers reads too, with the values under which they change nothing.
-_ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings", "factor"}
+_ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings", "factor"} | {
+    "mrope_section", "mrope_interleaved",
+}  # fmt: skip
 _ROPE_WRITTEN = {
     "llama3": {"low_freq_factor", "high_freq_factor"},
     "yarn": {"attention_factor", "attn_factor", "beta_fast", "beta_slow", "extrapolation_factor"},
