@@ -24,4 +24,6 @@ def open_source(path: Path, *, allow_requantize: bool = False, mtp: bool = True)
     if not path.exists():
         advice = hub_advice(path) or "Name a Hugging Face folder or a GGUF file."
         raise InputError(f"{shown(str(path))} does not exist. {advice}")
+    if path.suffix in (".safetensors", ".json") and (path.parent / "config.json").exists():
+        raise InputError(f"{shown(str(path))} is one file of a checkpoint. Pass its folder: {shown(str(path.parent))}")
     return open_model(path, allow_requantize=allow_requantize)

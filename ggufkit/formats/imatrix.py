@@ -223,6 +223,7 @@ def _read_gguf(path: Path) -> Imatrix:
             chunk_count=_count(source, CHUNK_COUNT),
             chunk_size=_count(source, CHUNK_SIZE),
             entries={name: _read_entry(refs, name, path) for name in dict.fromkeys(names)},
+            notes=source.notes,
         )
     finally:
         source.close()
@@ -266,4 +267,6 @@ def _read_legacy(raw: bytes, path: Path) -> Imatrix:
     for name, ncall, values in found.rows:
         # llama-quantize takes the values as they are where ncall is not positive
         entries[name] = ImatrixEntry(values[None, :], np.array([max(ncall, 1)], dtype=np.float32))
-    return Imatrix((found.dataset,) if found.dataset else (), found.chunk_count, 0, entries)
+    notes = (f"{path.name}: {found.trailing_nbytes} bytes follow the end; nothing reads them",)
+    datasets = (found.dataset,) if found.dataset else ()
+    return Imatrix(datasets, found.chunk_count, 0, entries, notes if found.trailing_nbytes else ())

@@ -23,11 +23,15 @@ _DAMAGED = "The file is damaged; make it again with llama-imatrix."
 
 
 class LegacyImatrix(NamedTuple):
-    """Rows of name, ncall and values (n_mat * n_per_row,); chunk_count 0 and dataset "" where they are absent."""
+    """Rows of name, ncall and values (n_mat * n_per_row,); chunk_count 0 and dataset "" where they are absent.
+
+    trailing_nbytes  behind the end; llama.cpp does not read them either
+    """
 
     rows: list[tuple[str, int, F32Array]]
     chunk_count: int
     dataset: str
+    trailing_nbytes: int
 
 
 def parse_legacy(raw: bytes, path: Path) -> LegacyImatrix:
@@ -41,7 +45,7 @@ def parse_legacy(raw: bytes, path: Path) -> LegacyImatrix:
             raise ImatrixError(f"{path}: {shown(row[0])} appears twice. {_DAMAGED}")
         seen.add(row[0])
         rows.append(row)
-    return LegacyImatrix(rows, *reader.trailer())
+    return LegacyImatrix(rows, *reader.trailer(), len(raw) - reader.pos)
 
 
 class _Reader:
@@ -83,9 +87,13 @@ class _Reader:
             yield name, ncall, values
 
     def trailer(self) -> tuple[int, str]:
-        """Chunks and the name of the text, both optional."""
-        chunk_count = self.i32("the number of chunks") if self.pos < len(self.raw) else 0
-        dataset = self.text("the name of the text") if self.pos < len(self.raw) else ""
-        if self.pos < len(self.raw) or chunk_count < 0:
-            raise ImatrixError(f"{self.path}: {len(self.raw) - self.pos} bytes follow the end. {_DAMAGED}")
+        """Chunks and the name of the text, both optional: nothing is computed with them, so they may be cut, too."""
+        start, chunk_count, dataset = self.pos, 0, ""
+        try:
+            if self.pos < len(self.raw):
+                chunk_count = max(0, self.i32("the number of chunks"))
+            if self.pos < len(self.raw):
+                dataset = self.text("the name of the text")
+        except ImatrixError:
+            self.pos = start
         return chunk_count, dataset

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 
-from gguf import GGUFValueType
+from gguf import GGUFValueType, Keys
 
 from ggufkit.errors import TokenizerError
 from ggufkit.formats.model import KV
@@ -75,7 +75,8 @@ def _entries(
         tokens = llama_hf.from_tokenizer_json(files, n_vocab)
     else:
         tokens = bpe.from_tokenizer_json(files, n_vocab, pre_alias=dict(pre_alias or {}))
-    return (*tokens, *special_tokens(files, n_vocab))
+    texts = next(kv.value for kv in tokens if kv.key == Keys.Tokenizer.LIST)
+    return (*tokens, *special_tokens(files, texts))
 
 
 def _check_unicode(kv: KV, folder: Path) -> None:

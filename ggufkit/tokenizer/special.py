@@ -37,12 +37,14 @@ class _Specials:
     add: dict[str, bool] = field(default_factory=dict)
 
 
-def special_tokens(files: TokenizerFiles, n_vocab: int) -> tuple[KV, ...]:
-    """Ids, flags and templates that the files declare. An id of `n_vocab` or more is left out: no such row exists.
+def special_tokens(files: TokenizerFiles, texts: list[str]) -> tuple[KV, ...]:
+    """Ids, flags and templates that the files declare. An id without a row is left out.
+
+    texts  of all rows: where config.json gives a number that is no row (-1), they have that of the declared token
 
     Raises MalformedError on a malformed tokenizer.json.
     """
-    tokenizer = files.read_object("tokenizer.json")
+    n_vocab, tokenizer = len(texts), files.read_object("tokenizer.json")
     specials = _Specials(texts=dict(files.read_object("tokenizer_config.json")))
     declared = bool(specials.texts)
     if tokenizer:
@@ -52,14 +54,13 @@ def special_tokens(files: TokenizerFiles, n_vocab: int) -> tuple[KV, ...]:
         _read_config_flags(specials)
         _collect_ids(ids, specials, _added_ids(tokenizer))
     _collect_config_ids(ids, specials.types, files.read_object("config.json"))
-    for kind, number in ids.items():
-        if number >= n_vocab:
+    for kind in [kind for kind, number in ids.items() if not 0 <= number < n_vocab]:
+        if (number := ids.pop(kind)) > 0:
             files.note(f"the {kind} token has number {number}, the model has {n_vocab} rows of embeddings")
-    out = [
-        KV(_ID_KEYS[kind], GGUFValueType.UINT32, number)
-        for kind, number in ids.items()
-        if number < n_vocab and kind in _ID_KEYS
-    ]
+        text = text_of(specials.texts.get(f"{kind}_token"))
+        if text in texts:
+            ids[kind] = texts.index(text)
+    out = [KV(_ID_KEYS[kind], GGUFValueType.UINT32, number) for kind, number in ids.items() if kind in _ID_KEYS]
     out += [KV(_ADD_KEYS[kind], GGUFValueType.BOOL, flag) for kind, flag in specials.add.items() if kind in _ADD_KEYS]
     return (*out, *chat_templates(files))
 
@@ -105,6 +106,7 @@ def _collect_ids(ids: dict[str, int], specials: _Specials, added: dict[str, int]
 
 
 def _collect_config_ids(ids: dict[str, int], kinds: Iterable[str], config: dict[str, Any]) -> None:
+    """Numbers as they stand: old configs write -1 for "no such token"."""
     text = config.get("text_config")  # of a multimodal model
     inner = text if isinstance(text, dict) else {}
     for kind in kinds:
@@ -112,7 +114,7 @@ def _collect_config_ids(ids: dict[str, int], kinds: Iterable[str], config: dict[
         number = config[name] if config.get(name) is not None else inner.get(name)  # a list names no single one
         if isinstance(number, float) and number.is_integer():
             number = int(number)
-        if is_int(number) and number >= 0:  # old configs write -1 for "no such token"
+        if is_int(number):
             ids.setdefault(kind, number)
 
 

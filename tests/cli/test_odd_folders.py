@@ -95,3 +95,9 @@ def test_a_folder_that_cannot_be_used_ends_in_one_line(tmp_path):
         result = CliRunner().invoke(main, ["quantize", str(folder), "-o", str(out), "--type", "F32"])
         assert result.exit_code == 1 and wanted in result.stderr and "mistake of ggufkit" not in result.stderr
         assert not list(tmp_path.glob("m.gguf*"))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_file_of_a_checkpoint_leads_to_its_folder(name):
+    result = CliRunner().invoke(main, ["plan", str(STORIES / name)])
+    assert result.exit_code == 1 and f"is one file of a checkpoint. Pass its folder: {STORIES}" in result.stderr

@@ -179,7 +179,6 @@ BAD = {
     "legacy, no values": (legacy_imatrix([("w", 1, [])]), r"sums of shape \(1, 0\)"),
     "legacy, twice": (legacy_imatrix([("w", 1, [1.0])] * 2), "w appears twice"),
     "legacy, NaN": (legacy_imatrix([("w", 1, [1.0, float("nan")])]), r"w: sum \[0, 1\] is nan, wanted a number from 0"),
-    "legacy, bytes after the end": (legacy_imatrix([("w", 1, [1.0])], bytes(9)), "1 bytes follow the end"),
     "GGUF, cut short": (gguf_imatrix()[:-32], "the file has .* cut short"),
     "GGUF model": (gguf_bytes([], [info("w", [1], 0)], bytes(32)), "is a GGUF file without importance"),
     "negative sum": (gguf_imatrix(floats(1, 1, -2, 1)), r"w: sum \[0, 2\] is -2.0, wanted a number from 0"),
@@ -213,6 +212,14 @@ def test_what_is_said_of_the_text_may_be_absent_or_odd(entries: list[bytes], tmp
     imatrix = read_imatrix(tmp_path / "i.gguf")
     assert (imatrix.datasets, imatrix.chunk_count, imatrix.chunk_size) == ((), 0, 0)
     assert list(imatrix.entries) == ["w"]
+
+
+@pytest.mark.parametrize("more", [b"", b"\1", bytes(9), b"\1\0\0\0\xff", b"\1\0\0\0\1\0\0\0\xff", b"\xff" * 8])
+def test_bytes_behind_the_end_of_a_legacy_file_are_noted(more: bytes, tmp_path: Path) -> None:
+    (tmp_path / "i.dat").write_bytes(legacy_imatrix([("w", 1, [1.0])], more))
+    imatrix = read_imatrix(tmp_path / "i.dat")
+    assert list(imatrix.entries) == ["w"] and imatrix.chunk_count in (0, 1)
+    assert len(imatrix.notes) == bool(more) and all("bytes follow the end" in note for note in imatrix.notes)
 
 
 def test_bad_evidence_is_not_written(tmp_path: Path) -> None:

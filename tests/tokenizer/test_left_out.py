@@ -167,6 +167,19 @@ def test_minus_one_and_rows_that_are_not_there_are_no_tokens(kind, tmp_path):
         assert bool(notes) == (number == 999)
 
 
+def test_the_tokenizers_own_word_counts_where_the_config_has_none(tmp_path):
+    write(tmp_path, "tokenizer.model", SPM)
+    write(
+        tmp_path,
+        "tokenizer_config.json",
+        {"pad_token": "<unk>", "eos_token": {"content": "</s>"}, "bos_token": "<nowhere>"},
+    )
+    write(tmp_path, "config.json", {"pad_token_id": -1, "eos_token_id": 999, "bos_token_id": -1})
+    found, _ = load(tmp_path)
+    assert (found["ggml.padding_token_id"], found["ggml.eos_token_id"]) == (0, 2)
+    assert "ggml.bos_token_id" not in found
+
+
 @pytest.mark.parametrize("how", ["role", "object", "added", "decoder"])
 def test_an_ordinary_piece_that_pads_stays_ordinary(how, tmp_path):
     """`!`, as several fine-tunes have it: as a control token it would vanish from answers."""
