@@ -129,19 +129,26 @@ def _as_text(error: Exception) -> CliError:
             return CliError(_os_message(error), 1)
         case MemoryError():
             return CliError("out of memory. Lower --max-memory, --threads or --ctx.", 1)
+    from ggufkit.formats.printable import printable
+
     return CliError(
-        f"this is a mistake of ggufkit: {type(error).__name__}: {error}\n"
+        f"this is a mistake of ggufkit: {type(error).__name__}: {printable(str(error))}\n"
         "Please report it with what GGUFKIT_TRACEBACK=1 shows.",
         1,
     )
 
 
 def _with_notes(error: BaseException) -> str:
-    return "\n".join([str(error), *getattr(error, "__notes__", [])]).strip()
+    """The message on one line, whatever it quotes, and each note on one of its own."""
+    from ggufkit.formats.printable import for_log, printable
+
+    return for_log("\n".join(printable(line) for line in [str(error), *getattr(error, "__notes__", [])])).strip()
 
 
 def _os_message(error: OSError) -> str:
-    where = f"{error.filename}: " if error.filename else ""
+    from ggufkit.formats.printable import printable
+
+    where = f"{printable(str(error.filename))}: " if error.filename else ""
     advice = " Make room, then run again." if error.errno == errno.ENOSPC else ""
     return f"{where}{error.strerror or error}.{advice}"
 
@@ -160,7 +167,9 @@ def _steady_streams() -> None:
 def _say_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """Our own warnings are for the user, one line each; the rest are for those who ask Python for them."""
     if category.__module__.split(".")[0] in ("quant", "ggufkit"):
-        click.echo(f"Note: {message}", err=True)
+        from ggufkit.formats.printable import printable
+
+        click.echo(f"Note: {printable(str(message))}", err=True)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -21,6 +21,7 @@ from ggufkit.reports.units import human_bytes, human_seconds
 @options.json_flag
 def command(*, model: Path, device: str, as_json: bool, **settings: Any) -> None:
     """Keep what `compare` and `gate` need of MODEL's predictions, for machines that hold one model at a time."""
+    from ggufkit.formats.printable import cleaned
     from ggufkit.reports.result import as_dict
     from ggufkit.runtime.engine import Device
     from ggufkit.workflows.baseline import BaselineSettings, make_baseline
@@ -30,6 +31,7 @@ def command(*, model: Path, device: str, as_json: bool, **settings: Any) -> None
     if as_json:
         console.print_json(as_dict(report))
         return
+    report = cleaned(report)
     console.out().print(
         f"{report.output}  {human_bytes(report.nbytes)}, {report.llama_nbytes / report.nbytes:.0f} times smaller than "
         f"stored logits; {report.n_chunk} chunks of {report.n_ctx} of {report.text}, {human_seconds(report.seconds)}",

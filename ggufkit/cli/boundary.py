@@ -43,7 +43,9 @@ def _told(death: Any) -> GgufkitError:
         )
     word = f"{_WORDS[death.number]}, {death.number.name}"
     said = f": {shown(death.said)}" if death.said else " without a word."
-    return EngineError(f"{name} ends llama.cpp ({word}{_while(death)}){said}\n{_whose_fault(death)}")
+    error = EngineError(f"{name} ends llama.cpp ({word}{_while(death)}){said}")
+    error.add_note(_whose_fault(death))
+    return error
 
 
 def _while(death: Any) -> str:

@@ -69,6 +69,7 @@ def _calibrate(model: Path, as_json: bool, *, device: str, **settings: Any) -> N
 
 
 def _merge(files: tuple[Path, ...], output: Path, force: bool, as_json: bool) -> None:
+    from ggufkit.formats.printable import cleaned
     from ggufkit.reports.calibrate_text import CoverageResult, MergeResult, render_coverage
     from ggufkit.reports.result import as_dict
     from ggufkit.workflows.calibrate import merge_files
@@ -77,4 +78,4 @@ def _merge(files: tuple[Path, ...], output: Path, force: bool, as_json: bool) ->
     if as_json:
         console.print_json(as_dict(MergeResult(str(output), CoverageResult.of(coverage))))
     else:
-        console.out().print(f"{output}  sum of {len(files)} files\n{render_coverage(coverage)}")
+        console.out().print(f"{cleaned(output)}  sum of {len(files)} files\n{render_coverage(coverage)}")

@@ -18,6 +18,7 @@ from rich.progress import Progress as Bar
 from rich.table import Column, Table
 from rich.text import Text
 
+from ggufkit.formats.printable import for_json, for_log, printable
 from ggufkit.progress import OnProgress, Progress
 from ggufkit.reports.units import human_bytes, human_count, human_seconds
 
@@ -25,21 +26,38 @@ PLAIN_EVERY_S = 5.0
 GUESS_FROM = 0.05  # of the whole: before that, the time to compile and to load makes every guess a wild one
 
 
+class _Results(Console):
+    """Prints text as it is to be read: what strangers wrote steers nothing."""
+
+    def print(self, *texts: Any, **options: Any) -> None:
+        super().print(*(for_log(text) if isinstance(text, str) else text for text in texts), **options)
+
+
 def out() -> Console:
     """Console of results. Without a terminal lines are not wrapped, so that they can be searched and cut."""
     width = None if sys.stdout.isatty() else 200
     # names from files are shown as they are, brackets and colons included
-    return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return _Results(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-def say(message: str) -> None:
-    """One line of progress or advice on stderr."""
-    click.echo(message, err=True)
+def say(message: str, *, lines: bool = False) -> None:
+    """One line of progress or advice on stderr, whatever it quotes; or the `lines` of a text of our own."""
+    click.echo(for_log(message if lines else printable(message)), err=True)
+
+
+def tell_runner(command: str) -> None:
+    """A command to GitHub's runner, which reads both streams; its text is escaped by whoever made it."""
+    click.echo(command, err=True)
 
 
 def print_json(result: Any) -> None:
     """One JSON document on stdout. NaN and infinity, which JSON does not have, become null."""
-    print_utf8(json.dumps(_finite(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    print_utf8(for_json(json.dumps(_finite(result), indent=2, ensure_ascii=False, allow_nan=False)) + "\n")
+
+
+def print_text(text: str) -> None:
+    """A stranger's text and a line break: byte for byte into a pipe, printable on a terminal."""
+    print_utf8((printable(text, lines=True) if sys.stdout.isatty() else text) + "\n")
 
 
 def print_utf8(text: str) -> None:
@@ -72,10 +90,11 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
 @contextmanager
 def progress(label: str) -> Iterator[OnProgress]:
     """A bar with speed and time left on a terminal; elsewhere a line every few seconds."""
+    label = printable(label)
     if sys.stderr.isatty():
         with bar(Console(stderr=True)) as shown:
             task = shown.add_task(label, total=None, unit="", now="")
-            yield lambda p: shown.update(task, completed=p.done, total=p.total, unit=p.unit, now=p.what)
+            yield lambda p: shown.update(task, completed=p.done, total=p.total, unit=p.unit, now=printable(p.what))
     else:
         yield plain(label)
 

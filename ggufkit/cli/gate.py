@@ -95,7 +95,7 @@ def _tell_github(result: "GateResult") -> None:
     from ggufkit.reports import annotations, markdown
 
     for line in annotations.render(result):
-        console.say(line)
+        console.tell_runner(line)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         with Path(summary).open("a", encoding="utf-8") as file:

@@ -24,7 +24,7 @@ def command(*, file: Path, tensors: bool, full: bool, template: bool, as_json: b
     if template:
         if not report.chat_template:
             raise GgufError(f"{file} carries no chat template.")
-        click.echo(report.chat_template)
+        console.print_text(report.chat_template)
     elif as_json:
         console.print_json(as_dict(report))
     else:

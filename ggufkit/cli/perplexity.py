@@ -25,6 +25,7 @@ Examples:
 @options.json_flag
 def command(*, file: Path, as_json: bool, device: str, **settings: Any) -> None:
     """Measure how well FILE predicts a text: perplexity as llama-perplexity defines it, and its error."""
+    from ggufkit.formats.printable import cleaned
     from ggufkit.reports.result import as_dict
     from ggufkit.runtime.engine import Device
     from ggufkit.workflows.perplexity import PerplexitySettings, perplexity
@@ -34,6 +35,7 @@ def command(*, file: Path, as_json: bool, device: str, **settings: Any) -> None:
     if as_json:
         console.print_json(as_dict(report))
         return
+    report = cleaned(report)
     chunks = "chunk" if report.n_chunk == 1 else "chunks"
     error = "" if report.ppl_error_chunk is None else f" ± {report.ppl_error_chunk:.4f}"
     console.out().print(

@@ -109,7 +109,7 @@ class Session:
             case "/bye" | "/exit" | "/quit":
                 return False
             case "/help" | "/?":
-                console.say(HELP)
+                console.say(HELP, lines=True)
             case "/clear":
                 self._start(self.options.system)
             case "/system":

@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from ggufkit.errors import InputError
+from ggufkit.formats.printable import printable
 
 _SHOWN_CHARS = 100
 
@@ -89,5 +90,5 @@ def disguise(head: bytes) -> str:
 
 def shown(text: str) -> str:
     """A name from a file as it may stand in a message: control characters escaped, long ones cut."""
-    printable = text if text.isprintable() else ascii(text)[1:-1]
-    return printable if len(printable) <= _SHOWN_CHARS else f"{printable[:_SHOWN_CHARS]}… ({len(text)} characters)"
+    safe = printable(text)
+    return safe if len(safe) <= _SHOWN_CHARS else f"{safe[:_SHOWN_CHARS]}… ({len(text)} characters)"

@@ -3,6 +3,7 @@
 GitHub shows 10 of a kind a step and 50 a job, so the last of many says how many there are.
 """
 
+from ggufkit.formats.printable import cleaned
 from ggufkit.workflows.gate import GateResult
 
 MAX_OF_A_KIND = 10
@@ -10,6 +11,7 @@ MAX_OF_A_KIND = 10
 
 def render(result: GateResult) -> list[str]:
     """Lines for the log of a step."""
+    result = cleaned(result)
     file = result.candidate.file
     if result.verdict == "pass":
         return [_line("notice", "ggufkit gate: pass", result.sentence)]

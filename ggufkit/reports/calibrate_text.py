@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ggufkit.fitting.coverage import Coverage, LayerCoverage
+from ggufkit.formats.printable import cleaned
 from ggufkit.reports.units import human_count, human_seconds
 from ggufkit.workflows.calibrate import CalibrateReport
 
@@ -91,6 +92,7 @@ class MergeResult:
 
 def render(report: CalibrateReport) -> str:
     """The result for people."""
+    report = cleaned(report)
     lines = [
         f"{report.output}  {report.n_entries} tensors, {human_count(report.n_tokens)} new tokens of "
         f"{', '.join(report.texts)}, {human_seconds(report.seconds)}"

@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Sequence
 
+from ggufkit.formats.printable import cleaned
 from ggufkit.proof.comparison import Comparison
 from ggufkit.reports.markdown import escaped, table
 from ggufkit.reports.reproduce import command, config_toml, configs
@@ -21,6 +22,7 @@ def render(results: Sequence[GateResult], *, base_model: str | None = None, lice
     base_model    the original on the hub: organisation/name
     license_name  as the hub spells it: apache-2.0
     """
+    results = cleaned(list(results))
     ordered = sorted(results, key=lambda result: result.candidate.nbytes)
     first = ordered[0]
     title = first.candidate.name or first.base.name or first.candidate.arch

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ggufkit.formats.printable import cleaned
 from ggufkit.proof.comparison import Comparison, Passage
 from ggufkit.proof.routers import LayerAgreement
 from ggufkit.reports.columns import columns
@@ -11,6 +12,7 @@ from ggufkit.reports.wording import figure_lines, model_line, text_line
 
 def render(result: Comparison) -> str:
     """The result of `ggufkit compare`."""
+    result = cleaned(result, lines=True)  # passages are quoted with their line breaks below
     head = (
         f"original   {model_line(result.base)}\n"
         f"candidate  {model_line(result.candidate)}\n"

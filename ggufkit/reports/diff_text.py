@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ggufkit.differences.structure import Finding
 from ggufkit.differences.weights import TensorError
+from ggufkit.formats.printable import cleaned
 from ggufkit.reports.columns import columns
 from ggufkit.reports.fold import fold
 from ggufkit.reports.units import human_seconds
@@ -13,6 +14,7 @@ from ggufkit.workflows.diff import DiffReport
 
 def render(result: DiffReport, *, full: bool = False) -> str:
     """The result of `ggufkit diff`; `full` shows every tensor on a line."""
+    result = cleaned(result)
     head = f"original   {result.base}\ncandidate  {model_line(result.candidate)}, {human_seconds(result.seconds)}"
     blocks = [head, _findings(result.findings)]
     if result.tensors:

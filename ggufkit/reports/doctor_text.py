@@ -1,11 +1,13 @@
 """A doctor's report as text: facts in two columns, problems with their advice below."""
 
+from ggufkit.formats.printable import cleaned
 from ggufkit.reports.units import human_bytes
 from ggufkit.runtime.doctor import DoctorReport
 
 
 def render(report: DoctorReport) -> str:
     """The result for people."""
+    report = cleaned(report)
     rows = [
         ("ggufkit", f"{report.ggufkit}, Python {report.python}"),
         ("engine", f"llama-cpp-python {report.engine or 'not installed'}  {report.libllama}"),

@@ -1,5 +1,6 @@
 """A gate's result for people: the verdict, a line a check, the figures behind it."""
 
+from ggufkit.formats.printable import cleaned
 from ggufkit.proof.comparison import Comparison
 from ggufkit.reports.columns import columns
 from ggufkit.reports.compare_text import figures_table
@@ -10,6 +11,7 @@ from ggufkit.workflows.gate import GateResult
 
 def render(result: GateResult) -> str:
     """The result of `ggufkit gate`."""
+    result = cleaned(result)
     lines = list(check_lines(result.checks))
     blocks = [
         f"{result.verdict.upper()}  {result.sentence}",

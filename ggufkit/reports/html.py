@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jinja2
 
+from ggufkit.formats.printable import cleaned
 from ggufkit.reports import charts, heat
 from ggufkit.reports.reproduce import command
 from ggufkit.reports.units import human_bytes
@@ -21,6 +22,7 @@ _N_PASSAGES = 8
 
 def render(results: Sequence[GateResult]) -> str:
     """The page. Raises UsageError where matplotlib is not installed."""
+    results = cleaned(list(results), lines=True)
     main = results[0]
     comparison = main.comparison
     tensors = main.diff.tensors if main.diff else []

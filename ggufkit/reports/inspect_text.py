@@ -2,6 +2,7 @@
 
 import json
 
+from ggufkit.formats.printable import cleaned
 from ggufkit.reports.fold import fold
 from ggufkit.reports.units import human_bytes, human_count
 from ggufkit.workflows.inspect import InspectReport, MetadataRow, TensorRow
@@ -11,6 +12,7 @@ _VALUE_WIDTH = 100
 
 def render(report: InspectReport, *, tensors: bool = True, full: bool = False) -> str:
     """The result for people: a headline, metadata, and tensors with their layers folded (`full`: one a line)."""
+    report = cleaned(report)
     blocks = [_headline(report), "\n".join(_metadata_line(key, row, full) for key, row in report.metadata.items())]
     if report.notes:
         blocks.insert(1, "\n".join(f"note: {note}" for note in report.notes))

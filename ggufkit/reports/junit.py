@@ -5,6 +5,7 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
+from ggufkit.formats.printable import cleaned
 from ggufkit.proof.trial import Check
 from ggufkit.workflows.gate import GateResult
 from quant.confseq import Outcome
@@ -15,6 +16,7 @@ _UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]"
 
 def render(result: GateResult) -> str:
     """One test suite. Counts are those of its cases."""
+    result = cleaned(result, lines=True)
     checks = result.checks
     outcomes = [check.outcome for check in checks]
     counts = {

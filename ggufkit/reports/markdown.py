@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from ggufkit.formats.printable import cleaned
 from ggufkit.proof.comparison import Comparison
 from ggufkit.reports.wording import MARKS, check_lines, figure_lines, model_line, text_line
 from ggufkit.workflows.gate import GateResult
@@ -14,6 +15,7 @@ _VERDICTS = {"pass": "✅ pass", "fail": "❌ fail", "inconclusive": "❔ inconc
 
 def render(result: GateResult) -> str:
     """Verdict, checks, figures. Cut at a line where it would be too long."""
+    result = cleaned(result, lines=True)
     comparison = result.comparison
     parts = [
         f"## {_VERDICTS[result.verdict]}: {escaped(result.candidate.file)}",

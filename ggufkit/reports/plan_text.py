@@ -1,5 +1,6 @@
 """A plan as text: layers folded into ranges, one line for tensors that share type and reason."""
 
+from ggufkit.formats.printable import cleaned
 from ggufkit.reports.fold import fold
 from ggufkit.reports.units import human_bytes, human_count
 from ggufkit.workflows.plan import Fit, PlanReport, PlanRow
@@ -7,6 +8,7 @@ from ggufkit.workflows.plan import Fit, PlanReport, PlanRow
 
 def render(report: PlanReport) -> str:
     """The result for people."""
+    report = cleaned(report)
     blocks = ["\n".join(tensor_lines(report.tensors)), _file_lines(report), _fit_lines(report)]
     if report.notes:
         blocks.append("\n".join(f"note: {note}" for note in report.notes))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from ggufkit.formats.printable import cleaned
 from ggufkit.reports.units import human_bytes, human_count, human_seconds
 from ggufkit.workflows.check import Check
 from ggufkit.workflows.quantize import QuantizeReport
@@ -54,6 +55,7 @@ class QuantizeResult:
 
 def render(result: QuantizeResult) -> str:
     """The result for people: a line of what was made, a line of what it is made of, and what to know."""
+    result = cleaned(result)
     size, source = result.file_nbytes, result.source_nbytes
     kept = f", {human_bytes(result.resumed_nbytes)} kept from before" if result.resumed_nbytes else ""
     lines = [

@@ -6,6 +6,7 @@ Does not know layouts.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from ggufkit.formats.printable import printable
 from ggufkit.proof.facts import ModelFacts, TextFacts
 from ggufkit.proof.figures import FigureRow
 from ggufkit.proof.trial import Check
@@ -108,9 +109,9 @@ def _interval(low: float | None, high: float | None, wording: Wording) -> str:
 def model_line(model: ModelFacts) -> str:
     """A model file in one line."""
     parts = [model.type, human_bytes(model.nbytes), f"{model.bpw:.2f} bits a weight"]
-    return f"{model.file} ({', '.join(part for part in parts if part)})"
+    return f"{printable(model.file)} ({', '.join(part for part in parts if part)})"
 
 
 def text_line(text: TextFacts) -> str:
     """What was read in one line."""
-    return f"{text.name}: {text.n_chunk} chunks of {text.n_ctx}, {text.n_token} tokens scored"
+    return f"{printable(text.name)}: {text.n_chunk} chunks of {text.n_ctx}, {text.n_token} tokens scored"

@@ -65,7 +65,7 @@ def test_junit_survives_what_xml_cannot_write(result: dict[str, Any]) -> None:
     suite = ElementTree.fromstring(junit.render(parse(result)))[0]
     failure = suite.findall("testcase")[0].find("failure")
     assert failure is not None
-    assert failure.text == "a\ufffdb\ufffd[31m \ufffd <&> ]]>"
+    assert failure.text == r"a\x00b\x1b[31m \ud800 <&> ]]>"
 
 
 def test_annotations_keep_to_ten_of_a_kind(result: dict[str, Any]) -> None:
@@ -82,8 +82,8 @@ def test_annotations_cannot_be_broken_out_of(result: dict[str, Any]) -> None:
     made["checks"][0] |= {"title": "a::b,c\n::error ::", "message": "100 %\r\n::set-env name=X::y"}
     (line,) = annotations.render(parse(made))
     assert "\n" not in line and "\r" not in line
-    assert line.startswith("::error title=ggufkit gate%3A a%3A%3Ab%2Cc%0A%3A%3Aerror %3A%3A::")
-    assert line.endswith("100 %25%0D%0A::set-env name=X::y")
+    assert line.startswith("::error title=ggufkit gate%3A a%3A%3Ab%2Cc\\n%3A%3Aerror %3A%3A::")
+    assert line.endswith("100 %25\\r\\n::set-env name=X::y")
 
 
 def test_markdown_cannot_be_broken_out_of(result: dict[str, Any]) -> None:
