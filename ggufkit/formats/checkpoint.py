@@ -20,6 +20,8 @@ from ggufkit.formats.tensor import TensorRef
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
+_WHOLE = "Pass the folder of a Hugging Face checkpoint, with every file of it."
+_NEARBY = ("*/config.json", "snapshots/*/config.json", "*/snapshots/*/config.json", "snapshots/*/*/config.json")
 MAX_JSON_NBYTES = 256 << 20  # a tokenizer.json of 256,000 pieces has 35 MB
 
 
@@ -43,9 +45,9 @@ class Checkpoint:
         _check_folder(folder)
         config = read_json(folder, CONFIG)
         if config is None:
-            raise CheckpointError(
-                f"{folder} has no {CONFIG}. Pass the folder of a Hugging Face checkpoint, with every file of it."
-            )
+            within = next((path.parent for place in _NEARBY for path in sorted(folder.glob(place))), None)
+            hint = f"Pass the folder that has it: {shown(str(within))}" if within else _WHOLE
+            raise CheckpointError(f"{folder} has no {CONFIG}. {hint}")
         notes: list[str] = []
         names, weight_map = find_shards(folder, notes)
         shards, tensors = open_shards(folder, names, weight_map, notes)

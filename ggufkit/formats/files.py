@@ -52,8 +52,11 @@ def checked_size(path: Path, error: type[InputError]) -> int:
 
 
 def is_present(path: Path) -> bool:
-    """Whether something has that name, a link to nothing included."""
-    return path.is_symlink() or path.exists()
+    """Whether something has that name, a link to nothing included; what cannot be seen is for its reader to report."""
+    try:
+        return path.is_symlink() or path.exists()
+    except OSError:
+        return True
 
 
 def hub_advice(path: Path) -> str:

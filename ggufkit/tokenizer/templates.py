@@ -37,7 +37,12 @@ def chat_templates(files: TokenizerFiles) -> tuple[KV, ...]:
 def _from_files(files: TokenizerFiles) -> dict[str, str]:
     """Name → template. What begins with a dot is litter of macOS or an editor."""
     folder = files.folder / _MORE
-    more = sorted(path.name for path in folder.glob("[!.]*.jinja")) if folder.is_dir() else []
+    try:
+        more = sorted(path.name for path in folder.iterdir()) if files.exists(_MORE) else []
+    except OSError as error:
+        files.note(f"{folder}: cannot be listed: {error.strerror}")
+        more = []
+    more = [name for name in more if name.endswith(".jinja") and not name.startswith(".")]
     places = {_plain(name.removesuffix(".jinja")): f"{_MORE}/{name}" for name in more}
     if files.exists(_FILE):
         places = {_DEFAULT: _FILE} | places

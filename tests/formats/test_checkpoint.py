@@ -304,6 +304,30 @@ def test_key_of_the_config_twice_with_one_value_passes(folder: Path) -> None:
     assert Checkpoint.open(folder).config == {"a": 1}
 
 
+@pytest.mark.parametrize("place", ["m", "snapshots/rev", "models--o--m/snapshots/rev", "snapshots/rev/sub"])
+def test_a_folder_above_the_checkpoint_leads_to_it(folder: Path, place: str) -> None:
+    home = folder.parent / "cache" / place
+    home.parent.mkdir(parents=True)
+    folder.rename(home)
+    with pytest.raises(CheckpointError, match=f"has no config.json. Pass the folder that has it: {home}"):
+        Checkpoint.open(folder.parent / "cache")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may try being another user")
+@pytest.mark.parametrize("mode", [0o444, 0o111, 0])
+def test_a_folder_that_may_not_be_entered_is_refused(folder: Path, mode: int) -> None:
+    for path in (folder, *folder.parents[:-2]):
+        path.chmod(0o755)
+    folder.chmod(mode)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(CheckpointError, match="Permission denied. Check"):
+            Checkpoint.open(folder)
+    finally:
+        os.seteuid(0)
+        folder.chmod(0o755)
+
+
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="absent does not exist or is no folder"):
         Checkpoint.open(tmp_path / "absent")

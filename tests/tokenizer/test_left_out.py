@@ -260,6 +260,15 @@ def test_more_templates_stand_in_a_folder_with_and_without_a_default(tmp_path):
     assert len(templates(tmp_path)[1]) == 2
 
 
+@pytest.mark.parametrize("build", [lambda p: p.write_text("x"), lambda p: p.symlink_to("nowhere")])
+def test_a_folder_of_templates_that_is_none_is_noted(build, tmp_path):
+    write(tmp_path, "tokenizer.model", SPM)
+    write(tmp_path, "chat_template.jinja", b"d")
+    build(tmp_path / "additional_chat_templates")
+    found, notes = templates(tmp_path)
+    assert found == {"chat_template": "d"} and len(notes) == 1 and "additional_chat_templates" in notes[0]
+
+
 DECLARATIONS = [
     ({"default": "d", "rag": "r"}, {"chat_template": "d", "chat_template.rag": "r", "chat_templates": ["rag"]}, 0),
     ({"rag": "r"}, {"chat_template.rag": "r", "chat_templates": ["rag"]}, 0),
