@@ -136,6 +136,8 @@ def _amount(done: float, total: float, unit: str) -> str:
     """What a person reads of an amount; large numbers are never spelled out."""
     if unit == "bytes":
         return f"{human_bytes(done)} of {human_bytes(total)}"
+    if unit == "seconds":
+        return f"{human_seconds(done)} of about {human_seconds(total)}"
     if unit == "%":
         return f"{100 * done / total:.0f} %"
     if total < 100_000:

@@ -1,5 +1,7 @@
 """Options of `ggufkit quantize` that calibrate and choose types, and the run that they ask for."""
 
+import shlex
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,14 +91,22 @@ def _fit_settings(settings: Any, chosen: dict[str, Any], *, type_given: bool) ->
 @contextmanager
 def resumable(output: Path) -> Iterator[None]:
     """Say how to go on where Ctrl-C leaves an unfinished file."""
-    from ggufkit.formats.partial import partial_path
+    from ggufkit.formats.partial import kept_path, partial_path
 
     try:
         yield
     except KeyboardInterrupt as error:
-        if partial_path(output).exists():
-            error.add_note("interrupted; what is done is kept. Continue with --resume.")
+        if partial_path(output).exists() or kept_path(output).exists():
+            if not getattr(error, "__notes__", []):
+                error.add_note("interrupted; what is done is kept.")
+            error.add_note(f"Continue with --resume: {_again()}")
         raise
+
+
+def _again() -> str:
+    """The command that goes on from what is kept."""
+    words = [word for word in sys.argv[1:] if word not in ("--restart", "--resume")]
+    return shlex.join(["ggufkit", *words, "--resume"])
 
 
 def _say_cost(job: Any) -> None:
@@ -104,11 +114,11 @@ def _say_cost(job: Any) -> None:
     from ggufkit.reports.units import human_bytes, human_seconds
 
     fit, cost = job.settings, job.cost
-    walks = "one walk" if cost.n_walks == 1 else f"{cost.n_walks} walks"
-    measuring = ", then measuring what types cost" if fit.target else ""
+    steps = ", ".join(f"{name} {human_seconds(seconds)}" for name, seconds in job.seconds.items())
+    readings = "" if cost.n_walks == 1 else f" ({cost.n_walks} readings of the text)"
     console.say(
-        f"effort {fit.effort}: {walks} through the calibration text{measuring}, then about "
-        f"{human_seconds(cost.encode_seconds)} to encode; {human_bytes(cost.peak_nbytes)} of memory"
+        f"effort {fit.effort}: about {human_seconds(sum(job.seconds.values()))} in all: {steps}{readings}; "
+        f"{human_bytes(cost.peak_nbytes)} of memory"
     )
     if fit.quantize.encoder is quant.Encoder.GGML and job.encoder.name is not quant.Encoder.GGML:
         console.say(

@@ -29,7 +29,7 @@ from ggufkit.encoding.slabs import Slab, slabs
 from ggufkit.errors import InputError, OutputError
 from ggufkit.formats.gguf_writer import header_bytes
 from ggufkit.formats.model import Model
-from ggufkit.formats.partial import PartialFile, partial_path
+from ggufkit.formats.partial import PartialFile, kept_path, partial_path
 from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.recipes.build import make_plan, tensor_rows
 from ggufkit.recipes.plan import QuantPlan
@@ -128,6 +128,11 @@ class Output:
         )  # fmt: skip
         self.resumed_nbytes = self._out.done_nbytes
 
+    @property
+    def done_nbytes(self) -> int:
+        """Bytes that are written and recorded."""
+        return self._out.done_nbytes
+
     def todo(self, names: Container[str] | None = None) -> list[Slab]:
         """Slabs of those tensors, or of all, that an earlier run did not leave."""
         every = slabs(self._job.plan, self._job.slab_weights, names)
@@ -180,6 +185,6 @@ class Output:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if error is not None and not self._out.done_nbytes:
+        if error is not None and not self._out.done_nbytes and not kept_path(self._out.final).exists():
             self._out.discard()
         self._out.close()

@@ -33,12 +33,12 @@ def identity(settings: QuantizeSettings, model: Model, header: bytes, encoder: R
     digest = hashlib.sha256(header)
     for key, value in sorted(model.source.items()):
         digest.update(f"{key}={value}\n".encode())
-    digest.update(f"{__version__} {settings.allow_nonfinite} {_code()} {encoder.identity}\n".encode())
+    digest.update(f"{__version__} {settings.allow_nonfinite} {code_digest()} {encoder.identity}\n".encode())
     return digest.hexdigest()
 
 
 @functools.cache
-def _code() -> str:
+def code_digest() -> str:
     """Digest of our encoders' sources and of which ggml library there is: another build may choose other bytes."""
     digest = hashlib.sha256(str(library_path().stat().st_size).encode())
     for path in sorted(Path(quant.__file__).parent.rglob("*.py")):

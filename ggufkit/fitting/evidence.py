@@ -8,9 +8,12 @@ Knows tensors by name and a source of moments. Does not know types or encoders. 
 several threads.
 """
 
+import hashlib
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +22,7 @@ from ggufkit.errors import InputError
 from ggufkit.fitting.corpus import GROUP_CHUNKS
 from ggufkit.fitting.coverage import Coverage, coverage_of
 from ggufkit.fitting.moments import ExpertEvidence, Moments, MomentsObserver
+from ggufkit.fitting.notebook import Notebook
 from ggufkit.fitting.sources import MomentSource, Observer, OnChunk
 from ggufkit.fitting.sums import SumsObserver
 from ggufkit.fitting.token_weights import TokenWeights
@@ -31,6 +35,7 @@ I64Array = NDArray[np.int64]
 Weigh = Callable[[OnChunk], TokenWeights]
 
 DEFAULT_MAX_NBYTES = 4 << 30
+_SAVE_EVERY_S = 60.0  # what is gathered is kept so often, unless keeping takes more than a twentieth of the time
 _CASES_NBYTES = 256 << 20  # experts in hand are kept up to this size, and two of them in any case
 
 
@@ -42,6 +47,7 @@ class Evidence:
     sums     whether sums of squares are
     weigh    measures what each token counts for in the moments, once, before the first of them; None: all count alike
     walks    names that are gathered together
+    notebook what was gathered by a run that did not end, and is now
     seen     names of the walks that are done
     """
 
@@ -54,9 +60,11 @@ class Evidence:
         sums: bool = False,
         max_nbytes: int = DEFAULT_MAX_NBYTES,
         weigh: Weigh | None = None,
+        notebook: Notebook | None = None,
         on_chunk: OnChunk = lambda *_: None,
     ) -> None:
         self.source, self.shapes, self.on_chunk = source, shapes, on_chunk
+        self.notebook = notebook or Notebook(None)
         self.on_weighed: OnChunk = lambda *_: None
         self.weights: TokenWeights | None = None  # of the corpus, from the first walk on
         self._with_moments, self._with_sums, self._weigh = moments, sums, weigh
@@ -65,6 +73,7 @@ class Evidence:
         self.counts: dict[str, I64Array] = {}  # tokens of each expert, of the walks that are done
         self.seen: frozenset[str] = frozenset()
         self._n_tokens = 0
+        self._saved_chunks = 0  # of the reading in hand
         self._held: frozenset[str] = frozenset()
         self._moments: dict[str, Moments] = {}
         self._cases: OrderedDict[tuple[str, int], ExpertEvidence] = OrderedDict()
@@ -87,23 +96,80 @@ class Evidence:
             return
         self._held, self._moments = frozenset(), {}
         self._cases.clear()
-        if self._with_moments and self._weigh is not None and self.weights is None:
-            self.weights = self._weigh(self.on_weighed)
-        of_moments, of_sums = MomentsObserver(names, self.weights), SumsObserver(names.__contains__)
-        observers: list[Observer] = [of_moments] if self._with_moments else []
-        observers += [of_sums] if self._with_sums and not names <= self.seen else []
-        n_chunk = self.source.observe(_All(observers), self.on_chunk)
-        n_ctx = self.source.corpus.n_ctx
+        self._take(names, self._read(names))
+        self._held = names
+
+    def know(self, names: frozenset[str]) -> None:
+        """Have what is small of these tensors, one of `walks`: sums and counts. Gathers only what nobody has kept."""
+        if not names <= self.seen and not self._take_small(names):
+            self.hold(names)
+
+    @property
+    def kept(self) -> str:
+        """What a run that continues need not gather again, in words."""
+        n_walks = sum(names <= self.seen for names in self.walks)
+        chunks = f" and {self._saved_chunks} chunks of the next" if self._saved_chunks else ""
+        return f"{n_walks} of {len(self.walks)} readings of the calibration text{chunks}"
+
+    def drop(self, names: frozenset[str]) -> None:
+        """These tensors are encoded: their moments are not asked for again."""
+        self.notebook.drop(self._label(names))
+
+    def _read(self, names: frozenset[str]) -> "_Reading":
+        """One reading of the corpus, from where an earlier run left it, and kept every now and then."""
+        self._weigh_tokens()
+        reading = _Reading(names, self.weights, moments=self._with_moments, sums=self._with_sums)
+        reading.restore(self.notebook.load(self._label(names)))
+        if reading.n_chunk:
+            return reading
+        saved = time.monotonic()
+
+        def on_chunk(done: int, total: int) -> None:
+            nonlocal saved
+            pause, started = max(_SAVE_EVERY_S, 20 * reading.save_seconds), time.monotonic()
+            if self.source.starts_anywhere and done % GROUP_CHUNKS == 0 and started - saved > pause:
+                reading.n_group = done // GROUP_CHUNKS
+                if self.notebook.save(self._label(names), reading.state()):
+                    self._saved_chunks = done
+                saved = time.monotonic()
+                reading.save_seconds = saved - started
+            self.on_chunk(done, total)
+
+        n_chunk = self.source.observe(reading, on_chunk, first_group=reading.n_group)
         if self._with_moments and n_chunk <= GROUP_CHUNKS:
             raise InputError(
-                f"the calibration text has {n_chunk} chunks of {n_ctx} tokens; fitting needs more than {GROUP_CHUNKS}, "
-                "a part to fit on and a part to judge on. Pass more text, or --effort fast."
+                f"the calibration text has {n_chunk} chunks of {self.source.corpus.n_ctx} tokens; fitting needs more "
+                f"than {GROUP_CHUNKS}, a part to fit on and a part to judge on. Pass more text, or --effort fast."
             )
-        self._n_tokens = n_chunk * n_ctx
-        self.sums |= of_sums.sums
-        self.counts |= of_moments.counts | {name: sums.counts for name, sums in of_sums.sums.items()}
+        reading.n_chunk, self._saved_chunks = n_chunk, 0
+        self.notebook.save(self._label(names), reading.state())
+        self.notebook.save(f"{self._label(names)}-small", reading.state(small=True))
+        return reading
+
+    def _weigh_tokens(self) -> None:
+        if not self._with_moments or self._weigh is None or self.weights is not None:
+            return
+        kept = self.notebook.load("weights")
+        self.weights = TokenWeights.restored(kept) if kept else self._weigh(self.on_weighed)
+        if not kept:
+            self.notebook.save("weights", self.weights.state())
+
+    def _take(self, names: frozenset[str], reading: "_Reading") -> None:
+        self._n_tokens = reading.n_chunk * self.source.corpus.n_ctx
+        self.sums |= reading.sums.sums
+        self.counts |= reading.counts
         self.seen |= names
-        self._held, self._moments = names, of_moments.moments
+        self._moments = reading.moments.moments
+
+    def _take_small(self, names: frozenset[str]) -> bool:
+        reading = _Reading(names, None, moments=self._with_moments, sums=self._with_sums)
+        reading.restore(self.notebook.load(f"{self._label(names)}-small"))
+        if reading.n_chunk:
+            self._take(names, reading)
+        return reading.n_chunk > 0
+
+    def _label(self, names: frozenset[str]) -> str:
+        return "walk-" + hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()[:16]
 
     def of(self, name: str) -> Moments | None:
         """Moments of a tensor, None where nothing was seen of its inputs. Those of its walk are held from then on."""
@@ -130,11 +196,22 @@ class Evidence:
         return found
 
 
-class _All:
-    """Several observers of one reading."""
+class _Reading:
+    """What is gathered in one reading of the corpus: moments, sums or both.
 
-    def __init__(self, observers: list[Observer]) -> None:
-        self._observers = observers
+    n_group  groups that are in it; n_chunk  chunks of the corpus, once all of it has been read
+    """
+
+    def __init__(self, names: frozenset[str], weights: TokenWeights | None, *, moments: bool, sums: bool) -> None:
+        self.moments, self.sums = MomentsObserver(names, weights), SumsObserver(names.__contains__)
+        self._observers: list[Observer] = [*([self.moments] if moments else []), *([self.sums] if sums else [])]
+        self.n_group = self.n_chunk = 0
+        self.save_seconds = 0.0
+
+    @property
+    def counts(self) -> dict[str, I64Array]:
+        """Tokens of each expert (n_expert,), by name."""
+        return self.moments.counts | {name: one.counts for name, one in self.sums.sums.items()}
 
     def wants(self, name: str) -> bool:
         return any(one.wants(name) for one in self._observers)
@@ -147,3 +224,16 @@ class _All:
         for one in self._observers:
             if one.wants(seen.name):
                 one(seen)
+
+    def state(self, *, small: bool = False) -> dict[str, NDArray[Any]]:
+        """All of it as arrays, or without the moments themselves."""
+        moments = {f"{name}.n_seen": counts for name, counts in self.moments.counts.items()}
+        done = {"n_group": np.array(self.n_group), "n_chunk": np.array(self.n_chunk)}
+        return (moments if small else self.moments.state()) | self.sums.state() | done
+
+    def restore(self, state: Mapping[str, NDArray[Any]] | None) -> None:
+        """Go on from what an earlier run kept, if anything."""
+        if state is not None:
+            self.moments.restore(state)
+            self.sums.restore(state)
+            self.n_group, self.n_chunk = int(state["n_group"]), int(state["n_chunk"])

@@ -10,7 +10,9 @@ Knows activations and sums. Does not know which tensors are gathered when, types
 """
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,7 @@ from quant.feedback import Curvature, curvature, damping_for
 F32Array = NDArray[np.float32]
 
 HOLD_OUT_EVERY = 5
+_COVARIANCE = ("sums", "counts", "mass")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,28 @@ class MomentsObserver:
         self._hold_out = index % HOLD_OUT_EVERY == 1
         self._begin_pass()
 
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Everything that the next group is added to, as arrays; see `restore`. Between groups only."""
+        out: dict[str, NDArray[Any]] = {f"{name}.n_seen": counts for name, counts in self.counts.items()}
+        out |= {f"{name}.n_rows": np.array(n) for name, n in self._n_rows.items()}
+        out |= {f"{name}.owner": np.array(owner) for name, owner in self._owner.items()}
+        for name in dict.fromkeys(self._owner.values()):
+            for part in ("fit", "held_out"):
+                sums: Covariance = getattr(self.moments[name], part)
+                out |= {f"{name}.{part}.{key}": getattr(sums, key) for key in _COVARIANCE}
+        return out
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from `state` of an earlier run. Raises KeyError where it is not whole."""
+        self.counts = dict(_ending(state, ".n_seen"))
+        self._n_rows = Counter({name: int(n) for name, n in _ending(state, ".n_rows")})
+        self._owner = {name: str(owner) for name, owner in _ending(state, ".owner")}
+        owned = {}
+        for name in dict.fromkeys(self._owner.values()):
+            parts = ([state[f"{name}.{part}.{key}"] for key in _COVARIANCE] for part in ("fit", "held_out"))
+            owned[name] = Moments(*(Covariance(*arrays) for arrays in parts))
+        self.moments = {name: owned[owner] for name, owner in self._owner.items()}
+
     def _begin_pass(self) -> None:
         """The next micro-batch: its inputs lie in the same places as the last one's."""
         self._seen.clear()
@@ -136,3 +161,7 @@ class MomentsObserver:
         first = self._n_rows[seen.name]
         self._n_rows[seen.name] += len(seen.x)
         return self._weights.of(seen.name, first, len(seen.x))
+
+
+def _ending(state: Mapping[str, NDArray[Any]], suffix: str) -> Iterator[tuple[str, NDArray[Any]]]:
+    return ((key.removesuffix(suffix), value) for key, value in state.items() if key.endswith(suffix))

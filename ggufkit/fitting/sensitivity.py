@@ -12,8 +12,9 @@ tensors of a layer in between take a and b from the same role in the nearest lay
 Knows models, evidence and types. Does not choose.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +43,7 @@ TYPES = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q4_1", "Q5_0
 SAMPLE_ROWS = 64  # of each expert, evenly spread, for the error tables
 TABLE_REFINE = 2
 MAX_PROBED_LAYERS = 8
+PROBES = 3  # of a tensor that is probed
 
 
 class Cost(NamedTuple):
@@ -52,23 +54,39 @@ class Cost(NamedTuple):
 
 
 def measure(
-    model: Model, evidence: Evidence, corpus: Corpus, *, n_chunks: int = 16, on_progress: OnProgress = ignore
+    model: Model,
+    evidence: Evidence,
+    corpus: Corpus,
+    *,
+    n_chunks: int = 16,
+    ready: Callable[[], object] = lambda: None,
+    on_progress: OnProgress = ignore,
 ) -> dict[str, Sensitivity]:
     """Tables and probes for every tensor that may be quantized, by name in the model's order.
 
+    ready  called before the model is run, where it has to be
+
     Raises InputError for a text without enough chunks, EngineError where the model does not run on the CPU.
     """
-    tensors = tried_tensors(model)
+    tensors, remember = tried_tensors(model), evidence.notebook.remember
     probed = probed_tensors(tensors)
     errors: dict[str, Mapping[str, float]] = {}
     costs: dict[str, Cost] = {}
-    with closing(Prober(corpus, n_chunks)) as prober:
+    with ExitStack() as stack:
+
+        @functools.cache
+        def prober() -> Prober:
+            ready()
+            return stack.enter_context(closing(Prober(corpus, n_chunks)))
+
         for index, tensor in enumerate(tensors):
             on_progress(Progress(index, len(tensors), "tensors", tensor.name))
             subject, names = Subject(tensor, evidence), candidates(tensor)
-            errors[tensor.name] = subject.relative_errors(names)
+            errors[tensor.name] = remember(f"errors {tensor.name}", subject.relative_errors, names)
             if tensor.name in probed:
-                costs[tensor.name] = fit_cost([subject.probe(prober, name) for name in probe_types(names)])
+                keys = {name: f"probe {tensor.name} {name} {n_chunks}" for name in probe_types(names)}
+                probes = [Probe(*remember(key, subject.probe, prober, name)) for name, key in keys.items()]
+                costs[tensor.name] = fit_cost(probes)
     return {t.name: Sensitivity(errors[t.name], *_cost_of(t, costs)) for t in tensors}
 
 
@@ -105,8 +123,12 @@ class Subject:
 
     def __init__(self, tensor: ModelTensor, evidence: Evidence) -> None:
         self.tensor, self._evidence = tensor, evidence
-        moments = evidence.of(tensor.name)
-        self._shares = np.ones(tensor.n_expert) if moments is None else moments.shares()
+
+    @property
+    def _shares(self) -> F64Array:
+        """(n_expert,) part of the tokens that each expert saw."""
+        moments = self._evidence.of(self.tensor.name)
+        return np.ones(self.tensor.n_expert) if moments is None else moments.shares()
 
     def relative_errors(self, names: Sequence[str]) -> dict[str, float]:
         """r of each type, from a sample of rows."""
@@ -119,7 +141,7 @@ class Subject:
                 lost[name] += self._energy(expert, quant.dequantize(blocks, quant.quant_type(name)) - w)
         return {name: value / max(all_, 1e-30) for name, value in lost.items()}
 
-    def probe(self, prober: "Prober", type_name: str) -> "Probe":
+    def probe(self, prober: "Callable[[], Prober]", type_name: str) -> "Probe":
         """What the model loses when this tensor alone is stored in that type."""
         tried, lost, all_ = Tried(self.tensor, type_name), 0.0, 0.0
         for expert in range(self.tensor.n_expert):
@@ -127,7 +149,7 @@ class Subject:
             tried.blocks.append(self._encode(expert, w, type_name, 0))
             lost += self._energy(expert, tried[expert])
             all_ += self._energy(expert, w)
-        return Probe(lost / max(all_, 1e-30), *prober.kld({self.tensor.name: tried}))
+        return Probe(lost / max(all_, 1e-30), *prober().kld({self.tensor.name: tried}))
 
     def _encode(self, expert: int, w: F32Array, type_name: str, n_refine: int) -> NDArray[np.uint8]:
         """Rows `w` of one expert as the final file would hold them in that type."""

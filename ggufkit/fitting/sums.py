@@ -1,6 +1,9 @@
 """Sums of squares of the inputs of every matrix: what importance files hold. Keeps them; does not run models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from numpy.typing import NDArray
 
 from ggufkit.runtime.activations import Activations
 from quant.importance import InputSums, input_sums
@@ -17,6 +20,17 @@ class SumsObserver:
 
     def begin_group(self, index: int) -> None:
         """All groups count alike."""
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Everything that the next group is added to, as arrays; see `restore`. Between groups only."""
+        return {f"{name}.sums2": one.sums for name, one in self.sums.items()} | {
+            f"{name}.n_tokens": one.counts for name, one in self.sums.items()
+        }
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from `state` of an earlier run. Raises KeyError where it is not whole."""
+        names = [key.removesuffix(".sums2") for key in state if key.endswith(".sums2")]
+        self.sums = {name: InputSums(state[f"{name}.sums2"], state[f"{name}.n_tokens"]) for name in names}
 
     def __call__(self, seen: Activations) -> None:
         if seen.name in self._seen:  # the next micro-batch has begun: its inputs lie in the same places

@@ -15,6 +15,7 @@ GuidedQuant (2505.07004) use the same weights for other formats.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +62,27 @@ class TokenWeights:
     def __init__(self, by_name: Mapping[str, Stiffness], n_chunk: int, n_ctx: int, notes: tuple[str, ...] = ()) -> None:
         self.by_name, self.notes = by_name, notes
         self._n_chunk, self._n_ctx = n_chunk, n_ctx
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All of it as arrays; see `restored`."""
+        out: dict[str, NDArray[Any]] = {"n_chunk": np.array(self._n_chunk), "n_ctx": np.array(self._n_ctx)}
+        for name, one in self.by_name.items():
+            out |= {f"weights/{name}": one.weights, f"chunks/{name}": one.chunks, f"rows/{name}": one.rows}
+            out[f"mean/{name}"] = np.array(one.mean)
+        return out | {"notes": np.array(self.notes, dtype=str)}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, NDArray[Any]]) -> Self:
+        """From what `state` gave."""
+        names = [key.removeprefix("weights/") for key in state if key.startswith("weights/")]
+        by_name = {
+            name: Stiffness(
+                state[f"weights/{name}"], state[f"chunks/{name}"], float(state[f"mean/{name}"]), state[f"rows/{name}"]
+            )
+            for name in names
+        }
+        notes = tuple(str(note) for note in state["notes"])
+        return cls(by_name, int(state["n_chunk"]), int(state["n_ctx"]), notes)
 
     def of(self, name: str, first: int, n: int) -> F32Array | None:
         """(n, n_slot) of the tokens from number `first` on, None for a tensor that no gradient came to."""

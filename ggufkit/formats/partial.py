@@ -45,6 +45,11 @@ def journal_path(final: Path) -> Path:
     return beside(final, ".partial.journal")
 
 
+def kept_path(final: Path) -> Path:
+    """A folder for what else an unfinished run has found out and the next one need not find out again."""
+    return beside(final, ".partial.kept")
+
+
 def _new_journal_path(final: Path) -> Path:
     return beside(final, ".partial.new")
 
@@ -127,9 +132,10 @@ class PartialFile:
         partial_path(self.final).replace(followed(self.final))
         _sync_folder(followed(self.final).parent)
         journal_path(self.final).unlink(missing_ok=True)
+        shutil.rmtree(kept_path(self.final), ignore_errors=True)
 
     def discard(self) -> None:
-        """Remove what was written."""
+        """Remove what was written, and what is kept beside it."""
         self.close()
         discard_unfinished(self.final)
 
@@ -154,12 +160,12 @@ class PartialFile:
         self._fd = -1
         if not keep:
             with contextlib.suppress(OSError):
-                discard_unfinished(self.final)
+                _discard_bytes(self.final)
 
     def _earlier(self, identity: str, resume: bool) -> list[Range]:
         partial, journal = partial_path(self.final), journal_path(self.final)
         if not (journal.exists() and partial.exists()):
-            discard_unfinished(self.final)  # one without the other: nobody vouches for the bytes
+            _discard_bytes(self.final)  # one without the other: nobody vouches for the bytes
             return []
         check_unfinished(self.final, resume=resume)
         found, rows = _read_journal(journal)
@@ -211,18 +217,26 @@ class PartialFile:
 def check_unfinished(final: Path, *, resume: bool) -> None:
     """Raise OutputError where an earlier run was not finished and is not to be continued."""
     partial, journal = partial_path(final), journal_path(final)
-    if resume or not (partial.exists() and journal.exists()):
+    if resume:
         return
     require_idle(final)
-    done = sum(row.nbytes for row in _read_journal(journal)[1])
-    raise OutputError(
-        f"{partial} holds an unfinished run ({done} of {partial.stat().st_size} bytes). "
-        "Continue it with --resume, or start again with --restart."
-    )
+    if partial.exists() and journal.exists():
+        done = sum(row.nbytes for row in _read_journal(journal)[1])
+        found = f"{partial} holds an unfinished run ({done} of {partial.stat().st_size} bytes)"
+    elif kept_path(final).exists():
+        found = f"{kept_path(final)} holds what an unfinished run has found out"
+    else:
+        return
+    raise OutputError(f"{found}. Continue it with --resume, or start again with --restart.")
 
 
 def discard_unfinished(final: Path) -> None:
     """Remove what an earlier run left unfinished, if anything. Raises OutputError where that run is still at work."""
+    _discard_bytes(final)
+    shutil.rmtree(kept_path(final), ignore_errors=True)
+
+
+def _discard_bytes(final: Path) -> None:
     require_idle(final)
     for path in (partial_path(final), journal_path(final), _new_journal_path(final)):
         path.unlink(missing_ok=True)

@@ -7,30 +7,37 @@ Knows the order of the steps. Does not print. A checkpoint larger than memory is
 """
 
 import dataclasses
+import functools
+import hashlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import quant
+from ggufkit import __version__
 from ggufkit.architectures.source import open_source
 from ggufkit.encoding.destination import copy_path, forget_copy
 from ggufkit.encoding.encoder import PlainEncoder
 from ggufkit.encoding.job import Job, Output, check_place, prepare
+from ggufkit.encoding.provenance import code_digest
 from ggufkit.encoding.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
 from ggufkit.errors import UsageError
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.cost import EffortCost, effort_cost, shapes_of, taped_tokens
 from ggufkit.fitting.coverage import Coverage
+from ggufkit.fitting.duration import CALIBRATION, ENCODING, QUICK, TYPES, WEIGHING, step_seconds
 from ggufkit.fitting.encoders import Effort, FittedEncoder, ImportanceEncoder
 from ggufkit.fitting.evidence import Evidence, Weigh
+from ggufkit.fitting.notebook import Notebook
 from ggufkit.fitting.sensitivity import candidates, measure, tried_tensors
+from ggufkit.fitting.sources import OnChunk
 from ggufkit.fitting.sources.whole_model import WholeModel
-from ggufkit.fitting.token_weights import measure_weights
+from ggufkit.fitting.token_weights import TokenWeights, measure_weights
 from ggufkit.formats.model import Model
-from ggufkit.formats.partial import check_unfinished
-from ggufkit.progress import OnProgress, Progress, ignore
+from ggufkit.formats.partial import check_unfinished, kept_path
+from ggufkit.progress import OnProgress, Progress, Steps, ignore
 from ggufkit.recipes.build import make_plan
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.recipe import Recipe
@@ -80,7 +87,11 @@ class FitReport:
 
 
 class FittedJob:
-    """All that is known before the model runs: what `--dry-run` shows. See `opened`."""
+    """All that is known before the model runs: what `--dry-run` shows. See `opened`.
+
+    seconds  that each step is thought to take, by its name in the order of the run
+    plain    the job with the types that `settings.quantize` names; a target replaces them
+    """
 
     def __init__(self, settings: FitSettings, model: Model) -> None:
         self.settings, self.model = settings, model
@@ -88,19 +99,26 @@ class FittedJob:
         self.cost = _cost(settings, model)
         max_memory = self.cost.peak_nbytes + _HEADER_NBYTES
         self._job = dataclasses.replace(settings.quantize, imatrix=None, max_memory=max_memory)
+        is_quick = not self._job.source.is_file()
         corpus = Corpus(
             running_path(self._job), text, n_tokens=settings.n_tokens, threads=self._job.threads or None,
-            device=settings.device, type_name="" if self._job.source.is_file() else quick_type(model),
+            device=settings.device, type_name=quick_type(model) if is_quick else "",
         )  # fmt: skip
         self.evidence = Evidence(
-            WholeModel(corpus), shapes_of(model), moments=_effort(settings) is not Effort.FAST,
+            WholeModel(corpus, self._run_model), shapes_of(model), moments=_effort(settings) is not Effort.FAST,
             sums=settings.effort is Effort.FAST, max_nbytes=self.cost.budget_nbytes,
-            weigh=weigher(corpus, model),
+            weigh=self._weigh,
         )  # fmt: skip
         self.encoder = encoder_for(
             settings.effort, self.evidence, held_nbytes=self.cost.held_nbytes, name=self._job.encoder
         )
-        self.plain = prepare(self._job, model, self.encoder)  # of settings.quantize.recipe, which a target replaces
+        self.plain = prepare(self._job, model, self.encoder)
+        self.seconds = step_seconds(
+            model, corpus, self.cost, _effort(settings), threads=self.plain.threads,
+            n_probe=settings.n_probe if settings.target else 0, quick=is_quick,
+        )  # fmt: skip
+        self._model_runs: Callable[[], object] = lambda: None
+        self._out: Output | None = None
 
     def check(self) -> None:
         """Raise what would keep the end from being reached: hours lie in between."""
@@ -110,16 +128,31 @@ class FittedJob:
             check_target(self.settings.target, self.model, self._plan_of)
 
     def run(self, on_progress: OnProgress = ignore) -> FitReport:
-        """Do it all."""
+        """Do it all. What is found out is kept beside the output until it is there, for a run that continues."""
         started = time.perf_counter()
         self.check()
-        self.evidence.on_chunk = _chunks(on_progress)
-        self.evidence.on_weighed = _chunks(on_progress, "weigh tokens")
-        with running_model(self._job, self.model, on_progress):
-            found = self._choose(on_progress)
-            recipe = found.recipe if found else self._job.recipe
-            job = prepare(dataclasses.replace(self._job, recipe=recipe), self.model, self.encoder)
-            resumed = self._encode(job, on_progress)
+        self.evidence.notebook = Notebook(
+            kept_path(self._job.output), self._identity(), reserve_nbytes=self.plain.plan.file_nbytes
+        )
+        if self._job.source.is_dir():
+            forget_copy(self._job.output, "calibration")  # a killed run's
+        steps = Steps(self.seconds, on_progress)
+        try:
+            with ExitStack() as stack:  # the model is not needed where all that is asked of it was kept
+                running = running_model(self._job, self.model, functools.partial(steps.step, QUICK))
+                self._model_runs = functools.cache(lambda: stack.enter_context(running))
+                self.evidence.on_chunk = self._reading(steps)
+                self.evidence.on_weighed = _chunks(steps.step(WEIGHING))
+                found = self._choose(steps)
+                recipe = found.recipe if found else self._job.recipe
+                job = prepare(dataclasses.replace(self._job, recipe=recipe), self.model, self.encoder)
+                resumed = self._encode(job, steps)
+        except KeyboardInterrupt as error:
+            error.add_note(f"interrupted; kept: {self._kept()}")
+            raise
+        finally:
+            if self._out is None and self.evidence.notebook.is_empty:
+                self.evidence.notebook.discard()
         tally = list(self.encoder.tally.values())
         seconds = time.perf_counter() - started
         return FitReport(
@@ -133,26 +166,63 @@ class FittedJob:
             seconds=seconds,
         )
 
-    def _choose(self, on_progress: OnProgress) -> Found | None:
+    def _identity(self) -> str:
+        """Digest of all that decides evidence and measurements."""
+        evidence = self.evidence
+        kinds = _effort(self.settings) is Effort.FAST, self.settings.effort is Effort.FAST
+        facts = (sorted(self.model.source.items()), evidence.source.identity, evidence.shapes, kinds, code_digest())
+        return hashlib.sha256(f"{__version__} {facts}".encode()).hexdigest()
+
+    def _choose(self, steps: Steps) -> Found | None:
         if self.settings.target is None:
             return None
         return choose_types(
-            self.settings.target, self.model, self.evidence, self.evidence.source.corpus,
-            plan_of=self._plan_of, n_probe=self.settings.n_probe, on_progress=on_progress,
+            self.settings.target, self.model, self.evidence, self.evidence.source.corpus, plan_of=self._plan_of,
+            n_probe=self.settings.n_probe, ready=self._run_model, on_progress=steps.step(TYPES),
         )  # fmt: skip
 
-    def _encode(self, job: Job, on_progress: OnProgress) -> int:
+    def _encode(self, job: Job, steps: Steps) -> int:
         """Walk after walk: gather, then encode what was gathered for. Returns the bytes that were there before."""
         walks = self.evidence.walks
         plain = {t.name for t in job.plan.tensors}.difference(*walks)
-        with Output(job, _named(on_progress, "encode")) as out:
+        with Output(job, steps.step(ENCODING)) as out:
+            self._out = out
             out.encode(self.encoder, plain)
             for names in walks:
-                if self.settings.effort is not Effort.FAST or not names <= self.evidence.seen:
-                    self.evidence.hold(names)
+                needs_moments = self.settings.effort is not Effort.FAST and bool(out.todo(names))
+                (self.evidence.hold if needs_moments else self.evidence.know)(names)
                 out.encode(self.encoder, names)
+                self.evidence.drop(names)
             out.finish(self.encoder)
         return out.resumed_nbytes
+
+    def _weigh(self, on_chunk: OnChunk) -> TokenWeights:
+        self._model_runs()
+        return weigher(self.evidence.source.corpus, self.model)(on_chunk)
+
+    def _run_model(self) -> None:
+        """Before the model is opened: the file that runs is there from now on."""
+        self._model_runs()
+
+    def _reading(self, steps: Steps) -> OnChunk:
+        """Whom a reading of the text tells how far it has come."""
+        walks, on_progress = self.evidence.walks, steps.step(CALIBRATION)
+
+        def on_chunk(done: int, total: int) -> None:
+            before = sum(names <= self.evidence.seen for names in walks)
+            all_read = min(1.0, (before + done / total) / len(walks))
+            on_progress(Progress(all_read, 1, "readings", f"chunk {done} of {total}"))
+
+        return on_chunk
+
+    def _kept(self) -> str:
+        """What a run that continues need not do again."""
+        parts = [self.evidence.kept]
+        if self.evidence.notebook.n_values:
+            parts.append(f"{self.evidence.notebook.n_values} measurements of types")
+        if self._out is not None:
+            parts.append(f"{100 * self._out.done_nbytes / self.plain.plan.file_nbytes:.0f} % of the file")
+        return ", ".join(parts)
 
     def _plan_of(self, recipe: Recipe) -> QuantPlan:
         return prepare(dataclasses.replace(self._job, recipe=recipe), self.model, self.encoder).plan
@@ -216,22 +286,21 @@ def running_path(settings: QuantizeSettings) -> Path:
 
 
 @contextmanager
-def running_model(settings: QuantizeSettings, model: Model, on_progress: OnProgress) -> Iterator[Path]:
-    """The file at `running_path`; a quick file is made first, and deleted afterwards."""
+def running_model(settings: QuantizeSettings, model: Model, step: Callable[[], OnProgress]) -> Iterator[Path]:
+    """The file at `running_path`; a quick file is made first, and deleted afterwards.
+
+    step  called before that, for whom to tell how far it has come
+    """
     path = running_path(settings)
     if path == settings.source:
         yield path
         return
     kind = quick_type(model)
-    forget_copy(settings.output, "calibration")
     quick = dataclasses.replace(
         settings, output=path, recipe=kind, imatrix=None, force=True, resume=False, restart=False
     )
     try:
-        encode(
-            quick, model, PlainEncoder(),
-            _named(on_progress, f"quick {kind} file to calibrate on:"),
-        )  # fmt: skip
+        encode(quick, model, PlainEncoder(), step())
         yield path
     finally:
         forget_copy(settings.output, "calibration")
@@ -244,7 +313,7 @@ def running_source(source: Path, output: Path, on_progress: OnProgress) -> Itera
         yield source
         return
     settings = QuantizeSettings(source=source, output=output)
-    with open_source(source) as model, running_model(settings, model, on_progress) as running:
+    with open_source(source) as model, running_model(settings, model, lambda: on_progress) as running:
         yield running
 
 
@@ -266,10 +335,11 @@ def choose_types(
     *,
     plan_of: PlanOf,
     n_probe: int,
-    on_progress: OnProgress,
+    ready: Callable[[], object] = lambda: None,
+    on_progress: OnProgress = ignore,
 ) -> Found:
     """Measure what each tensor costs at each type, and solve for the target."""
-    costs = measure(model, evidence, corpus, n_chunks=n_probe, on_progress=on_progress)
+    costs = measure(model, evidence, corpus, n_chunks=n_probe, ready=ready, on_progress=on_progress)
     tensors = [t for t in model.tensors if t.name in costs]
     return search(Problem(tensors, costs, plan_of, "searched"), target)
 
@@ -287,9 +357,5 @@ def check_target(target: Target, model: Model, plan_of: PlanOf) -> None:
         search(Problem(tensors, guessed, plan_of, "guessed"), target)
 
 
-def _chunks(on_progress: OnProgress, what: str = "calibration") -> Callable[[int, int], None]:
-    return lambda done, total: on_progress(Progress(done, total, "chunks", what))
-
-
-def _named(on_progress: OnProgress, step: str) -> OnProgress:
-    return lambda p: on_progress(dataclasses.replace(p, what=f"{step} {p.what}"))
+def _chunks(on_progress: OnProgress) -> OnChunk:
+    return lambda done, total: on_progress(Progress(done, total, "chunks", f"chunk {done} of {total}"))

@@ -215,7 +215,7 @@ def test_a_fitted_file_is_resumed_to_the_same_bytes(effort: Effort, base: Path, 
     quantize_fitted(settings)
 
     def stop(p: Progress) -> None:
-        if p.what.startswith("encode blk.1") and p.done > p.total / 2:
+        if "encoding" in p.what and "blk.1" in p.what:
             raise StopError
 
     out = dataclasses.replace(job, output=tmp_path / "out.gguf")
@@ -282,7 +282,7 @@ def test_a_probe_sees_coarse_types_cost_more(base: Path, corpus: Corpus, prober:
     evidence = Evidence(WholeModel(corpus), shapes_of(model))
     tensor = next(t for t in model.tensors if t.name == "blk.1.attn_output.weight")
     subject = Subject(tensor, evidence)
-    coarse, fine = (subject.probe(prober, name) for name in ("Q2_K", "Q6_K"))
+    coarse, fine = (subject.probe(lambda: prober, name) for name in ("Q2_K", "Q6_K"))
     assert coarse.kld > fine.kld and coarse.r > 50 * fine.r
     errors = list(subject.relative_errors(("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")).values())
     assert all(later < 0.5 * earlier for earlier, later in itertools.pairwise(errors))

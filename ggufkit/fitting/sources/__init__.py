@@ -43,6 +43,11 @@ class MomentSource(Protocol):
     def notes(self) -> tuple[str, ...]: ...
 
     @property
+    def starts_anywhere(self) -> bool:
+        """Whether `observe` can begin with a later group."""
+        ...
+
+    @property
     def identity(self) -> str:
         """All that decides what observers are shown: text, amount, chunks, the type of the file that runs."""
         ...
@@ -55,8 +60,10 @@ class MomentSource(Protocol):
         """
         ...
 
-    def observe(self, observer: Observer, on_chunk: OnChunk = ...) -> int:
-        """One reading. Returns how many chunks were seen; `on_chunk` is called with (done, total).
+    def observe(self, observer: Observer, on_chunk: OnChunk = ..., *, first_group: int = 0) -> int:
+        """One reading. Returns how many chunks the corpus has; `on_chunk` is called with (done, total).
+
+        first_group  the groups before have been seen by an earlier run; 0 unless `starts_anywhere`
 
         Raises InputError for a text that is too short, and for activations that are not finite, with the tensor's
         name; EngineError where the model does not run. KeyboardInterrupt passes through; what observers gathered is

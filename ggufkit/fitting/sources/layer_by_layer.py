@@ -59,6 +59,8 @@ class LayerByLayer:
 
     notes: tuple[str, ...] = ()
 
+    starts_anywhere = False
+
     def __init__(self, model: Model, corpus: Corpus, folder: Path, *, stored: Model | None = None) -> None:
         self.corpus, self._model, self._stored, self.folder = corpus, model, stored, folder
         self.text_sha256 = hashlib.sha256(corpus.text.encode()).hexdigest()
@@ -99,7 +101,7 @@ class LayerByLayer:
             out += plan_walks({name: shapes[name] for name in names}, max_nbytes)
         return out
 
-    def observe(self, observer: Observer, on_chunk: OnChunk = lambda *_: None) -> int:
+    def observe(self, observer: Observer, on_chunk: OnChunk = lambda *_: None, *, first_group: int = 0) -> int:
         wanted = {self._layer(t.name) for t in self._model.tensors if observer.wants(t.name)}
         if not wanted:
             return self.n_chunk

@@ -22,9 +22,11 @@ class WholeModel:
     """The `MomentSource` for models that run here as they are."""
 
     notes: tuple[str, ...] = ()
+    starts_anywhere = True
 
-    def __init__(self, corpus: Corpus) -> None:
-        self.corpus = corpus
+    def __init__(self, corpus: Corpus, ready: Callable[[], object] = lambda: None) -> None:
+        """`ready` is called before the file is opened: it may have to be made first."""
+        self.corpus, self._ready = corpus, ready
         self.text_sha256 = hashlib.sha256(corpus.text.encode()).hexdigest()
 
     @property
@@ -35,8 +37,9 @@ class WholeModel:
     def walks(self, shapes: Mapping[str, Shape], max_nbytes: int) -> list[frozenset[str]]:
         return plan_walks(shapes, max_nbytes)
 
-    def observe(self, observer: Observer, on_chunk: OnChunk = lambda *_: None) -> int:
+    def observe(self, observer: Observer, on_chunk: OnChunk = lambda *_: None, *, first_group: int = 0) -> int:
         corpus = self.corpus
+        self._ready()
         tap = ActivationTap(load(), naming(observer, corpus.model.name), observer.wants)
         # all positions ask for logits: llama.cpp leaves out the last layer for those that do not
         with Engine.open(
@@ -44,7 +47,7 @@ class WholeModel:
             threads=corpus.threads, device=corpus.device, eval_callback=tap.callback,
         ) as engine:  # fmt: skip
             chunks = corpus_chunks(engine.vocab, corpus)
-            for index, chunk in enumerate(chunks):
+            for index, chunk in enumerate(chunks[first_group * GROUP_CHUNKS :], first_group * GROUP_CHUNKS):
                 if index % GROUP_CHUNKS == 0:
                     observer.begin_group(index // GROUP_CHUNKS)
                 engine.clear()

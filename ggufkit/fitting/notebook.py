@@ -1,0 +1,145 @@
+"""`Notebook`: what a fitted run has found out so far, in a folder beside its output, for a run that continues it.
+
+    identity         hex digest of all that decides what is found out; another one is not continued
+    values.jsonl     measured figures: {"key": …, "value": …}, one a line, in the order they were found
+    NAME.npz         arrays: of a walk through the text (what is small, and stays) and its moments (large, and goes)
+
+Every file is complete or not there, and carries checksums; what cannot be read is found out again. A disk that is full
+or slow costs the run nothing but the chance to be continued. Knows folders and arrays, not what they mean.
+"""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggufkit.errors import OutputError
+
+Arrays = Mapping[str, NDArray[Any]]
+_SPARE_NBYTES = 256 << 20  # of the disk are never taken
+
+
+class Notebook:
+    """Remembers what it is told in `folder`; None remembers nothing.
+
+    reserve_nbytes  of the disk that belong to others: the output itself
+    notes           lines that a person should see
+    """
+
+    def __init__(self, folder: Path | None, identity: str = "", *, reserve_nbytes: int = 0) -> None:
+        self._folder, self._reserve = folder, reserve_nbytes
+        self.notes: list[str] = []
+        self._values: dict[str, Any] = {}
+        if folder is not None:
+            self._open(folder, identity)
+
+    @property
+    def n_values(self) -> int:
+        """Figures that are known."""
+        return len(self._values)
+
+    def remember(self, key: str, find_out: Callable[..., Any], *args: Any) -> Any:
+        """The value of that key: as an earlier run found it, else found out now and written down. JSON values."""
+        if key not in self._values:
+            self._values[key] = json.loads(json.dumps(find_out(*args)))  # the same value as a later run will read
+            self._append({"key": key, "value": self._values[key]})
+        return self._values[key]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing that another run could use."""
+        return self._folder is None or not ({path.name for path in self._folder.iterdir()} - {"identity"})
+
+    def discard(self) -> None:
+        """Remove the folder."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def save(self, name: str, arrays: Arrays) -> bool:
+        """Keep these arrays under that name, in the place of what was there. False where the disk has no room."""
+        if self._folder is None:
+            return False
+        path, new = self._path(name), self._path(name).with_suffix(".new")
+        nbytes = sum(array.nbytes for array in arrays.values())
+        with contextlib.suppress(OSError):
+            if shutil.disk_usage(self._folder).free < nbytes + self._reserve + _SPARE_NBYTES:
+                self._note(f"{self._folder}: no room to keep {nbytes} bytes; a run that continues gathers them again")
+                return False
+            with new.open("wb") as out:
+                np.savez(out, **dict(arrays))  # type: ignore[arg-type]
+            new.replace(path)
+            return True
+        new.unlink(missing_ok=True)
+        return False
+
+    def load(self, name: str) -> dict[str, NDArray[Any]] | None:
+        """The arrays kept under that name; None where there are none, or none that can be trusted."""
+        if self._folder is None or not self._path(name).exists():
+            return None
+        try:
+            with np.load(self._path(name), allow_pickle=False) as kept:
+                return {key: kept[key] for key in kept.files}
+        except (OSError, ValueError, zipfile.BadZipFile, EOFError):
+            return None
+
+    def drop(self, name: str) -> None:
+        """Forget those arrays."""
+        if self._folder is not None:
+            self._path(name).unlink(missing_ok=True)
+
+    def _open(self, folder: Path, identity: str) -> None:
+        label = folder / "identity"
+        try:
+            if not label.exists():
+                folder.mkdir(exist_ok=True)
+                label.write_text(identity)
+            elif label.read_text() != identity:
+                raise OutputError(
+                    f"{folder} is of another source, text or effort. Run with the settings it was started with, or "
+                    "start again with --restart."
+                )
+            self._values = dict(self._read_values())
+        except OSError as error:
+            raise OutputError(f"{folder}: {error.strerror}. Choose another place with -o.") from error
+
+    def _read_values(self) -> list[tuple[str, Any]]:
+        """Whole lines of the file; a torn last one is cut off, so that the next one does not join it."""
+        path = self._values_path()
+        if not path.exists():
+            return []
+        raw = path.read_bytes()
+        whole = raw[: raw.rfind(b"\n") + 1]
+        if len(whole) != len(raw):
+            os.truncate(path, len(whole))
+        rows = []
+        for line in io.BytesIO(whole):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                row = json.loads(line)
+                rows.append((row["key"], row["value"]))
+        return rows
+
+    def _append(self, row: dict[str, Any]) -> None:
+        if self._folder is None:
+            return
+        with contextlib.suppress(OSError), self._values_path().open("a", encoding="utf-8") as out:
+            out.write(json.dumps(row) + "\n")
+
+    def _values_path(self) -> Path:
+        assert self._folder is not None
+        return self._folder / "values.jsonl"
+
+    def _path(self, name: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{name}.npz"
+
+    def _note(self, line: str) -> None:
+        if line not in self.notes:
+            self.notes.append(line)

@@ -1,0 +1,121 @@
+"""A fitted run that is killed in any of its steps goes on there, and ends with the same bytes."""
+
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ggufkit.errors import OutputError
+from ggufkit.fitting.encoders import Effort
+from ggufkit.formats.partial import kept_path, partial_path
+from ggufkit.progress import Progress
+from ggufkit.recipes.search import Target
+from ggufkit.workflows.fitted import FitSettings, quantize_fitted
+from ggufkit.workflows.quantize import QuantizeSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "models" / "stories260K"
+# steps of a run with a target, and where in each the process is killed
+KILLS = {"quick file": 30, "weighing tokens": 50, "calibration": 50, "types": 40, "encoding": 60}
+
+CHILD = """
+import os, re, signal, sys
+from pathlib import Path
+from ggufkit.fitting import evidence
+from ggufkit.workflows.fitted import quantize_fitted
+from tests.workflows.test_fitted_resume import settings
+
+evidence._SAVE_EVERY_S = 0.0
+
+def kill(progress):
+    found = re.match(r"step . of ., (.*?) (\\d+) % ", progress.what + " ")
+    if found and found[1] == sys.argv[2] and int(found[2]) >= int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+quantize_fitted(settings(Path(sys.argv[1])), kill)
+"""
+
+
+def settings(output: Path, **changes: object) -> FitSettings:
+    job = QuantizeSettings(source=SOURCE, output=output, threads=1)
+    return FitSettings(
+        quantize=dataclasses.replace(job, **changes), n_tokens=12 * 512, n_probe=4, target=Target(nbytes=290_000)
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    out = tmp_path_factory.mktemp("whole") / "out.gguf"
+    quantize_fitted(settings(out))
+    assert os.listdir(out.parent) == ["out.gguf"]
+    return out.read_bytes()
+
+
+@pytest.mark.parametrize("step", list(KILLS))
+def test_killed_in_a_step_it_goes_on_there(step: str, whole: bytes, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    child = subprocess.run([sys.executable, "-c", CHILD, str(out), step, str(KILLS[step])], cwd=ROOT, check=False)
+    assert child.returncode == -signal.SIGKILL
+    if kept_path(out).exists():
+        with pytest.raises(OutputError, match="Continue it with --resume, or start again with --restart"):
+            quantize_fitted(settings(out))
+    seen: dict[str, list[str]] = {}
+
+    def watch(progress: Progress) -> None:
+        found = re.match(r"step \d of \d, (.*?) (\d+) % ?(.*)", progress.what)
+        assert found
+        seen.setdefault(found[1], []).append(found[3])
+
+    quantize_fitted(settings(out, resume=True), watch)
+    assert out.read_bytes() == whole
+    assert os.listdir(tmp_path) == ["out.gguf"]
+    if step == "calibration":
+        assert seen["calibration"] == ["chunk 12 of 12"]  # 4 and 8 had been read
+    if step in ("types", "encoding"):
+        assert "calibration" not in seen
+    if step == "types":
+        assert "quick file" in seen  # types are tried in the model
+    if step == "encoding":
+        assert "quick file" not in seen  # and nothing else needs it
+
+
+def test_what_was_kept_for_another_text_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+
+    def stop(progress: Progress) -> None:
+        if "types" in progress.what and "blk.0.attn_q" in progress.what:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        quantize_fitted(settings(out), stop)
+    note = r"interrupted; kept: 1 of 1 readings of the calibration text, \d+ measurements of types"
+    assert re.fullmatch(note, stopped.value.__notes__[0])
+    (tmp_path / "text.txt").write_text("One day, a little cat went to the park. " * 3000)
+    other = dataclasses.replace(settings(out, resume=True), text=(tmp_path / "text.txt",))
+    with pytest.raises(OutputError, match="of another source, text or effort.*--restart"):
+        quantize_fitted(other)
+    again = dataclasses.replace(settings(out, restart=True), effort=Effort.FAST, target=None)
+    quantize_fitted(again)
+    assert not kept_path(out).exists() and not partial_path(out).exists()
+
+
+def test_another_target_uses_what_was_measured(whole: bytes, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+
+    def stop(progress: Progress) -> None:
+        if "encoding" in progress.what:
+            raise KeyboardInterrupt
+
+    other = dataclasses.replace(settings(out), target=Target(nbytes=270_000))
+    with pytest.raises(KeyboardInterrupt):
+        quantize_fitted(other, stop)
+    steps: set[str] = set()
+    partial_path(out).unlink()  # the other types' bytes
+    quantize_fitted(settings(out, resume=True), lambda p: steps.add(p.what[:20]))
+    assert out.read_bytes() == whole
+    assert not any("quick file" in step or "calibration" in step for step in steps)
