@@ -68,7 +68,7 @@ def coverage_of(counts: Mapping[str, I64Array], n_tokens: int | None = None) -> 
     by_layer: dict[int, I64Array] = {}
     plain = 0
     for name, tokens in counts.items():
-        if len(tokens) > 1 and layer_of(name) >= 0:
+        if len(tokens) > 1 and "_exps." in name:  # stacks of another kind (a matrix a head) see every token
             by_layer.setdefault(layer_of(name), tokens)
         elif len(tokens) == 1:
             plain = max(plain, int(tokens[0]))

@@ -7,6 +7,7 @@ covariances), which text is read, or files. A context is made with `params.cb_ev
     node  = MUL_MAT_ID(src0 = expert stack, src1 = x, src2 = ids)
                        x    ne (n_per_row, 1 or n_used, n_tokens)     one input for all chosen experts, or one each
                        ids  ne (n_used, n_tokens) int32, a view with its own strides
+    node  = MUL_MAT(src0 = a stack, one matrix a head, src1 = x) x    ne (n_per_row, n_tokens, n_head)
 """
 
 import ctypes
@@ -59,7 +60,7 @@ class Activations:
 
     name      of the weight, as GGUF spells it
     x         (n_tokens, n_slot, n_per_row); n_slot is 1, or n_used where every chosen expert has its own input
-    experts   (n_tokens, n_used) chosen experts; None for a tensor without experts
+    experts   (n_tokens, n_used) chosen experts, or all matrices of a stack with one a head; None for a single matrix
     n_expert  matrices in the weight's stack, 1 without experts
     source    equal for two observations of the same pass that have the same x and experts (gate and up; q, k and v)
     """
@@ -144,9 +145,14 @@ class ActivationTap:
         if node.op == self._ggml.mul_mat_id:
             experts = self._ggml.array(node.src[2].contents, np.int32)[0, 0]
             return Activations(name, values[0], experts, int(weight.ne[2]), source)
-        if weight.ne[2] * weight.ne[3] != 1:
-            raise EngineError(f"{name}: a stack of {weight.ne[2]} matrices without experts cannot be calibrated yet")
-        return Activations(name, values.reshape(-1, 1, values.shape[-1]), None, 1, source)
+        n_matrix = int(weight.ne[2])
+        if n_matrix * weight.ne[3] == 1:
+            return Activations(name, values.reshape(-1, 1, values.shape[-1]), None, 1, source)
+        if weight.ne[3] != 1 or values.shape[1] % n_matrix:
+            raise EngineError(f"{name}: a product of {tuple(weight.ne)} with {values.shape} cannot be calibrated yet")
+        x = values[0].swapaxes(0, 1)  # one input for each matrix: every token is seen by all of them
+        matrices = np.repeat(np.arange(n_matrix, dtype=np.int32), x.shape[1] // n_matrix)
+        return Activations(name, x, np.broadcast_to(matrices, x.shape[:2]), n_matrix, source)
 
 
 def weight_name(raw: bytes) -> str:
