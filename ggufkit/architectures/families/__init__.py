@@ -1,0 +1,36 @@
+"""The table of model families. A new family is one entry in a file beside this one, and its classes are then known
+everywhere.
+
+Data only: sizes and rules come from `family` and `hparams`, bends are built in `bends`.
+Sources: the classes of llama.cpp's converter at 0c1e57098 and llama-model.cpp's lists of tensors; defaults are those
+of the configuration classes of transformers 5.23.
+"""
+
+from ggufkit.architectures.families.deepseek import DEEPSEEK
+from ggufkit.architectures.families.gemma import GEMMA2, GEMMA3
+from ggufkit.architectures.families.gpt_oss import GPT_OSS
+from ggufkit.architectures.families.llama import LLAMA, MISTRAL, MIXTRAL
+from ggufkit.architectures.families.olmo import OLMOE
+from ggufkit.architectures.families.phi import PHI2, PHI3
+from ggufkit.architectures.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
+from ggufkit.architectures.families.qwen_next import QWEN3_NEXT, QWEN35, QWEN35_MOE
+
+FAMILIES = (
+    LLAMA,
+    MISTRAL,
+    MIXTRAL,
+    PHI2,
+    PHI3,
+    QWEN2,
+    QWEN2_MOE,
+    QWEN3,
+    QWEN3_MOE,
+    OLMOE,
+    GEMMA2,
+    GEMMA3,
+    DEEPSEEK,
+    QWEN3_NEXT,
+    QWEN35,
+    QWEN35_MOE,
+    GPT_OSS,
+)

@@ -1,0 +1,71 @@
+"""Sets of tensors and defaults that several families share."""
+
+from ggufkit.architectures.arithmetic import WINDOW, Values
+from ggufkit.architectures.bends import (
+    halves,
+    renamed,
+)
+from ggufkit.architectures.config import Default
+from ggufkit.architectures.family import (
+    Shape,
+    head_dim,
+    n_embd,
+    n_expert,
+    n_ff,
+    n_ff_expert,
+    n_ff_shared,
+    n_kv,
+    n_q,
+    n_vocab,
+    one,
+)
+
+WHOLE: dict[str, Shape] = {
+    "token_embd.weight": (n_vocab, n_embd),
+    "output_norm.weight": (n_embd,),
+    "output.weight": (n_vocab, n_embd),
+}
+
+ATTENTION: dict[str, Shape] = {
+    "attn_norm.weight": (n_embd,),
+    "attn_q.weight": (n_q, n_embd),
+    "attn_k.weight": (n_kv, n_embd),
+    "attn_v.weight": (n_kv, n_embd),
+    "attn_output.weight": (n_embd, n_q),
+    "ffn_norm.weight": (n_embd,),
+}
+
+QKV_BIAS: dict[str, Shape] = {"attn_q.bias": (n_q,), "attn_k.bias": (n_kv,), "attn_v.bias": (n_kv,)}
+
+HEAD_NORMS: dict[str, Shape] = {"attn_q_norm.weight": (head_dim,), "attn_k_norm.weight": (head_dim,)}
+
+DENSE: dict[str, Shape] = {
+    "ffn_gate.weight": (n_ff, n_embd),
+    "ffn_up.weight": (n_ff, n_embd),
+    "ffn_down.weight": (n_embd, n_ff),
+}
+
+MOE: dict[str, Shape] = {
+    "ffn_gate_inp.weight": (n_expert, n_embd),
+    "ffn_gate_exps.weight": (n_expert, n_ff_expert, n_embd),
+    "ffn_up_exps.weight": (n_expert, n_ff_expert, n_embd),
+    "ffn_down_exps.weight": (n_expert, n_embd, n_ff_expert),
+}
+
+FUSED = {
+    "gate_up_proj": halves("ffn_gate_exps.weight", "ffn_up_exps.weight"),
+    "down_proj": renamed("ffn_down_exps.weight"),
+}
+
+MLP_FUSED = {f"mlp.experts.{name}": split for name, split in FUSED.items()}
+
+SHARED_EXPERT: dict[str, Shape] = {
+    "ffn_gate_inp_shexp.weight": (one, n_embd),
+    "ffn_gate_shexp.weight": (n_ff_shared, n_embd),
+    "ffn_up_shexp.weight": (n_ff_shared, n_embd),
+    "ffn_down_shexp.weight": (n_embd, n_ff_shared),
+}
+
+WINDOWED: dict[str, Values] = {"sliding_window": WINDOW}
+
+ROPE: dict[str, Default] = {"rope_theta": 10000.0}
