@@ -63,7 +63,7 @@ def _calibrate(model: Path, as_json: bool, *, device: str, **settings: Any) -> N
     if as_json:
         console.print_json(as_dict(CalibrateResult.of(report)))
     else:
-        console.out().print(render(report))
+        console.show(lambda _: render(report))
     if report.interrupted:
         raise KeyboardInterrupt
 

@@ -41,4 +41,4 @@ def command(*, base: Path, candidate: Path, device: str, as_json: bool, **settin
     if as_json:
         console.print_json(as_dict(result))
     else:
-        console.out().print(render(result))
+        console.show(lambda width: render(result, width))

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from ggufkit.formats.printable import for_json, for_log, printable
 from ggufkit.progress import OnProgress, Progress
+from ggufkit.reports.columns import wrapped
 from ggufkit.reports.units import human_bytes, human_count, human_seconds
 
 PLAIN_EVERY_S = 5.0
@@ -38,6 +39,13 @@ def out() -> Console:
     width = None if sys.stdout.isatty() else 200
     # names from files are shown as they are, brackets and colons included
     return _Results(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def show(render: Callable[[int | None], str]) -> None:
+    """A result for people: `render` gets the terminal's width, None for a pipe, where no line is broken."""
+    console = out()
+    width = console.width if sys.stdout.isatty() else None
+    console.print(wrapped(render(width), width))
 
 
 def say(message: str, *, lines: bool = False) -> None:

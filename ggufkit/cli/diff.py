@@ -28,6 +28,6 @@ def command(*, base: Path, candidate: Path, weights: bool, full: bool, threads: 
     if as_json:
         console.print_json(as_dict(report))
     else:
-        console.out().print(render(report, full=full))
+        console.show(lambda width: render(report, full=full, width=width))
     if report.errors:
         raise SystemExit(3)

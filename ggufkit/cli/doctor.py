@@ -18,4 +18,4 @@ def command(*, probe: bool, as_json: bool) -> None:
     if as_json:
         console.print_json(as_dict(report))
     else:
-        console.out().print(render(report))
+        console.show(lambda _: render(report))

@@ -73,7 +73,7 @@ def command(
     if as_json:
         console.print_json(as_dict(result))
     else:
-        console.out().print(render(result))
+        console.show(lambda width: render(result, width))
     _write_reports(result, junit, markdown)
     if github or (github is None and os.environ.get("GITHUB_ACTIONS") == "true"):
         _tell_github(result)

@@ -28,4 +28,4 @@ def command(*, file: Path, tensors: bool, full: bool, template: bool, as_json: b
     elif as_json:
         console.print_json(as_dict(report))
     else:
-        console.out().print(render(report, tensors=tensors, full=full))
+        console.show(lambda width: render(report, tensors=tensors, full=full, width=width))

@@ -49,4 +49,4 @@ def command(
     if as_json:
         console.print_json(as_dict(report))
     else:
-        console.out().print(render(report))
+        console.show(lambda width: render(report, width))

@@ -79,7 +79,7 @@ def command(*, as_json: bool, dry_run: bool, check: bool, text: Path | None, **o
     if as_json:
         console.print_json(as_dict(result))
     else:
-        console.out().print(render(result))
+        console.show(lambda _: render(result))
 
 
 def _settings(*, type_name: str | None, recipe: Path | None, encoder: str, threads: int | None, **rest: Any) -> Any:
@@ -136,4 +136,4 @@ def _show_plan(job: Any, as_json: bool) -> None:
     if as_json:
         console.print_json(as_dict(report))
     else:
-        console.out().print(render(report))
+        console.show(lambda width: render(report, width))

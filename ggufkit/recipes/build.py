@@ -6,6 +6,7 @@ Does not know how rows are encoded or written.
 
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
+from typing import NamedTuple
 
 from gguf import GGML_QUANT_VERSION, GGUF_DEFAULT_ALIGNMENT, GGUFValueType
 
@@ -29,7 +30,13 @@ _USELESS_WITHOUT_IMPORTANCE = ("IQ3_XXS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_M",
 # Layers of the models that llama.cpp calls 70B, by architecture. Source: load_arch_hparams of each.
 _LAYERS_OF_70B = {"llama": 80, "qwen2": 80, "deci": 80, "olmo": 80, "jais2": 68}
 
-Choice = tuple[QuantType, str]
+
+class Choice(NamedTuple):
+    """Type and reason of a tensor; `wanted` is the type it would have if its rows divided into that one's blocks."""
+
+    qtype: QuantType
+    reason: str
+    wanted: str = ""
 
 
 def make_plan(
@@ -90,8 +97,8 @@ def _kept(tensor: ModelTensor) -> Choice | None:
     """Type and reason of a tensor that is stored as it came; None where it may be quantized."""
     reason = kept_reason(tensor)
     if tensor.keep_f32:
-        return quant_type("F32"), reason or "always F32"
-    return (quant_type(tensor.dtype), reason) if reason else None
+        return Choice(quant_type("F32"), reason or "always F32")
+    return Choice(quant_type(tensor.dtype), reason) if reason else None
 
 
 def _choose_free(free: Sequence[ModelTensor], facts: ModelFacts, recipe: Recipe) -> Iterable[Choice]:
@@ -135,7 +142,7 @@ def _with_mtp_pinned(
 def _by_mixture(tensor: ModelTensor, role: Role, rank: int, mix: Mixture, facts: ModelFacts) -> Choice:
     default = quant_type(mix.default)
     if not default.is_quantized:
-        return default, mix.name
+        return Choice(default, mix.name)
     # the stacks of experts are not always one a layer, so with experts the layer is read from the name
     by_layer = role is not Role.ATTN_V and facts.n_expert > 1
     place = Place(
@@ -171,7 +178,7 @@ def _is_70b(hparams: Hparams) -> bool:
 
 def _fitted(tensor: ModelTensor, wanted: str, reason: str) -> Choice:
     qtype, fallback = fitting(quant_type(wanted), tensor.n_per_row)
-    return qtype, fallback or reason
+    return Choice(qtype, fallback or reason, wanted if fallback else "")
 
 
 def _by_rule(tensor: ModelTensor, wanted: QuantType, reason: str) -> Choice:
@@ -181,7 +188,7 @@ def _by_rule(tensor: ModelTensor, wanted: QuantType, reason: str) -> Choice:
             f"{tensor.name} has {tensor.n_per_row} columns; {wanted} needs a multiple of {wanted.block_size}. "
             f"Use {substitute} for it in the recipe."
         )
-    return wanted, reason
+    return Choice(wanted, reason)
 
 
 def _require_importance(
@@ -189,7 +196,7 @@ def _require_importance(
 ) -> None:
     missing = [
         f"{tensor.name} ({qtype})"
-        for tensor, (qtype, _) in zip(tensors, choices, strict=True)
+        for tensor, (qtype, _, _) in zip(tensors, choices, strict=True)
         if tensor.dtype != qtype.name
         and _needs_importance(tensor.name, qtype, recipe)
         and (importance is None or tensor.name not in importance)
@@ -230,9 +237,10 @@ def _metadata(model: Model, file_type: int, extra: Sequence[KV]) -> tuple[KV, ..
 def _placed(tensors: Sequence[ModelTensor], choices: Sequence[Choice], alignment: int) -> tuple[PlannedTensor, ...]:
     planned = []
     offset = 0
-    for tensor, (qtype, reason) in zip(tensors, choices, strict=True):
+    for tensor, choice in zip(tensors, choices, strict=True):
+        qtype = choice.qtype
         nbytes = tensor.n_weights // tensor.n_per_row * qtype.row_nbytes(tensor.n_per_row)
-        planned.append(PlannedTensor(tensor, qtype, offset, nbytes, reason))
+        planned.append(PlannedTensor(tensor, qtype, offset, nbytes, choice.reason, choice.wanted))
         offset = _padded(offset + nbytes, alignment)
     return tuple(planned)
 

@@ -17,6 +17,7 @@ class PlannedTensor:
 
     offset  from the start of the tensor data, a multiple of the alignment
     reason  a few words for the printed plan: "Q4_K_M", "attn_v, more bits", "1120 columns: Q6_K does not fit"
+    wanted  the type that the mixture has there and that does not divide these rows; empty where it has its way
     """
 
     tensor: ModelTensor
@@ -24,6 +25,7 @@ class PlannedTensor:
     offset: int
     nbytes: int
     reason: str
+    wanted: str = ""
 
     @property
     def name(self) -> str:

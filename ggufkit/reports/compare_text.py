@@ -10,26 +10,27 @@ from ggufkit.reports.units import human_seconds
 from ggufkit.reports.wording import figure_lines, model_line, text_line
 
 
-def render(result: Comparison) -> str:
-    """The result of `ggufkit compare`."""
+def render(result: Comparison, width: int | None = None) -> str:
+    """The result of `ggufkit compare`; `width` of the terminal, None for a pipe."""
     result = cleaned(result, lines=True)  # passages are quoted with their line breaks below
     head = (
         f"original   {model_line(result.base)}\n"
         f"candidate  {model_line(result.candidate)}\n"
         f"text       {text_line(result.text)}, {human_seconds(result.seconds)}"
     )
-    blocks = [head, figures_table(result)]
+    blocks = [head, figures_table(result, width)]
     if result.routers:
         blocks.append(_routers(result.routers))
     if result.passages:
         blocks.append(_passage(result.passages[0]))
-    return "\n\n".join([*blocks, *(f"note: {notice}" for notice in result.notices)])
+    blocks += [f"note: {notice}" for notice in result.notices]
+    return "\n\n".join(blocks)
 
 
-def figures_table(result: Comparison) -> str:
+def figures_table(result: Comparison, width: int | None = None) -> str:
     """All figures; intervals take chunks as independent."""
     rows = [(line.title, line.value, line.interval) for line in figure_lines(result.figures)]
-    return columns(("", "value", "95 % interval"), rows, right=(1,))
+    return columns(("", "value", "95 % interval"), rows, right=(1,), soft={0: " "}, width=width)
 
 
 def _routers(layers: Sequence[LayerAgreement]) -> str:

@@ -12,13 +12,13 @@ from ggufkit.reports.wording import model_line
 from ggufkit.workflows.diff import DiffReport
 
 
-def render(result: DiffReport, *, full: bool = False) -> str:
-    """The result of `ggufkit diff`; `full` shows every tensor on a line."""
+def render(result: DiffReport, *, full: bool = False, width: int | None = None) -> str:
+    """The result of `ggufkit diff`; `full` shows every tensor on a line; `width` of the terminal, None for a pipe."""
     result = cleaned(result)
     head = f"original   {result.base}\ncandidate  {model_line(result.candidate)}, {human_seconds(result.seconds)}"
     blocks = [head, _findings(result.findings)]
     if result.tensors:
-        blocks.append(_tensors(result.tensors, full))
+        blocks.append(_tensors(result.tensors, full, width))
     return "\n\n".join(blocks)
 
 
@@ -28,7 +28,7 @@ def _findings(findings: Sequence[Finding]) -> str:
     return "\n".join(f"{one.severity}: {one.message}" for one in findings)
 
 
-def _tensors(tensors: Sequence[TensorError], full: bool) -> str:
+def _tensors(tensors: Sequence[TensorError], full: bool, width: int | None) -> str:
     keys = [(one.name, at if full else one.type) for at, one in enumerate(tensors)]
     rows = []
     for group in fold(keys):
@@ -39,7 +39,13 @@ def _tensors(tensors: Sequence[TensorError], full: bool) -> str:
             group.name, members[0].type, _range(errors), _range(experts) if experts else "",
             _range([one.expected for one in members if one.expected is not None]),
         ))  # fmt: skip
-    return columns(("tensor", "type", "relative error", "by expert", "expected"), rows, right=(2, 3, 4))
+    return columns(
+        ("tensor", "type", "relative error", "by expert", "expected"),
+        rows,
+        right=(2, 3, 4),
+        soft={0: ",."},
+        width=width,
+    )
 
 
 def _range(values: list[float]) -> str:

@@ -9,21 +9,22 @@ from ggufkit.reports.wording import MARKS, CheckLine, check_lines, model_line, t
 from ggufkit.workflows.gate import GateResult
 
 
-def render(result: GateResult) -> str:
-    """The result of `ggufkit gate`."""
+def render(result: GateResult, width: int | None = None) -> str:
+    """The result of `ggufkit gate`; `width` of the terminal, None for a pipe."""
     result = cleaned(result)
     lines = list(check_lines(result.checks))
     blocks = [
         f"{result.verdict.upper()}  {result.sentence}",
         columns(
-            ("", "check", "value", "surely within", "limit", "chunks"), [_row(line) for line in lines], right=(2, 4, 5)
+            ("", "check", "value", "surely within", "limit", "chunks"), [_row(line) for line in lines],
+            right=(2, 4, 5), soft={1: " ", 3: " "}, width=width,
         ),
-    ]
+    ]  # fmt: skip
     said = [f"{MARKS[line.outcome]} {line.title}: {line.message}" for line in lines if line.outcome != "pass"]
     blocks += ["\n".join(said)] if said else []
     comparison = result.comparison
     if comparison:
-        blocks += [figures_table(comparison), _about(result, comparison)]
+        blocks += [figures_table(comparison, width), _about(result, comparison)]
         blocks += [f"note: {notice}" for notice in comparison.notices]
     return "\n\n".join(blocks)
 

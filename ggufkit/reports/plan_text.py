@@ -1,30 +1,31 @@
 """A plan as text: layers folded into ranges, one line for tensors that share type and reason."""
 
 from ggufkit.formats.printable import cleaned
+from ggufkit.reports.columns import columns
 from ggufkit.reports.fold import fold
 from ggufkit.reports.units import human_bytes, human_count
 from ggufkit.workflows.plan import Fit, PlanReport, PlanRow
 
 
-def render(report: PlanReport) -> str:
-    """The result for people."""
+def render(report: PlanReport, width: int | None = None) -> str:
+    """The result for people; `width` of their terminal, None for a pipe."""
     report = cleaned(report)
-    blocks = ["\n".join(tensor_lines(report.tensors)), _file_lines(report), _fit_lines(report)]
+    blocks = [_file_lines(report), _fit_lines(report)]
     if report.notes:
         blocks.append("\n".join(f"note: {note}" for note in report.notes))
-    return "\n\n".join(blocks)
+    return "\n\n".join([tensor_table(report.tensors, width), *blocks])
 
 
-def tensor_lines(rows: tuple[PlanRow, ...]) -> list[str]:
-    """One line for each group of tensors that differ in their layer only; in the order of the file."""
+def tensor_table(rows: tuple[PlanRow, ...], width: int | None = None) -> str:
+    """One row for each group of tensors that differ in their layer only; in the order of the file."""
     groups = fold((row.name, (row.shape, row.type, row.reason)) for row in rows)
-    cells = [("tensor", "shape", "type", "size", "why")]
+    cells = []
     for group in groups:
         first = rows[group.members[0]]
         nbytes = sum(rows[at].nbytes for at in group.members)
         cells.append((group.name, _shape(first.shape), first.type, human_bytes(nbytes), first.reason))
-    name, shape, kind, size, _ = (max(len(cell[at]) for cell in cells) for at in range(5))
-    return [f"{c[0]:{name}}  {c[1]:>{shape}}  {c[2]:{kind}}  {c[3]:>{size}}  {c[4]}" for c in cells]
+    header = ("tensor", "shape", "type", "size", "why")
+    return columns(header, cells, right=(1, 3), soft={0: ",.", 4: " "}, width=width)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -75,7 +75,9 @@ def figure_lines(figures: Mapping[str, FigureRow]) -> Iterator[FigureLine]:
     for name, wording in FIGURES.items():
         row = figures.get(name)
         if row:
-            interval = "" if name == "kld_max" else _interval(row.low, row.high, wording)
+            is_unknown = row.low is None and row.high is None
+            interval = "too few chunks" if is_unknown else _interval(row.low, row.high, wording)
+            interval = "" if name == "kld_max" else interval
             yield FigureLine(name, wording.title, number(row.value, wording), interval)
 
 

@@ -18,7 +18,7 @@ from ggufkit.formats.baseline import is_baseline
 from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.proof.comparison import Comparison, chunk_rows, readable
 from ggufkit.proof.facts import TextFacts, model_facts, named_text
-from ggufkit.proof.figures import TokenScores, figures
+from ggufkit.proof.figures import FigureRow, TokenScores, figures
 from ggufkit.proof.original import LiveReference, Reference, open_baseline, text_digest
 from ggufkit.proof.routers import RouterWatch
 from ggufkit.proof.scores import ChunkScores, Spots, iter_scores
@@ -98,19 +98,20 @@ class Walk:
         """What was measured. To be called while both sides are open."""
         scores = TokenScores.of(scored)
         n_chunk, n_scored = scores.kld.shape
+        found = figures(scores)
         n_ctx, digest = self._chunks.shape[1], text_digest(self._content)
         return Comparison(
             base=self._reference.facts,
             candidate=model_facts(self._candidate.path),
             text=TextFacts(self._name, digest, n_ctx, n_chunk, n_chunk * n_scored),
-            figures=figures(scores),
+            figures=found,
             chunks=chunk_rows(scores),
             passages=tuple(
                 readable(spot, self._chunks[spot.chunk], self._candidate.vocab) for spot in self._spots.worst()
             ),
             routers=self._watch.result(),
             seconds=time.perf_counter() - self._started,
-            notices=tuple(dict.fromkeys([*self._notices(), *self._blank(scores)])),
+            notices=tuple(dict.fromkeys([*self._notices(), *self._blank(scores), *_too_few(found, n_chunk)])),
         )
 
     def _blank(self, scores: TokenScores) -> Iterator[str]:
@@ -130,6 +131,17 @@ class Walk:
                 f"{self._candidate.path.name} cuts the text into other tokens than {self._base.path.name}; both were "
                 "given the latter's. `ggufkit diff` says what differs."
             )
+
+
+def _too_few(found: dict[str, FigureRow], n_chunk: int) -> Iterator[str]:
+    """Figures whose interval is unbounded, in words."""
+    unbounded = [name for name, row in found.items() if name != "kld_max" and (row.low is None or row.high is None)]
+    if unbounded:
+        chunks = "one chunk is" if n_chunk == 1 else f"{n_chunk} chunks are"
+        yield (
+            f"{chunks} too few to say how sure {'any figure' if n_chunk == 1 else ', '.join(unbounded)} is. "
+            "Read more with --chunks, a longer --text or a shorter --ctx."
+        )
 
 
 def _open(path: Path, settings: CompareSettings, eval_callback: Any) -> Engine:

@@ -15,6 +15,7 @@ from ggufkit.encoding.job import Job, prepare, write
 from ggufkit.encoding.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
 from ggufkit.formats.model import Model
 from ggufkit.progress import OnProgress, ignore
+from ggufkit.recipes.advice import fallback_note
 from ggufkit.recipes.plan import QuantPlan
 
 __all__ = ["DEFAULT_MAX_MEMORY", "Job", "QuantizeReport", "QuantizeSettings", "opened", "quantize"]
@@ -92,6 +93,7 @@ def notes(job: Job) -> tuple[str, ...]:
     lossy = {t.tensor.dtype for t in tensors if t.tensor.dtype not in (*floats, t.qtype.name)}
     if lossy:
         lines.append(f"the source is {', '.join(sorted(lossy))} already; its loss stays in the result")
+    lines += filter(None, [fallback_note(job.model, job.plan, job.covers)])
     lines += job.notes
     if job.covers is not None:
         uncovered = [t.name for t in tensors if t.qtype.is_quantized and t.name not in job.covers]

@@ -210,5 +210,12 @@ def test_a_changed_result_is_refused_or_shown(change: str, result: dict[str, Any
     assert refused > 100
 
 
+def test_figures_of_too_few_chunks_say_so(result: dict[str, Any]) -> None:
+    result["comparison"]["figures"]["kld_median"] |= {"se": None, "low": None, "high": None}
+    shown = compare_text.render(parse(result).comparison)
+    assert "∞" not in shown
+    assert re.search(r"KL divergence, median +[\d.]+  too few chunks", shown)
+
+
 def test_results_are_read_back() -> None:
     assert load(RESULT_FILE).verdict == "fail"
