@@ -49,7 +49,8 @@ COMMON: Mapping[str, Values] = (
         "routed_scaling_factor", "n_group", "topk_group", "decoder_sparse_step", "moe_layer_freq",
         "interleave_moe_layer_step",
     ), _ONE)
-    | {"is_causal": (None, True), "norm_topk_prob": (None, True), "position_embedding_type": (None, "rope", "rotary"),
+    | {"is_causal": (None, True), "rope_interleave": (None, True),
+       "norm_topk_prob": (None, True), "position_embedding_type": (None, "rope", "rotary"),
        "scoring_func": (None, "softmax"), "layer_types": ANY}
 )  # fmt: skip
 

@@ -1,11 +1,12 @@
 """A config that declares other arithmetic than llama.cpp's graph computes is refused by name, or noted."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
-from ggufkit.architectures import convert
+from ggufkit.architectures import convert, find_family
 from ggufkit.architectures.arithmetic import COMMON, INERT
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.checkpoint import Checkpoint
@@ -51,7 +52,6 @@ REFUSED = [
     ("Qwen2MoeForCausalLM", {"norm_topk_prob": True}, "norm_topk_prob is True"),
     ("OlmoeForCausalLM", {"norm_topk_prob": True}, "norm_topk_prob is True"),
     ("OlmoeForCausalLM", {"rms_norm_eps": 1e-6}, "rms_norm_eps is 1e-06"),
-    ("MixtralForCausalLM", {"norm_topk_prob": False}, "norm_topk_prob is False"),
     ("MixtralForCausalLM", {"scoring_func": "sigmoid"}, "scoring_func is 'sigmoid'"),
     ("MixtralForCausalLM", {"num_experts_per_tok": 9}, "num_experts_per_tok is 9, wanted at most the 4 experts"),
     ("LlamaForCausalLM", {"num_key_value_heads": 3}, "num_key_value_heads is 3, wanted a divisor"),
@@ -137,6 +137,48 @@ def test_a_dynamic_scaling_is_noted(tmp_path):
 
 def test_lists_do_not_contradict_each_other():
     assert not COMMON.keys() & INERT
+
+
+_ALWAYS = {"hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers",
+           "num_key_value_heads", "pad_token_id", "rope_parameters", "vocab_size", "attention_dropout",
+           "hidden_act"}  # fmt: skip
+_MOE = {"num_experts_per_tok", "output_router_logits", "router_aux_loss_coef", "initializer_range"}
+# What modeling_*.py of transformers 5.23 reads of the config, beside _ALWAYS.
+READS = {
+    "LlamaForCausalLM": {"attention_bias", "mlp_bias", "rms_norm_eps"},
+    "MistralForCausalLM": {"rms_norm_eps", "sliding_window"},
+    "MixtralForCausalLM": _MOE | {"num_local_experts", "rms_norm_eps", "router_jitter_noise", "sliding_window"},
+    "PhiForCausalLM": {"embd_pdrop", "layer_norm_eps", "partial_rotary_factor", "qk_layernorm", "resid_pdrop"},
+    "Phi3ForCausalLM": {"original_max_position_embeddings", "resid_pdrop", "rms_norm_eps", "sliding_window"},
+    "Qwen2ForCausalLM": {"layer_types", "rms_norm_eps", "sliding_window", "use_sliding_window", "max_window_layers"},
+    "Qwen3ForCausalLM": {"attention_bias", "layer_types", "rms_norm_eps", "sliding_window"},
+    "Qwen2MoeForCausalLM": _MOE
+    | {"decoder_sparse_step", "layer_types", "mlp_only_layers", "moe_intermediate_size", "norm_topk_prob"}
+    | {"num_experts", "qkv_bias", "rms_norm_eps", "shared_expert_intermediate_size", "sliding_window"},
+    "Qwen3MoeForCausalLM": _MOE
+    | {"attention_bias", "decoder_sparse_step", "mlp_only_layers", "moe_intermediate_size", "norm_topk_prob"}
+    | {"num_experts", "rms_norm_eps", "sliding_window"},
+    "OlmoeForCausalLM": _MOE | {"attention_bias", "clip_qkv", "norm_topk_prob", "num_experts", "rms_norm_eps"},
+    "Gemma2ForCausalLM": {"attention_bias", "attn_logit_softcapping", "final_logit_softcapping", "hidden_activation"}
+    | {"layer_types", "query_pre_attn_scalar", "rms_norm_eps", "sliding_window"},
+    "Gemma3ForCausalLM": {"attention_bias", "attn_logit_softcapping", "final_logit_softcapping", "hidden_activation"}
+    | {"head_dim", "layer_types", "query_pre_attn_scalar", "rms_norm_eps", "sliding_window"}
+    | {"use_bidirectional_attention"},
+    "DeepseekV3ForCausalLM": _MOE
+    | {"attention_bias", "first_k_dense_replace", "kv_lora_rank", "moe_intermediate_size", "n_group", "norm_topk_prob"}
+    | {"n_shared_experts", "num_local_experts", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "rms_norm_eps"}
+    | {"rope_interleave", "routed_scaling_factor", "topk_group", "v_head_dim"},
+}
+
+
+@pytest.mark.parametrize("architecture", READS)
+def test_every_key_that_transformers_reads_is_known(architecture, tmp_path):
+    """Read by our rules, or held against what llama.cpp computes, or on the list of those that change no logits."""
+    checkpoint = Checkpoint.open(tiny.build(case_of(architecture), tmp_path))
+    family = find_family(checkpoint)
+    silent = dict.fromkeys(_ALWAYS | READS[architecture]) | dict(checkpoint.config)
+    notes = convert(dataclasses.replace(checkpoint, config=silent)).notes
+    assert not [note for note in notes if "not known" in note], family.title
 
 
 def test_the_shipped_models_convert_without_a_note():

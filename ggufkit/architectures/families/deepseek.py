@@ -62,7 +62,7 @@ DEEPSEEK_EXPERTS = (
 
 DEEPSEEK_COMPUTES: dict[str, Values] = dict.fromkeys((
     "kv_lora_rank", "q_lora_rank", "first_k_dense_replace", "n_shared_experts", "routed_scaling_factor", "n_group",
-    "topk_group", "topk_method", "norm_topk_prob", "scoring_func", "mscale", "mscale_all_dim", "rope_interleave",
+    "topk_group", "topk_method", "norm_topk_prob", "scoring_func", "mscale", "mscale_all_dim",
 ), ANY)  # fmt: skip
 
 MLA_LAYERS = (

@@ -25,7 +25,7 @@ TIED: dict[str, Shape] = {name: WHOLE[name] for name in ("token_embd.weight", "o
 NO_PREFIX = (hp.fixed(Keys.Tokenizer.ADD_PREFIX, GGUFValueType.BOOL, False),)
 
 GEMMA_COMPUTES: dict[str, Values] = (
-    dict.fromkeys(("hidden_act", "hidden_activation"), (None, "gelu", *GELU_TANH))  # "gelu" means the same in them
+    {"hidden_act": ANY, "hidden_activation": (None, *GELU_TANH)}  # transformers does not read the first
     | dict.fromkeys(("sliding_window", "layer_types", "final_logit_softcapping", "query_pre_attn_scalar"), ANY)
 )
 

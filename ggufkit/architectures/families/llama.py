@@ -3,6 +3,7 @@
 from gguf import MODEL_ARCH
 
 from ggufkit.architectures import hparams as hp
+from ggufkit.architectures.arithmetic import ANY
 from ggufkit.architectures.bends import (
     interleaved,
 )
@@ -99,5 +100,5 @@ MIXTRAL = Family(
         "num_local_experts": 8,
         "num_experts_per_tok": 2,
     },
-    computes=WINDOWED,
+    computes=WINDOWED | {"norm_topk_prob": ANY},  # not read: the weights of chosen experts always sum to one
 )
