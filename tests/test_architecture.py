@@ -27,6 +27,8 @@ MAY_IMPORT = {
     "ggufkit.fitting": MIDDLE | {"ggufkit.encoding"},
     "ggufkit.workflows": ROOMS,
     "ggufkit.reports": ROOMS | {"ggufkit.workflows"},
+    "ggufkit.loaded": LOW | {"ggufkit.runtime"},
+    "ggufkit.api": {"quant", "ggufkit"},
     "ggufkit.cli": {"quant", "ggufkit"},
 }
 CTYPES = ("quant/_ggml.py", "ggufkit/runtime/")

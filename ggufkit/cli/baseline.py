@@ -6,7 +6,6 @@ from typing import Any
 import click
 
 from ggufkit.cli import console, options
-from ggufkit.reports.units import human_bytes, human_seconds
 
 
 @click.command()
@@ -21,7 +20,7 @@ from ggufkit.reports.units import human_bytes, human_seconds
 @options.json_flag
 def command(*, model: Path, device: str, as_json: bool, **settings: Any) -> None:
     """Keep what `compare` and `gate` need of MODEL's predictions, for machines that hold one model at a time."""
-    from ggufkit.formats.printable import cleaned
+    from ggufkit.reports.baseline_text import render
     from ggufkit.reports.result import as_dict
     from ggufkit.runtime.engine import Device
     from ggufkit.workflows.baseline import BaselineSettings, make_baseline
@@ -30,9 +29,5 @@ def command(*, model: Path, device: str, as_json: bool, **settings: Any) -> None
         report = make_baseline(BaselineSettings(model=model, device=Device(device), **settings), update)
     if as_json:
         console.print_json(as_dict(report))
-        return
-    report = cleaned(report)
-    console.out().print(
-        f"{report.output}  {human_bytes(report.nbytes)}, {report.llama_nbytes / report.nbytes:.0f} times smaller than "
-        f"stored logits; {report.n_chunk} chunks of {report.n_ctx} of {report.text}, {human_seconds(report.seconds)}",
-    )
+    else:
+        console.show(lambda _: render(report))

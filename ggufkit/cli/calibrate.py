@@ -59,9 +59,9 @@ def _calibrate(model: Path, as_json: bool, *, device: str, **settings: Any) -> N
     wanted = CalibrateSettings(model=model, device=Device(device), **settings)
     check_settings(wanted)
     with console.progress(f"calibrate on {model.name}") as update:
-        report = calibrate(wanted, update)
+        report = CalibrateResult.of(calibrate(wanted, update))
     if as_json:
-        console.print_json(as_dict(CalibrateResult.of(report)))
+        console.print_json(as_dict(report))
     else:
         console.show(lambda _: render(report))
     if report.interrupted:
@@ -74,8 +74,8 @@ def _merge(files: tuple[Path, ...], output: Path, force: bool, as_json: bool) ->
     from ggufkit.reports.result import as_dict
     from ggufkit.workflows.calibrate import merge_files
 
-    coverage = merge_files(files, output, force=force)
+    coverage = CoverageResult.of(merge_files(files, output, force=force))
     if as_json:
-        console.print_json(as_dict(MergeResult(str(output), CoverageResult.of(coverage))))
+        console.print_json(as_dict(MergeResult(str(output), coverage)))
     else:
         console.out().print(f"{cleaned(output)}  sum of {len(files)} files\n{render_coverage(coverage)}")

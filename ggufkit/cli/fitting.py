@@ -126,21 +126,6 @@ def _say_cost(job: Any) -> None:
         )
 
 
-def notes(report: Any) -> tuple[str, ...]:
-    """Sentences on the fit for the report."""
-    lines = list(report.coverage.notes)
-    if report.found is not None:
-        lines.append(f"types chosen for a predicted KL divergence of {report.found.kld:.2g} nats")
-        lines.append(f"the next step: {report.found.buys}")
-    rows = report.rows_fitted + report.rows_plain
-    if rows:
-        lines.append(
-            f"{100 * report.rows_fitted / rows:.1f} % of {rows} rows are better fitted on held-out text; "
-            "the others are stored as searched with importance"
-        )
-    return tuple(lines)
-
-
 def _targets(chosen: dict[str, Any]) -> list[str]:
     return [name for name in ("target_size", "target_bpw", "max_kld") if chosen[name] is not None]
 

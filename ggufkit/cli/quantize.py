@@ -70,11 +70,11 @@ def command(*, as_json: bool, dry_run: bool, check: bool, text: Path | None, **o
         with fitting.opened(settings, chosen, type_given=type_given) as job:
             fitted = fitting.run(job, chosen["save_recipe"])
     report = fitted.quantized if fitted else _run(settings)
-    from ggufkit.reports.quantize_text import QuantizeResult, render
+    from ggufkit.reports.quantize_text import QuantizeResult, fit_notes, render
     from ggufkit.reports.result import as_dict
 
     result = QuantizeResult.of(report).with_more(
-        notes=fitting.notes(fitted) if fitted else (), check=_before_and_after(settings, text) if check else None
+        notes=fit_notes(fitted) if fitted else (), check=_before_and_after(settings, text) if check else None
     )
     if as_json:
         console.print_json(as_dict(result))

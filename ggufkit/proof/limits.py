@@ -94,11 +94,12 @@ def parse_config(text: str, where: str) -> GateConfig:
     if "ignore" in table:
         given["ignore"] = _texts(where, "ignore", table["ignore"])
     if "limits" in table:
-        given["limits"] = _limits(where, table["limits"])
+        given["limits"] = parse_limits(where, table["limits"])
     return GateConfig(**given)
 
 
-def _limits(where: str, table: Any) -> dict[str, float]:
+def parse_limits(where: str, table: Any) -> dict[str, float]:
+    """Limits by metric, each within what it may be; `where` begins every message. Raises InputError."""
     if not isinstance(table, dict):
         raise InputError(f"{where}: limits is {table!r}, wanted a table of metrics: [limits]")
     for key in table:

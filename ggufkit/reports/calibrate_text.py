@@ -1,8 +1,9 @@
 """A finished calibration: what is told of it and its coverage, as JSON and as text."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from ggufkit.fitting.coverage import Coverage, LayerCoverage
+from ggufkit.fitting.coverage import Coverage
 from ggufkit.formats.printable import cleaned
 from ggufkit.reports.units import human_count, human_seconds
 from ggufkit.workflows.calibrate import CalibrateReport
@@ -90,7 +91,7 @@ class MergeResult:
     coverage: CoverageResult
 
 
-def render(report: CalibrateReport) -> str:
+def render(report: CalibrateResult) -> str:
     """The result for people."""
     report = cleaned(report)
     lines = [
@@ -100,27 +101,29 @@ def render(report: CalibrateReport) -> str:
     if report.interrupted:
         lines.append(
             f"note: interrupted after {report.n_chunk} chunks; what was seen is kept. Go on with "
-            f"--add-to {report.output.name} --skip-tokens {report.n_tokens}"
+            f"--add-to {Path(report.output).name} --skip-tokens {report.n_tokens}"
         )
     lines += [f"note: {note}" for note in report.notes]
     return "\n".join([*lines, render_coverage(report.coverage)])
 
 
-def render_coverage(coverage: Coverage) -> str:
+def render_coverage(coverage: CoverageResult) -> str:
     """A line a layer: the least, median and most visited expert. Empty layers of a dense model give one line."""
     if not coverage.layers:
         return f"coverage: {human_count(coverage.n_tokens)} tokens for every tensor (no experts)"
     lines = [f"coverage: {human_count(coverage.n_tokens)} tokens; tokens an expert saw, by layer"]
-    lines += [_layer(row) for row in coverage.layers[:_MAX_LAYERS]]
+    lines += [_layer(row, coverage) for row in coverage.layers[:_MAX_LAYERS]]
     if len(coverage.layers) > _MAX_LAYERS:
         lines.append(f"  and {len(coverage.layers) - _MAX_LAYERS} more layers")
     return "\n".join(lines + [f"note: {note}" for note in coverage.notes])
 
 
-def _layer(row: LayerCoverage) -> str:
-    counts = sorted(int(n) for n in row.counts)
-    thin = f"   thin: {', '.join(map(str, row.under_visited[:12]))}" if row.under_visited else ""
+def _layer(row: LayerTokens, coverage: CoverageResult) -> str:
+    counts = sorted((n, expert) for expert, n in enumerate(row.tokens_per_expert))
+    few = [str(one.expert) for one in coverage.under_visited if one.layer == row.layer]
+    thin = f"   thin: {', '.join(few[:12])}" if few else ""
+    (least, rare), (most, busy) = counts[0], counts[-1]
     return (
-        f"  layer {row.layer:3d}   least {counts[0]} (expert {int(row.counts.argmin())})   "
-        f"median {counts[len(counts) // 2]}   most {counts[-1]} (expert {int(row.counts.argmax())}){thin}"
+        f"  layer {row.layer:3d}   least {least} (expert {rare})   median {counts[len(counts) // 2][0]}   "
+        f"most {most} (expert {busy}){thin}"
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from ggufkit.formats.printable import cleaned
 from ggufkit.reports.units import human_bytes, human_count, human_seconds
 from ggufkit.workflows.check import Check
+from ggufkit.workflows.fitted import FitReport
 from ggufkit.workflows.quantize import QuantizeReport
 
 
@@ -51,6 +52,21 @@ class QuantizeResult:
     def with_more(self, *, notes: tuple[str, ...] = (), check: Check | None = None) -> "QuantizeResult":
         """The same with what other steps have to say."""
         return replace(self, notes=self.notes + notes, check=check)
+
+
+def fit_notes(report: FitReport) -> tuple[str, ...]:
+    """Sentences on the fit for the report."""
+    lines = list(report.coverage.notes)
+    if report.found is not None:
+        lines.append(f"types chosen for a predicted KL divergence of {report.found.kld:.2g} nats")
+        lines.append(f"the next step: {report.found.buys}")
+    rows = report.rows_fitted + report.rows_plain
+    if rows:
+        lines.append(
+            f"{100 * report.rows_fitted / rows:.1f} % of {rows} rows are better fitted on held-out text; "
+            "the others are stored as searched with importance"
+        )
+    return tuple(lines)
 
 
 def render(result: QuantizeResult) -> str:
