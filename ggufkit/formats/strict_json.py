@@ -11,13 +11,16 @@ from ggufkit.formats.text import decoded
 _MAX_DIGITS = 20  # of an unsigned 64-bit number
 
 
-def loads(raw: bytes, *, header: bool = False) -> Any:
+def loads(raw: bytes, *, header: bool = False, whole_floats: bool = False) -> Any:
     """Value of UTF-8 JSON; a byte-order mark is passed over, but not in a header. Raises ValueError with the reason.
 
     A key that appears twice with different values is an error; with the same value it passes, people's configs do that.
-    header  for headers made by machines: no key twice at all, and no number but whole ones from 0 within 64 bits
+    whole_floats  512.0 is the whole number 512: some tools write every number so
+    header        for headers made by machines: no key twice at all, and no number but whole ones from 0 within 64 bits
     """
     hooks: dict[str, Any] = {"object_pairs_hook": _object}
+    if whole_floats:
+        hooks["parse_float"] = _number
     if header:
         hooks = {"object_pairs_hook": _strict_object, "parse_int": _whole}
         hooks |= {"parse_float": _refuse_number, "parse_constant": _refuse_number}
@@ -45,6 +48,11 @@ def _strict_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"key {key[:100]!a} appears twice")
         found[key] = value
     return found
+
+
+def _number(digits: str) -> int | float:
+    value = float(digits)
+    return int(value) if value.is_integer() else value
 
 
 def _whole(digits: str) -> int:

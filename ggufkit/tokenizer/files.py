@@ -77,7 +77,7 @@ class TokenizerFiles:
     def _parse(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         try:
-            value = strict_json.loads(self.read_bytes(name))
+            value = strict_json.loads(self.read_bytes(name), whole_floats=True)
         except ValueError as error:
             raise TokenizerError(f"{path}: is not valid JSON: {error}. Fetch the file again.") from error
         if not isinstance(value, dict):

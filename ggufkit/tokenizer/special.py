@@ -112,8 +112,6 @@ def _collect_config_ids(ids: dict[str, int], kinds: Iterable[str], config: dict[
     for kind in kinds:
         name = f"{kind}_token_id"
         number = config[name] if config.get(name) is not None else inner.get(name)  # a list names no single one
-        if isinstance(number, float) and number.is_integer():
-            number = int(number)
         if is_int(number):
             ids.setdefault(kind, number)
 

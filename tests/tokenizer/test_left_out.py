@@ -117,6 +117,15 @@ def test_added_tokens_that_cannot_be_used_are_left_out_one_by_one(name, content,
     assert found["ggml.tokens"][481] == ("<y>" if "'481'" in repr(content) or "<y>" in content else "[PAD481]")
 
 
+def test_numbers_of_tokens_may_be_written_as_floats(tmp_path):
+    write(tmp_path, "tokenizer.model", SPM)
+    write(tmp_path, "added_tokens.json", {"<x>": 480.0})
+    assert load(tmp_path, 500)[0]["ggml.tokens"][480] == "<x>"
+    (tmp_path / "tokenizer.model").unlink()
+    bpe(tmp_path, added_tokens=[{"id": 640.0, "content": "<x>"}])
+    assert load(tmp_path, 650)[0]["ggml.tokens"][640] == "<x>"
+
+
 def test_an_added_token_beyond_the_rows_is_left_out_of_every_kind_of_vocabulary(tmp_path):
     bpe(tmp_path, added_tokens=[{"id": 700, "content": "<x>"}])
     found, notes = load(tmp_path)
