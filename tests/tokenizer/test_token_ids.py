@@ -91,8 +91,9 @@ def test_sentencepiece_ids(name, tmp_path, open_vocab):
 @pytest.mark.parametrize("name", BPE_CASES)
 def test_byte_level_ids(name, tmp_path, open_vocab):
     case = tiny.load_case(name)
+    config = case["config"]
     tiny.write_files(case, tmp_path / name)
-    vocab = open_vocab(tmp_path / name, case["config"]["vocab_size"], (VocabKind.BPE,))
+    vocab = open_vocab(tmp_path / name, config.get("text_config", config)["vocab_size"], (VocabKind.BPE,))
     original = tokenizers.Tokenizer.from_file(str(tmp_path / name / "tokenizer.json"))
     wrong = differing(vocab.ids, lambda text: original.encode(text, add_special_tokens=False).ids)
     assert set(wrong) == KNOWN_TO_DIFFER.get(case["pre"], set())
