@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from ggufkit.cli import console
+from ggufkit.progress import Progress
 
 NAME = "tiny[/b] [Q4] :fire:.gguf"
 
@@ -15,19 +16,19 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize("unit_bytes", [True, False])
-def test_a_bar_is_drawn_before_the_total_is_known(unit_bytes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("unit", "amount"), [("bytes", "4 B of 4 B"), ("chunks", "4 of 4")])
+def test_a_bar_is_drawn_before_the_total_is_known(unit: str, amount: str, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    with console.progress(NAME, unit_bytes=unit_bytes) as update:
-        update(1, 4, "blk.0[/dim]")
-        update(4, 4, "blk.1[/dim]")
+    with console.progress(NAME) as update:
+        update(Progress(1, 4, unit, "blk.0[/dim]"))
+        update(Progress(4, 4, unit, "blk.1[/dim]"))
     shown = terminal.getvalue()
     assert NAME in shown
     assert "blk.1[/dim]" in shown
-    assert ("4 B of 4 B" if unit_bytes else "4 of 4") in shown
+    assert amount in shown
 
 
 def test_results_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
