@@ -7,6 +7,7 @@ The library is found without importing llama_cpp, so that nothing is loaded but 
 import ctypes
 import functools
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from quant.errors import LibraryError
 F32Array = NDArray[np.float32]
 U8Array = NDArray[np.uint8]
 
+LIB_PATH = "LLAMA_CPP_LIB_PATH"
 _SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
 
 
@@ -45,17 +47,29 @@ class _TypeTraits(ctypes.Structure):
     ]
 
 
-def library_path() -> Path:
-    """Path of libggml-base inside the installed llama_cpp package. Raises LibraryError with what to install."""
+def library_folder() -> Path:
+    """Where libggml and libllama lie: the package, or where its own switch for another build, LIB_PATH, says.
+
+    Raises LibraryError with what to install.
+    """
+    if (chosen := os.environ.get(LIB_PATH)) is not None:
+        return Path(chosen).absolute()
     spec = importlib.util.find_spec("llama_cpp")
     if spec is None or spec.origin is None:
         raise LibraryError("llama-cpp-python is not installed. Install it: pip install 'llama-cpp-python==0.3.36'")
-    folder = Path(spec.origin).parent / "lib"
+    return Path(spec.origin).parent / "lib"
+
+
+def library_path() -> Path:
+    """Path of libggml-base. Raises LibraryError with what to do where it is missing."""
+    folder = library_folder()
     stem = "ggml-base" if sys.platform == "win32" else "libggml-base"
     path = folder / f"{stem}.{_SUFFIX}"
-    if not path.is_file():
-        raise LibraryError(f"{path} is missing, although llama-cpp-python is installed. Reinstall llama-cpp-python.")
-    return path
+    if path.is_file():
+        return path
+    if LIB_PATH in os.environ:
+        raise LibraryError(f"{path} is missing; {LIB_PATH} names that folder. Name the one that holds a whole build.")
+    raise LibraryError(f"{path} is missing, although llama-cpp-python is installed. Reinstall llama-cpp-python.")
 
 
 @functools.cache

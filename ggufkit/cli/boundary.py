@@ -56,7 +56,7 @@ def _whose_fault(death: Any) -> str:
     """Whether the library dies of a small model of ours as well."""
     from ggufkit.runtime import probe
 
-    code = probe.run_child(False)
+    code = probe.run_trial(probe.Trial.VOCABULARY)
     if code == 0:
         return "A small model of ggufkit's own runs here, so it is this file, or what it asks of this build."
     return (

@@ -98,5 +98,8 @@ def _tell_github(result: "GateResult") -> None:
         console.tell_runner(line)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
-        with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(markdown.render(result) + "\n")
+        try:
+            with Path(summary).open("a", encoding="utf-8") as file:
+                file.write(markdown.render(result) + "\n")
+        except OSError as error:  # the verdict stands without it
+            console.say(f"GITHUB_STEP_SUMMARY {summary}: {error.strerror}. The summary is left out.")

@@ -16,6 +16,7 @@ def render(report: DoctorReport) -> str:
         ("features", " ".join(report.cpu_flags)),
         ("AMX", report.amx),
         ("kernels", report.kernels),
+        ("tried", "; ".join(report.tried)),
         ("threads", f"{report.threads} ({report.threads_reason})"),
         ("waiting", report.waiting),
         ("memory", f"{human_bytes(report.memory_available)} free of {human_bytes(report.memory_total)}"),

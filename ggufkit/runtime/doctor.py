@@ -5,12 +5,15 @@ Collects facts and judges them; printing is the command's job.
 
 import shutil
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import ggufkit
 from ggufkit.errors import EngineError
 from ggufkit.runtime import library, machine, probe
+from ggufkit.runtime.diagnosis import Diagnosis, diagnose
+from ggufkit.runtime.probe import run_trial
 from quant import waiting
 from quant.kernels.cache import cache_folder
 
@@ -41,6 +44,7 @@ class DoctorReport:
     cpu_flags    features that matter to quantized kernels
     amx          what is known of AMX here, and what it costs
     kernels      all, plain or none: see `probe.Kernels`
+    tried        with `--probe`: each trial and how it ended
     threads      chosen for computing, and why
     waiting      what makes threads sleep or spin while they wait, and who set it
     gpu_offload  whether llama.cpp was built with Metal or another GPU backend
@@ -56,6 +60,7 @@ class DoctorReport:
     cpu_flags: tuple[str, ...]
     amx: str
     kernels: str
+    tried: tuple[str, ...]
     threads: int
     threads_reason: str
     waiting: str
@@ -75,9 +80,11 @@ def examine(*, probe: bool = False, folder: Path | None = None) -> DoctorReport:
     probe   try the quantized kernels now, in a process of its own
     folder  whose disk to look at, default the current one
     """
-    folder = folder or Path.cwd()
     cpu, threads, ram = machine.cpu(), machine.choose_threads(), machine.memory()
-    engine, found, problems = _examine_engine(probe)
+    trials = diagnose(run_trial) if probe else None
+    engine, found, problems = _examine_engine(trials)
+    folder, gone = _standing_in(folder)
+    problems += gone
     disk_free, compiled = shutil.disk_usage(folder).free, cache_folder()
     problems += _machine_problems(ram, disk_free, folder)
     if compiled is None:
@@ -98,6 +105,7 @@ def examine(*, probe: bool = False, folder: Path | None = None) -> DoctorReport:
         cpu_flags=tuple(sorted(cpu.flags & _INTERESTING)),
         amx=_amx(cpu, found),
         kernels=found.kernels if found else "",
+        tried=trials.tried if trials else (),
         threads=threads.n,
         threads_reason=threads.reason,
         waiting=waiting.make_cheap(),
@@ -112,7 +120,23 @@ def examine(*, probe: bool = False, folder: Path | None = None) -> DoctorReport:
     )
 
 
-def _examine_engine(force: bool) -> tuple[library.LibraryInfo | None, probe.Verdict | None, list[Problem]]:
+def _standing_in(folder: Path | None) -> tuple[Path, list[Problem]]:
+    """`folder`, else the current one, else where temporary files go."""
+    try:
+        return folder or Path.cwd(), []
+    except OSError:
+        problem = Problem(
+            "the current folder was deleted", "Change to one that exists; names relative to it lead nowhere."
+        )
+        return Path(tempfile.gettempdir()), [problem]
+
+
+def _examine_engine(
+    trials: Diagnosis | None,
+) -> tuple[library.LibraryInfo | None, probe.Verdict | None, list[Problem]]:
+    causes = [Problem(*cause) for cause in trials.causes] if trials else []
+    if trials and not trials.loads:
+        return None, None, causes
     try:
         engine = library.info()
     except EngineError as error:
@@ -121,8 +145,8 @@ def _examine_engine(force: bool) -> tuple[library.LibraryInfo | None, probe.Verd
             None,
             [Problem(str(error), "Converting and inspecting headers work without it; quantizing and running do not.")],
         )
-    found = probe.verdict(force=force)
-    problems = []
+    found = probe.verdict(force=trials is not None)
+    problems = causes
     if engine.package_version != _TESTED:
         what = f"llama-cpp-python {engine.package_version} is installed, ggufkit is tested with {_TESTED}"
         problems.append(Problem(what, f"pip install 'llama-cpp-python=={_TESTED}'"))

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ggufkit.errors import EngineError
+from quant import _ggml as quant_library
 from quant import waiting
 
 INSTALL = "Install it: pip install 'llama-cpp-python==0.3.36'"
@@ -101,10 +102,9 @@ def engine_error(message: str, log: LogRing | None = None) -> EngineError:
 
 def library_folder() -> Path:
     """Folder of libllama and libggml*, found without loading them. Raises EngineError with what to install."""
-    spec = importlib.util.find_spec("llama_cpp")
-    if spec is None or spec.origin is None:
+    if importlib.util.find_spec("llama_cpp") is None:
         raise EngineError(f"llama-cpp-python is not installed; running models needs it. {INSTALL}")
-    return Path(spec.origin).parent / "lib"
+    return quant_library.library_folder()
 
 
 @functools.cache
@@ -134,6 +134,14 @@ def _capture_log(lib: ModuleType) -> None:
     callback = lib.llama_log_callback(on_log)
     lib.llama_log_set(callback, None)
     _capture_log.keep = callback  # type: ignore[attr-defined]  # C holds the pointer for the life of the process
+
+
+def _package_version() -> str:
+    """As pip knows it, or as the package says itself where it was put on the path by hand."""
+    try:
+        return importlib.metadata.version("llama-cpp-python")
+    except importlib.metadata.PackageNotFoundError:
+        return str(getattr(importlib.import_module("llama_cpp"), "__version__", "unknown"))
 
 
 def _check_structs(lib: ModuleType) -> None:
@@ -170,7 +178,7 @@ def info() -> LibraryInfo:
     """Versions and features of the installed library. Loads it."""
     lib = load()
     return LibraryInfo(
-        package_version=importlib.metadata.version("llama-cpp-python"),
+        package_version=_package_version(),
         folder=library_folder(),
         system_info=lib.llama_print_system_info().decode(),
         gpu_offload=bool(lib.llama_supports_gpu_offload()),

@@ -25,7 +25,7 @@ _RULES = 2  # of judging: a verdict of other rules is not recalled
 # bad instruction or a wrong store leads to. Every other end (no module, no time, no memory) says nothing.
 _GOOD, _NOT_FINITE = 0, 3
 _CRASHES = (signal.SIGILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP)
-_REBUILD = "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python==0.3.36"
+REBUILD = "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python==0.3.36"
 
 # What llama_print_system_info calls a feature it was compiled for -> the kernel's flag for it.
 FEATURES = {
@@ -41,6 +41,15 @@ class Kernels(StrEnum):
     ALL = "all"
     PLAIN = "plain"  # use_extra_bufts off: no AMX, and no repacked kernels either
     NONE = "none"
+
+
+class Trial(StrEnum):
+    """What a child tries, each with more of the library than the one before."""
+
+    LOAD = "load"  # the library alone
+    PLAIN = "plain"  # a small model without a vocabulary, plain kernels
+    VOCABULARY = "vocabulary"  # with one: regular expressions, the C++ library's locales
+    EXTRA = "extra"  # repacked and AMX kernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +112,13 @@ def require(found: Verdict) -> bool:
 
 
 def run_child(extra: bool, command: Sequence[str] | None = None) -> int:
-    """Return code of the probe in a child of its own; negative for the signal that killed it, 124 for too slow."""
-    command = command or child.python("ggufkit.runtime.probe_model", "extra" if extra else "plain")
+    """Return code of the trial of kernels; see `run_trial`."""
+    return run_trial(Trial.EXTRA if extra else Trial.PLAIN, command)
+
+
+def run_trial(trial: Trial, command: Sequence[str] | None = None) -> int:
+    """Return code of a trial in a child of its own; negative for the signal that killed it, 124 for too slow."""
+    command = command or child.python("ggufkit.runtime.probe_model", trial)
     try:
         done = subprocess.run(
             command, timeout=TIMEOUT_SECONDS, check=False, stdin=subprocess.DEVNULL, capture_output=True
@@ -143,9 +157,14 @@ def _probe(runner: Runner) -> Verdict:
     return Verdict(
         Kernels.NONE,
         f"a trial of the installed llama.cpp on a tiny model {ending(with_extra)}, with plain kernels it "
-        f"{ending(plain)}. It was probably built for another processor: "
-        f"rebuild it here: {_REBUILD}",
+        f"{ending(plain)}. {_known(plain)}",
     )
+
+
+def _known(plain: int) -> str:
+    if -plain == signal.SIGILL:
+        return f"It was probably built for another processor: rebuild it here: {REBUILD}"
+    return "It dies without AMX, too. `ggufkit doctor --probe` tries step by step and says what is known."
 
 
 def _tells(code: int) -> bool:
@@ -165,7 +184,7 @@ def _built_for_another(missing: list[str]) -> str:
     return (
         f"the installed llama.cpp was built for a processor with {', '.join(missing)}; this one "
         f"({machine.cpu().model}) lacks it and would stop with an illegal instruction. Rebuild it here: "
-        f"{_REBUILD}"
+        f"{REBUILD}"
     )
 
 

@@ -2,9 +2,13 @@
 
 import dataclasses
 import json
+import signal
+
+import pytest
 
 from ggufkit.errors import EngineError
 from ggufkit.runtime import doctor, library, machine, probe
+from ggufkit.runtime.diagnosis import diagnose
 
 
 def _nothing_wrong(monkeypatch):
@@ -21,6 +25,55 @@ def test_a_good_machine_has_no_problems(monkeypatch, tmp_path):
     assert report.threads == machine.choose_threads().n
     assert "=" in report.waiting
     assert json.dumps(dataclasses.asdict(report))
+
+
+def test_trials_step_by_step_name_one_cause_a_line(monkeypatch, tmp_path):
+    """The server whose Python brings its own C++ library: numbers run, every vocabulary dies."""
+    _nothing_wrong(monkeypatch)
+    codes = {"load": 0, "plain": 0, "vocabulary": -signal.SIGSEGV, "extra": 0}
+    monkeypatch.setattr(doctor, "run_trial", lambda trial: codes[trial])
+    monkeypatch.setattr(probe, "verdict", lambda *, force: probe.Verdict(probe.Kernels.ALL))
+    report = doctor.examine(probe=True, folder=tmp_path)
+    assert "the same with a vocabulary: ended with SIGSEGV" in report.tried
+    assert "the same with repacked and AMX kernels: runs" in report.tried
+    (problem,) = report.problems
+    assert "another C++ library in the process" in problem.what
+    assert "-static-libstdc++" in problem.advice
+    assert "AMX" not in problem.what and "another processor" not in problem.what
+
+
+def test_a_library_that_dies_without_amx_does_not_blame_it(monkeypatch, tmp_path):
+    _nothing_wrong(monkeypatch)
+    found = diagnose(lambda trial: -signal.SIGSEGV if trial is not probe.Trial.LOAD else 0)
+    assert found.tried == ("loading the library: runs", "a small model, plain kernels: ended with SIGSEGV")
+    ((what, advice),) = found.causes
+    assert "neither AMX nor a vocabulary has a part in it" in what
+    assert "LLAMA_CPP_LIB_PATH" in advice
+
+
+def test_a_library_that_cannot_be_loaded_is_not_loaded_by_the_doctor(monkeypatch, tmp_path):
+    _nothing_wrong(monkeypatch)
+    monkeypatch.setattr(doctor, "run_trial", lambda trial: -signal.SIGILL)
+    monkeypatch.setattr(library, "info", lambda: pytest.fail("it was loaded"))
+    report = doctor.examine(probe=True, folder=tmp_path)
+    assert report.engine == ""
+    assert "an instruction that this processor lacks" in report.problems[0].what
+
+
+@pytest.mark.parametrize("trial", list(probe.Trial))
+def test_the_trials_run_here(trial):
+    if trial is probe.Trial.EXTRA and machine.cpu().has_amx:
+        pytest.skip("with AMX the outcome depends on how llama.cpp was built")
+    assert probe.run_trial(trial) == 0
+
+
+def test_a_deleted_folder_is_a_problem_not_an_error(monkeypatch, tmp_path):
+    _nothing_wrong(monkeypatch)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.setattr(probe, "verdict", lambda *, force: probe.Verdict(probe.Kernels.ALL))
+    assert [problem.what for problem in doctor.examine().problems] == ["the current folder was deleted"]
 
 
 def test_a_missing_engine_is_a_problem_not_an_error(monkeypatch, tmp_path):

@@ -1,9 +1,16 @@
 """Loading llama.cpp: log lines reach the error, a foreign struct layout is refused."""
 
+import os
+import shutil
+import subprocess
+import sys
+
 import pytest
 
 from ggufkit.errors import EngineError
 from ggufkit.runtime import library
+from quant._ggml import library_path
+from quant.errors import LibraryError
 
 
 def test_a_line_is_complete_at_its_newline_and_keeps_its_level():
@@ -58,3 +65,19 @@ def test_info_names_the_library_and_its_build():
     assert info.libllama is not None
     assert info.libllama.is_file()
     assert "CPU" in info.system_info
+
+
+def test_another_build_of_the_library_is_used(tmp_path, monkeypatch, stories):
+    """llama-cpp-python's own switch, as people with CUDA, ROCm or Metal builds use it; for arithmetic, too."""
+    folder = tmp_path / "build"
+    shutil.copytree(library.library_folder(), folder, symlinks=True)
+    code = (
+        "from ggufkit.runtime import library; from quant._ggml import library_path; import quant; "
+        "print(library.info().folder, library_path().parent, quant.quant_type('Q4_K').name)"
+    )
+    env = os.environ | {"LLAMA_CPP_LIB_PATH": str(folder)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(folder), str(folder), "Q4_K"]
+    monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(tmp_path))
+    with pytest.raises(LibraryError, match=r"libggml-base\.\w+ is missing; LLAMA_CPP_LIB_PATH names that folder"):
+        library_path()
