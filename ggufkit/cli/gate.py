@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ EXAMPLES = """
 \b
 Examples:
   ggufkit gate mixtral-Q4_K_M.gguf --baseline mixtral-bf16.gguf
-  ggufkit gate out.gguf --baseline original.baseline --config gate.toml --junit gate.xml --json > gate.json
+  ggufkit gate out.gguf --baseline original.baseline --config gate.toml --junit gate.xml -o gate.json
 """
 
 
@@ -36,6 +37,7 @@ Examples:
     "--complete", is_flag=True, help="Read all chunks, for precise figures, though the answer is sure before."
 )
 @click.option("--weights/--no-weights", default=True, help="Compare weights too, where the baseline has any.")
+@click.option("-o", "--output", type=options.OUTPUT, default=None, help="Write the JSON result here.")
 @click.option("--junit", type=options.OUTPUT, default=None, help="Write a JUnit report here.")
 @click.option("--markdown", type=options.OUTPUT, default=None, help="Write a Markdown summary here.")
 @click.option(
@@ -49,6 +51,7 @@ def command(
     chunks: int | None,
     seed: int | None,
     device: str,
+    output: Path | None,
     junit: Path | None,
     markdown: Path | None,
     github: bool | None,
@@ -74,32 +77,49 @@ def command(
         console.print_json(as_dict(result))
     else:
         console.show(lambda width: render(result, width))
-    _write_reports(result, junit, markdown)
+    _write_reports(result, output, junit, markdown)
     if github or (github is None and os.environ.get("GITHUB_ACTIONS") == "true"):
-        _tell_github(result)
+        _tell_github(result, output)
     raise SystemExit(EXIT_CODES[result.verdict])
 
 
-def _write_reports(result: "GateResult", junit: Path | None, markdown: Path | None) -> None:
+def _write_reports(result: "GateResult", output: Path | None, junit: Path | None, markdown: Path | None) -> None:
     from ggufkit.formats.atomic import write_atomic
     from ggufkit.reports import junit as junit_view
     from ggufkit.reports import markdown as markdown_view
+    from ggufkit.reports.result import as_dict
 
+    if output is not None:
+        write_atomic(output, [console.json_text(as_dict(result)).encode()])
     for path, view in ((junit, junit_view), (markdown, markdown_view)):
         if path is not None:
             write_atomic(path, [view.render(result).encode()])
 
 
-def _tell_github(result: "GateResult") -> None:
-    """The step's summary and annotations. Annotations go to stderr: GitHub reads both streams."""
+def _tell_github(result: "GateResult", output: Path | None) -> None:
+    """The step's outputs, summary and annotations. Annotations go to stderr: GitHub reads both streams."""
     from ggufkit.reports import annotations, markdown
 
     for line in annotations.render(result):
         console.tell_runner(line)
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary:
-        try:
-            with Path(summary).open("a", encoding="utf-8") as file:
-                file.write(markdown.render(result) + "\n")
-        except OSError as error:  # the verdict stands without it
-            console.say(f"GITHUB_STEP_SUMMARY {summary}: {error.strerror}. The summary is left out.")
+    _append("GITHUB_STEP_SUMMARY", markdown.render(result) + "\n")
+    named = {"verdict": str(result.verdict)} | ({"report": str(output)} if output is not None else {})
+    _append("GITHUB_OUTPUT", "".join(_assignment(name, value) for name, value in named.items()))
+
+
+def _assignment(name: str, value: str) -> str:
+    """An output as GitHub reads it whatever the value holds: between two lines that nobody can guess."""
+    end = f"end-{secrets.token_hex(16)}"
+    return f"{name}<<{end}\n{value}\n{end}\n"
+
+
+def _append(variable: str, text: str) -> None:
+    """Add to the file that the runner named. The verdict stands without it."""
+    place = os.environ.get(variable)
+    if not place:
+        return
+    try:
+        with Path(place).open("a", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+    except OSError as error:
+        console.say(f"{variable} {place}: {error.strerror}. It is left out.")
