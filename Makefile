@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .PHONY: help setup demo test lint types format schemas fuzz clean bench-encode bench-pipeline bench-generate bench-perplexity \
-        accept bench-real bench-calibrate bench-fidelity bench-fitted bench-levers bench-rare bench-compare bench-gate bench-inspect
+        accept bench-real bench-calibrate bench-fidelity bench-fitted bench-memory bench-levers bench-rare bench-compare bench-gate bench-inspect
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
@@ -61,6 +61,9 @@ bench-fidelity: $(READY)   ## KL divergence at equal bytes against llama.cpp wit
 
 bench-fitted: $(READY)     ## memory and time of fitting experts of Mixtral's shapes, planned and measured
 	@$(BIN)/python benchmarks/fitted.py
+
+bench-memory: $(READY)     ## memory of the commands that run models, planned and measured
+	@$(BIN)/python benchmarks/memory.py
 
 bench-levers: $(READY)     ## what each lever of fitting buys
 	@$(BIN)/python benchmarks/levers.py

@@ -22,9 +22,11 @@ def command(*, model: Path, device: str, as_json: bool, **settings: Any) -> None
     """Keep what `compare` and `gate` need of MODEL's predictions, for machines that hold one model at a time."""
     from ggufkit.reports.baseline_text import render
     from ggufkit.reports.result import as_dict
+    from ggufkit.runtime import footprint
     from ggufkit.runtime.engine import Device
     from ggufkit.workflows.baseline import BaselineSettings, make_baseline
 
+    console.say_memory(lambda: footprint.scored([model], settings["n_ctx"]))
     with console.progress(f"baseline {model.name}") as update:
         report = make_baseline(BaselineSettings(model=model, device=Device(device), **settings), update)
     if as_json:

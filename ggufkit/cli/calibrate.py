@@ -53,11 +53,14 @@ def command(*, model: Path | None, merge: tuple[Path, ...], as_json: bool, **res
 def _calibrate(model: Path, as_json: bool, *, device: str, **settings: Any) -> None:
     from ggufkit.reports.calibrate_text import CalibrateResult, render
     from ggufkit.reports.result import as_dict
+    from ggufkit.runtime import footprint
     from ggufkit.runtime.engine import Device
     from ggufkit.workflows.calibrate import CalibrateSettings, calibrate, check_settings
 
     wanted = CalibrateSettings(model=model, device=Device(device), **settings)
     check_settings(wanted)
+    if model.is_file():
+        console.say_memory(lambda: footprint.calibrated(model, wanted.n_ctx))
     with console.progress(f"calibrate on {model.name}") as update:
         report = CalibrateResult.of(calibrate(wanted, update))
     if as_json:

@@ -30,11 +30,15 @@ def command(*, base: Path, candidate: Path, device: str, as_json: bool, **settin
 
     BASE is the original as a GGUF, or a baseline file of it. Both run in step on the same text; nothing is stored.
     """
+    from ggufkit.formats.baseline import is_baseline
     from ggufkit.reports.compare_text import render
     from ggufkit.reports.result import as_dict
+    from ggufkit.runtime import footprint
     from ggufkit.runtime.engine import Device
     from ggufkit.workflows.compare import CompareSettings, compare
 
+    models = [path for path in (base, candidate) if not is_baseline(path)]
+    console.say_memory(lambda: footprint.scored(models, settings["n_ctx"]))
     with console.progress(f"compare {candidate.name}") as update:
         wanted = CompareSettings(base=base, candidate=candidate, device=Device(device), **settings)
         result = compare(wanted, update)

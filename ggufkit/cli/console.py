@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -22,6 +22,9 @@ from ggufkit.formats.printable import for_json, for_log, printable
 from ggufkit.progress import OnProgress, Progress
 from ggufkit.reports.columns import wrapped
 from ggufkit.reports.units import human_bytes, human_count, human_seconds
+
+if TYPE_CHECKING:
+    from ggufkit.runtime.memory import Footprint
 
 PLAIN_EVERY_S = 5.0
 GUESS_FROM = 0.05  # of the whole: before that, the time to compile and to load makes every guess a wild one
@@ -56,6 +59,23 @@ def say(message: str, *, lines: bool = False) -> None:
 def tell_runner(command: str) -> None:
     """A command to GitHub's runner, which reads both streams; its text is escaped by whoever made it."""
     click.echo(command, err=True)
+
+
+def say_memory(plan: "Callable[[], Footprint]") -> None:
+    """How much memory will be taken, before it is; what cannot be read is told by the command itself."""
+    from ggufkit.errors import GgufkitError
+    from ggufkit.runtime.machine import memory
+
+    try:
+        need = plan()
+    except (GgufkitError, OSError):
+        return
+    free = memory().available
+    say(
+        f"memory: about {human_bytes(need.total)} (weights {human_bytes(need.weights)}, "
+        f"keys and values {human_bytes(need.kv)}, computing {human_bytes(need.compute + need.base)}, "
+        f"logits {human_bytes(need.logits)})" + (f"; {human_bytes(free)} are free" if free else "")
+    )
 
 
 def print_json(result: Any) -> None:

@@ -62,15 +62,19 @@ def command(
 
     Exit code 0: pass, 3: a limit is not met, 4: inconclusive within the text that may be read.
     """
+    from ggufkit.formats.baseline import is_baseline
     from ggufkit.proof.limits import GateConfig, read_config
     from ggufkit.reports.gate_text import render
     from ggufkit.reports.result import as_dict
+    from ggufkit.runtime import footprint
     from ggufkit.runtime.engine import Device
     from ggufkit.workflows.gate import GateSettings, gate
 
     asked = read_config(config) if config else GateConfig()
     asked = dataclasses.replace(asked, chunks=chunks or asked.chunks, seed=asked.seed if seed is None else seed)
     wanted = GateSettings(candidate=candidate, config=asked, device=Device(device), **settings)
+    models = [path for path in (wanted.baseline, candidate) if not is_baseline(path)]
+    console.say_memory(lambda: footprint.scored(models, wanted.n_ctx))
     with console.progress(f"gate {candidate.name}") as update:
         result = gate(wanted, update)
     if as_json:

@@ -27,9 +27,11 @@ def command(*, file: Path, as_json: bool, device: str, **settings: Any) -> None:
     """Measure how well FILE predicts a text: perplexity as llama-perplexity defines it, and its error."""
     from ggufkit.reports.perplexity_text import render
     from ggufkit.reports.result import as_dict
+    from ggufkit.runtime import footprint
     from ggufkit.runtime.engine import Device
     from ggufkit.workflows.perplexity import PerplexitySettings, perplexity
 
+    console.say_memory(lambda: footprint.scored([file], settings["n_ctx"]))
     with console.progress(f"perplexity {file.name}") as update:
         report = perplexity(PerplexitySettings(file=file, device=Device(device), **settings), update, console.say)
     if as_json:

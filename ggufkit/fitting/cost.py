@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ggufkit.encoding.executors.threads import Threads
 from ggufkit.encoding.memory import fixed_nbytes, slabs_nbytes
 from ggufkit.errors import UsageError
-from ggufkit.fitting.corpus import GROUP_CHUNKS, N_CTX
+from ggufkit.fitting.corpus import N_CTX
 from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, bytes_per_weight
 from ggufkit.fitting.walks import MAX_WIDTH, Shape, plan_walks, walks_nbytes
 from ggufkit.formats.model import Hparams, Model
@@ -110,10 +110,10 @@ def _case_nbytes(n_per_row: int) -> int:
 
 def _running_nbytes(hparams: Hparams, shapes: Mapping[str, Shape]) -> int:
     """What llama.cpp allocates besides weights, and one micro-batch of inputs as they are copied for an expert."""
-    n_tokens = GROUP_CHUNKS * N_CTX
+    one = memory.footprint(0, hparams, memory.Decoding(N_CTX, 1, N_CTX, N_CTX))
     widest = max((n_per_row for _, n_per_row in shapes.values()), default=0)
     copies = 2 * 4 * memory.N_UBATCH * max(1, hparams.n_expert_used) * widest
-    return memory.compute_nbytes(hparams, n_tokens, n_outputs=n_tokens) + memory.kv_nbytes(hparams, n_tokens) + copies
+    return one.total + copies
 
 
 def _seconds(model: Model, effort: Effort) -> float:

@@ -3,9 +3,13 @@
     weights        the file's tensors, held once (mapped, or repacked into buffers of the same size)
     kv cache       n_ctx x n_layer x n_head_kv x (head_dim_k + head_dim_v) x 2 bytes: F16
     compute        activations of one micro-batch; an estimate that lies above what llama.cpp reserves
+    logits         rows that a decode hands out, and those of a micro-batch on the way there: with a vocabulary of
+                   50,000 tokens or more they are the largest part
 
 Used by plans before anything is loaded, and by the engine to choose a context. Does not know llama.cpp's library.
 """
+
+from typing import NamedTuple
 
 from ggufkit.formats.model import Hparams
 
@@ -14,6 +18,44 @@ CTX_STEP = 256  # llama.cpp pads contexts to this
 N_UBATCH = 512
 SPARE = 0.9  # of the memory may be used; the rest is for everything else that runs
 _BASE_NBYTES = 64 << 20  # the process itself, with Python and numpy
+
+
+class Decoding(NamedTuple):
+    """What a context is opened for: tokens of a sequence, sequences, tokens of a batch, rows of logits it gives."""
+
+    n_ctx: int
+    n_seq: int
+    n_batch: int
+    n_outputs: int
+    n_ubatch: int = N_UBATCH
+
+
+class Footprint(NamedTuple):
+    """Bytes of models that are run: weights (mapped from the files, the system may take them back), keys and values,
+    room to compute, logits, and the process itself."""
+
+    weights: int
+    kv: int
+    compute: int
+    logits: int
+    base: int
+
+    @property
+    def total(self) -> int:
+        return sum(self)
+
+
+def footprint(weights_nbytes: int, hparams: Hparams, decoding: Decoding, *, base: int = 0) -> Footprint:
+    """Memory of one model that decodes so."""
+    n_ubatch = min(decoding.n_ubatch, decoding.n_batch)
+    rows = decoding.n_outputs + min(n_ubatch, decoding.n_outputs)
+    return Footprint(
+        weights_nbytes,
+        kv_nbytes(hparams, decoding.n_ctx, n_seq=decoding.n_seq),
+        compute_nbytes(hparams, decoding.n_ctx * decoding.n_seq, n_ubatch=n_ubatch, n_outputs=0),
+        4 * rows * hparams.n_vocab,
+        base,
+    )
 
 
 def kv_nbytes(hparams: Hparams, n_ctx: int, *, n_seq: int = 1) -> int:

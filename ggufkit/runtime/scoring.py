@@ -23,6 +23,7 @@ from ggufkit.formats.gguf_source import read_hparams
 from ggufkit.formats.tensor import F32Array
 from ggufkit.runtime.batch import I32Array
 from ggufkit.runtime.engine import N_BATCH, N_UBATCH, Device, Engine, Progress
+from ggufkit.runtime.memory import Decoding
 from quant import logits
 
 N_CTX = 512
@@ -93,25 +94,32 @@ def open_for_scoring(
     """
     if n_ctx < 8:
         raise UsageError(f"perplexity needs a context of at least 8 tokens, got {n_ctx}")
-    if n_vocab is None:
-        n_vocab = read_n_vocab(path)
-    most_rows = max(64, MAX_LOGITS_NBYTES // (4 * max(1, n_vocab)))
-    n_seq = max(1, min(N_BATCH // n_ctx, most_rows // (n_ctx // 2)))
-    n_batch = n_seq * n_ctx if n_ctx // 2 <= most_rows else min(n_ctx, most_rows)
-    n_batch = min(n_batch, N_BATCH)
+    shape = decoding(n_ctx, read_n_vocab(path) if n_vocab is None else n_vocab)
     return Engine.open(
         path,
         n_ctx=n_ctx,
-        n_batch=n_batch,
+        n_batch=shape.n_batch,
         n_ubatch=N_UBATCH,
-        n_seq=n_seq,
-        n_outputs=n_batch,
+        n_seq=shape.n_seq,
+        n_outputs=shape.n_outputs,
         threads=threads,
         device=device,
         use_extra_bufts=use_extra_bufts,
         on_load=on_load,
         eval_callback=eval_callback,
     )
+
+
+def decoding(n_ctx: int, n_vocab: int) -> Decoding:
+    """How chunks of `n_ctx` are decoded: as many at once as llama-perplexity does, within a bound on logits.
+
+    Half of a chunk is scored, and no more rows are asked for; of a chunk longer than a batch it may be all of that.
+    """
+    most_rows = max(64, MAX_LOGITS_NBYTES // (4 * max(1, n_vocab)))
+    n_seq = max(1, min(N_BATCH // n_ctx, most_rows // (n_ctx // 2)))
+    n_batch = n_seq * n_ctx if n_ctx // 2 <= most_rows else min(n_ctx, most_rows)
+    n_batch = min(n_batch, N_BATCH)
+    return Decoding(n_ctx, n_seq, n_batch, min(n_batch, n_seq * (n_ctx - n_ctx // 2)))
 
 
 def read_n_vocab(path: Path) -> int:
