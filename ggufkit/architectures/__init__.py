@@ -6,10 +6,12 @@ the place and in tests/architectures/test_reference.py.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 from gguf import GGML_QUANT_VERSION, GGUFValueType, Keys
 
 from ggufkit.architectures.arithmetic import check_arithmetic
+from ggufkit.architectures.card import brief
 from ggufkit.architectures.config import Config
 from ggufkit.architectures.families import FAMILIES
 from ggufkit.architectures.family import Family
@@ -29,17 +31,31 @@ FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "MXFP4": 38}  # llama_ftype
 
 
 def find_family(checkpoint: Checkpoint) -> Family:
-    """The table entry of config.json's `architectures`. Raises CheckpointError that lists the known classes."""
-    declared = checkpoint.config.get("architectures")
-    name = declared[0] if isinstance(declared, list) and declared else declared
-    for family in FAMILIES:
-        if name in family.classes:
-            return family
+    """The table entry of the first known of config.json's `architectures`; of its model_type where there are none.
+
+    Raises CheckpointError that lists the known classes.
+    """
+    declared = checkpoint.config.get("architectures") or _class_of(checkpoint.config.get("model_type"))
+    names = declared if isinstance(declared, list) else [declared]
+    for name in names:
+        for family in FAMILIES:
+            if name in family.classes:
+                if name != names[0]:
+                    checkpoint.notes.append(f"config.json: architectures begins with {brief(names[0])}; read as {name}")
+                return family
+    name = names[0]
     known = ", ".join(sorted(each for family in FAMILIES for each in family.classes))
     raise CheckpointError(
         f"{checkpoint.path / 'config.json'}: architecture {name!r:.80} is not known. Known: {known}. "
         "Convert other models with llama.cpp's converter and quantize the GGUF file."
     )
+
+
+def _class_of(model_type: Any) -> str | None:
+    """The known class of transformers' short name: qwen2_moe is Qwen2MoeForCausalLM's, gemma3_text is Gemma3's."""
+    short = str(model_type).removesuffix("_text").replace("_", "")
+    classes = (name for family in FAMILIES for name in family.classes)
+    return next((name for name in classes if name.removesuffix("ForCausalLM").replace("_", "").lower() == short), None)
 
 
 def convert(checkpoint: Checkpoint, *, name: str | None = None, mtp: bool = True, requantize: bool = False) -> Model:

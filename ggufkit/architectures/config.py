@@ -164,8 +164,9 @@ def _rope_parameters(config: Config) -> dict[str, Any]:
     declared = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(declared, dict):
         raise CheckpointError(f"{config.folder / 'config.json'}: rope_scaling is {declared!r:.80}, wanted an object.")
-    rope = dict(declared.get("full_attention") or declared)
-    rope.setdefault("rope_type", rope.get("type", "default"))
+    full = declared.get("full_attention")
+    rope = dict(full if isinstance(full, dict) else declared)
+    rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
     for name in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
         value = config.get(name)
         # a stated original length wins over the one among the parameters, as in transformers (Phi-3)

@@ -120,6 +120,8 @@ def _yarn(config: Config, arch: str) -> Iterable[KV]:
 
 def rope_theta(config: Config, arch: str) -> Iterable[KV]:
     if config.rope.get("rope_theta") is not None:
+        if not config.rope_number("rope_theta"):
+            raise CheckpointError(f"{config.folder / 'config.json'}: rope_theta is 0, wanted a number above 0.")
         yield KV(Keys.Rope.FREQ_BASE.format(arch=arch), F32, config.rope_number("rope_theta"))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggufkit.architectures import FAMILIES, convert
+from ggufkit.architectures import FAMILIES, convert, find_family
 from ggufkit.errors import CheckpointError, GgufkitError
 from ggufkit.formats.checkpoint import Checkpoint
 from ggufkit.formats.gguf_writer import header_bytes
@@ -38,6 +38,25 @@ def test_unknown_architecture_lists_the_known(tmp_path):
     refused(
         build(LLAMA, tmp_path, config={"architectures": ["GrokForCausalLM"]}), "'GrokForCausalLM'.*OlmoeForCausalLM"
     )
+
+
+@pytest.mark.parametrize("name", tiny.CASES)
+def test_a_model_type_is_enough_where_no_class_is_named(name, tmp_path):
+    checkpoint = Checkpoint.open(tiny.build(name, tmp_path))
+    family = find_family(checkpoint)
+    for value in (None, []):
+        config = dict(checkpoint.config) | {"architectures": value}
+        assert find_family(dataclasses.replace(checkpoint, config=config)) is family
+
+
+@pytest.mark.parametrize("model_type", [None, "", "for", 5, ["llama"], "gpt2"])
+def test_a_model_type_that_nobody_knows_is_refused(model_type, tmp_path):
+    refused(build(LLAMA, tmp_path, config={"architectures": None, "model_type": model_type}), "None is not known")
+
+
+def test_a_class_of_somebodys_own_before_the_real_one_is_noted(tmp_path):
+    model = convert(build(LLAMA, tmp_path, config={"architectures": ["MyWrapper", "LlamaForCausalLM"]}))
+    assert model.notes == ("config.json: architectures begins with 'MyWrapper'; read as LlamaForCausalLM",)
 
 
 def test_leftover_tensor_is_named(tmp_path):
@@ -147,6 +166,8 @@ def test_a_stored_head_beside_a_tied_one_is_kept_with_a_note(tmp_path):
         ("hidden_size", "64", "hidden_size is '64'"),
         ("rms_norm_eps", float("nan"), "rms_norm_eps is nan"),
         ("rope_scaling", [1], r"rope_scaling is \[1\]"),
+        ("rope_scaling", {"type": 5}, "RoPE scaling '5' is not known"),
+        ("rope_theta", 0, "rope_theta is 0, wanted a number above 0"),
         ("rope_scaling", {"rope_type": "spiral", "factor": 2.0}, "RoPE scaling 'spiral' is not known"),
         ("rope_scaling", {"rope_type": "llama3", "low_freq_factor": 4.0, "high_freq_factor": 1.0}, "llama3"),
         ("num_attention_heads", 3, "does not divide among 3 heads"),
@@ -155,6 +176,12 @@ def test_a_stored_head_beside_a_tied_one_is_kept_with_a_note(tmp_path):
 )
 def test_bad_config_entry_is_named(entry, value, message, tmp_path):
     refused(build(LLAMA, tmp_path, config={entry: value}), message)
+
+
+@pytest.mark.parametrize("rope", [{"full_attention": 5}, {"rope_type": None}, {"type": None}, {}])
+def test_a_rope_scaling_that_says_nothing_is_none(rope, tmp_path):
+    plain = convert(build(LLAMA, tmp_path))
+    assert convert(build(LLAMA, tmp_path / "odd", config={"rope_scaling": rope})).metadata == plain.metadata
 
 
 def test_dropped_tensors_are_listed(tmp_path):
