@@ -39,6 +39,8 @@ def plan(
     type: str | None = None,
     recipe: AnyPath | None = None,
     imatrix: AnyPath | None = None,
+    target_size: Size | None = None,
+    target_bpw: float | None = None,
     threads: int | None = None,
     max_memory: Size | None = None,
     mtp: bool = True,
@@ -47,9 +49,10 @@ def plan(
     """What every tensor would become, the file's size, and what it takes to make and to run it; reads headers only."""
     from ggufkit.workflows.plan import plan as run
 
+    target = _target(target_size, target_bpw, None, type or recipe)
     return run(
         Path(source), _recipe(type, recipe), imatrix=_path(imatrix), threads=threads or 0,
-        max_memory=_size(max_memory), mtp=mtp, allow_requantize=allow_requantize,
+        max_memory=_size(max_memory), mtp=mtp, allow_requantize=allow_requantize, target=target,
     )  # fmt: skip
 
 
@@ -85,9 +88,7 @@ def quantize(
     from ggufkit.workflows.fitted import FitSettings, quantize_fitted
     from ggufkit.workflows.quantize import quantize as run
 
-    target = _target(target_size, target_bpw, max_kld)
-    if target and (type or recipe):
-        raise UsageError("a target chooses the types itself. Leave out type and recipe, or the target.")
+    target = _target(target_size, target_bpw, max_kld, type or recipe)
     settings = QuantizeSettings(
         source=Path(source), output=Path(output), recipe=_recipe(type, recipe), imatrix=_path(imatrix),
         encoder=quant.Encoder(encoder), threads=threads or 0, max_memory=_size(max_memory), resume=resume,
@@ -295,10 +296,12 @@ def _recipe(type_name: str | None, recipe: AnyPath | None) -> "Recipe | str":
     return read_recipe(Path(recipe)) if recipe else type_name or "Q4_K_M"
 
 
-def _target(size: Size | None, bpw: float | None, kld: float | None) -> "Target | None":
+def _target(size: Size | None, bpw: float | None, kld: float | None, types: AnyPath | None) -> "Target | None":
     from ggufkit.recipes.search import Target
 
     given = [value for value in (size, bpw, kld) if value is not None]
     if len(given) > 1:
         raise UsageError("give one of target_size, target_bpw and max_kld")
+    if given and types:
+        raise UsageError("a target chooses the types itself. Leave out type and recipe, or the target.")
     return Target(nbytes=_size(size), bpw=bpw, kld=kld) if given else None

@@ -22,9 +22,8 @@ _OPTIONS = (
                  help="UTF-8 text to calibrate on, repeatable. Default: the shipped text."),
     click.option("--tokens", "n_tokens", type=click.IntRange(min=512), default=100_000, show_default=True,
                  help="At most so many calibration tokens, spread over the text."),
-    click.option("--target-size", type=options.Bytes(), default=None, help="Choose types for a file of this size."),
-    click.option("--target-bpw", type=click.FloatRange(min=1.0, max=16.0), default=None,
-                 help="Choose types for so many bits a weight."),
+    options.target_size,
+    options.target_bpw,
     click.option("--max-kld", type=click.FloatRange(min=0.0, min_open=True), default=None,
                  help="Choose types for the smallest file with this predicted KL divergence (nats)."),
     click.option("--save-recipe", type=options.OUTPUT, default=None, help="Write the types that were chosen as TOML."),
@@ -41,6 +40,11 @@ def fit_options(command: Command) -> Command:
 def is_asked(chosen: dict[str, Any]) -> bool:
     """Whether any of the options asks for calibration."""
     return bool(chosen["calibrate"] or chosen["effort"] or _targets(chosen))
+
+
+def has_target(chosen: dict[str, Any]) -> bool:
+    """Whether types are to be chosen."""
+    return bool(_targets(chosen))
 
 
 @contextmanager

@@ -22,7 +22,7 @@ class Bytes(click.ParamType[int]):
         try:
             return parse_bytes(value)
         except ValueError:
-            self.fail(f"{value!r} is no size. Write 2GiB, 800M or a number of bytes.", param, ctx)
+            self.fail(f"{value!r} is not a size. Write 2GiB, 800M or a number of bytes.", param, ctx)
 
 
 PATH = click.Path(path_type=Path, readable=False)  # opening it says more than click does, and is no usage error
@@ -46,6 +46,14 @@ mtp: Decorator = click.option(
     "--mtp", type=click.Choice(["keep", "drop"]), default="keep", show_default=True,
     callback=lambda _context, _parameter, value: value == "keep",
     help="The block that guesses further tokens, where a checkpoint has one.",
+)  # fmt: skip
+
+target_size: Decorator = click.option(
+    "--target-size", type=Bytes(), default=None, help="Choose types for a file of this size."
+)
+target_bpw: Decorator = click.option(
+    "--target-bpw", type=click.FloatRange(min=1.0, max=16.0), default=None,
+    help="Choose types for so many bits a weight.",
 )  # fmt: skip
 
 json_flag: Decorator = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -12,6 +12,8 @@ from ggufkit.cli import console, options
 @options.type_name
 @options.recipe
 @options.imatrix
+@options.target_size
+@options.target_bpw
 @options.threads
 @options.max_memory
 @options.allow_requantize
@@ -23,6 +25,8 @@ def command(
     type_name: str | None,
     recipe: Path | None,
     imatrix: Path | None,
+    target_size: int | None,
+    target_bpw: float | None,
     threads: int | None,
     max_memory: int | None,
     allow_requantize: bool,
@@ -31,12 +35,20 @@ def command(
 ) -> None:
     """Show what every tensor of SOURCE would become, the file's size, and what it takes to make and to run it.
 
-    Reads headers only: a 93 GB checkpoint is planned in about a second.
+    Reads headers only: a 93 GB checkpoint is planned in about a second. With a target the types are a guess: quantize
+    measures them first.
     """
+    from ggufkit.errors import UsageError
+    from ggufkit.recipes.search import Target
     from ggufkit.reports.plan_text import render
     from ggufkit.reports.result import as_dict
     from ggufkit.workflows.plan import plan
 
+    has_target = target_size is not None or target_bpw is not None
+    if target_size is not None and target_bpw is not None:
+        raise UsageError("give one of --target-size and --target-bpw")
+    if has_target and (type_name or recipe):
+        raise UsageError("a target chooses the types itself. Leave out --type and --recipe, or the target.")
     report = plan(
         source,
         options.chosen_recipe(type_name, recipe),
@@ -45,6 +57,7 @@ def command(
         max_memory=max_memory,
         allow_requantize=allow_requantize,
         mtp=mtp,
+        target=Target(nbytes=target_size, bpw=target_bpw) if has_target else None,
     )
     if as_json:
         console.print_json(as_dict(report))

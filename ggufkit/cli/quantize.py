@@ -62,7 +62,7 @@ def command(*, as_json: bool, dry_run: bool, check: bool, text: Path | None, **o
     if dry_run:
         settings = dataclasses.replace(settings, restart=False)
         with fitting.opened(settings, chosen, type_given=type_given) if asked else _opened(settings) as job:
-            _show_plan(job.plain if asked else job, as_json)
+            _show_plan(job.planned() if asked else job, as_json, guessed=fitting.has_target(chosen))
         return
     _require_check(settings, text, wanted=check)
     fitted = None
@@ -125,14 +125,14 @@ def _opened(settings: Any) -> AbstractContextManager[Any]:
     return opened(settings)
 
 
-def _show_plan(job: Any, as_json: bool) -> None:
+def _show_plan(job: Any, as_json: bool, *, guessed: bool) -> None:
     from ggufkit.encoding.job import check_place
     from ggufkit.reports.plan_text import render
     from ggufkit.reports.result import as_dict
     from ggufkit.workflows.plan import plan_report
 
     check_place(job)
-    report = plan_report(job)
+    report = plan_report(job, guessed=guessed)
     if as_json:
         console.print_json(as_dict(report))
     else:

@@ -30,8 +30,9 @@ from ggufkit.fitting.coverage import Coverage
 from ggufkit.fitting.duration import CALIBRATION, ENCODING, QUICK, TYPES, WEIGHING, step_seconds
 from ggufkit.fitting.encoders import Effort, FittedEncoder, ImportanceEncoder
 from ggufkit.fitting.evidence import Evidence, Weigh
+from ggufkit.fitting.guess import guess
 from ggufkit.fitting.notebook import Notebook
-from ggufkit.fitting.sensitivity import candidates, measure, tried_tensors
+from ggufkit.fitting.sensitivity import measure
 from ggufkit.fitting.sources import OnChunk
 from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.token_weights import TokenWeights, measure_weights
@@ -41,7 +42,7 @@ from ggufkit.progress import OnProgress, Progress, Steps, ignore
 from ggufkit.recipes.build import make_plan
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.recipe import Recipe
-from ggufkit.recipes.search import Found, PlanOf, Problem, Sensitivity, Target, search
+from ggufkit.recipes.search import Found, PlanOf, Problem, Target, search
 from ggufkit.runtime import machine
 from ggufkit.runtime.engine import Device
 from ggufkit.workflows.calibrate import texts
@@ -126,6 +127,13 @@ class FittedJob:
         check_unfinished(self._job.output, resume=self._job.resume)
         if self.settings.target is not None:
             check_target(self.settings.target, self.model, self._plan_of)
+
+    def planned(self) -> Job:
+        """What `--dry-run` shows: the job with its types, guessed where a target will choose them."""
+        if self.settings.target is None:
+            return self.plain
+        recipe = guess(self.settings.target, self.model, self._plan_of)
+        return prepare(dataclasses.replace(self._job, recipe=recipe), self.model, self.encoder)
 
     def run(self, on_progress: OnProgress = ignore) -> FitReport:
         """Do it all. What is found out is kept beside the output until it is there, for a run that continues."""
@@ -349,12 +357,7 @@ def check_target(target: Target, model: Model, plan_of: PlanOf) -> None:
     if sum(value is not None for value in target) != 1:
         raise UsageError("give one of --target-size, --target-bpw and --max-kld")
     if target.kld is None:
-        tensors = tried_tensors(model)
-        guessed = {
-            t.name: Sensitivity({name: 4.0 ** -quant.quant_type(name).bpw for name in candidates(t)}, 1.0, 0.0)
-            for t in tensors
-        }
-        search(Problem(tensors, guessed, plan_of, "guessed"), target)
+        guess(target, model, plan_of)
 
 
 def _chunks(on_progress: OnProgress) -> OnChunk:

@@ -3,11 +3,16 @@
 Reads headers only. Does not print, encodes nothing; where it goes wrong, `quantize` would too.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from ggufkit.encoding.encoder import PlainEncoder
+from ggufkit.encoding.job import prepare
+from ggufkit.fitting.guess import NOTE, guess
 from ggufkit.formats.model import Hparams
 from ggufkit.recipes.recipe import Recipe
+from ggufkit.recipes.search import Target
 from ggufkit.runtime import machine, memory
 from ggufkit.workflows.quantize import Job, QuantizeSettings, notes, opened
 
@@ -76,8 +81,12 @@ def plan(
     max_memory: int | None = None,
     allow_requantize: bool = False,
     mtp: bool = True,
+    target: Target | None = None,
 ) -> PlanReport:
-    """Plan the quantization of `source`. Raises what `quantize` would raise before its first byte."""
+    """Plan the quantization of `source`. Raises what `quantize` would raise before its first byte.
+
+    target  a size to choose types for instead of `recipe`; without measuring, so they are a guess
+    """
     settings = QuantizeSettings(
         source=source,
         output=source,
@@ -89,11 +98,25 @@ def plan(
         mtp=mtp,
     )
     with opened(settings) as job:
-        return plan_report(job)
+        if target is None:
+            return plan_report(job)
+        return plan_report(_guessed(job, target), guessed=True)
 
 
-def plan_report(job: Job, *, memory_nbytes: int | None = None) -> PlanReport:
-    """The report of a prepared job, for a machine of `memory_nbytes`; None takes this machine's."""
+def _guessed(job: Job, target: Target) -> Job:
+    """The job with guessed types."""
+
+    def job_of(recipe: Recipe) -> Job:
+        return prepare(dataclasses.replace(job.settings, recipe=recipe, imatrix=None), job.model, PlainEncoder())
+
+    return job_of(guess(target, job.model, lambda recipe: job_of(recipe).plan))
+
+
+def plan_report(job: Job, *, memory_nbytes: int | None = None, guessed: bool = False) -> PlanReport:
+    """The report of a prepared job, for a machine of `memory_nbytes`; None takes this machine's.
+
+    guessed  types for a size that nobody has measured yet; a note says so
+    """
     tensors = job.plan.tensors
     weights_nbytes = sum(t.nbytes for t in tensors)
     return PlanReport(
@@ -107,7 +130,7 @@ def plan_report(job: Job, *, memory_nbytes: int | None = None) -> PlanReport:
         peak_nbytes=job.peak_nbytes,
         threads=job.threads,
         fit=fit(job.model.hparams, weights_nbytes, memory_nbytes or machine.memory().total),
-        notes=notes(job),
+        notes=(*notes(job), *([NOTE] if guessed else [])),
         nbytes_by_type=job.plan.nbytes_by_type,
         tensors=tuple(
             PlanRow(t.name, t.tensor.shape, t.tensor.dtype, t.qtype.name, t.nbytes, t.reason) for t in tensors

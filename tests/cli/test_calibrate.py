@@ -46,7 +46,7 @@ def test_merging_adds_counts_and_reports_coverage(tmp_path: Path) -> None:
         ),
         (["quantize", MODEL, "-o", "OUT", "--calibrate", "--save-recipe", "r.toml"], "Give a target with it"),
         (["quantize", MODEL, "-o", "OUT", "--calibrate", "--imatrix", "i.gguf"], "exclude each other"),
-        (["quantize", MODEL, "-o", "OUT", "--target-bpw", "4", "--dry-run"], "--save-recipe"),
+        (["quantize", MODEL, "-o", "OUT", "--max-kld", "0.1", "--dry-run"], "--save-recipe"),
     ],
 )
 def test_contradictions_are_usage_errors(arguments: list[str], said: str, tmp_path: Path) -> None:
@@ -63,6 +63,16 @@ def test_a_checkpoint_is_calibrated_layer_by_layer(tmp_path: Path) -> None:
     report = json.loads(done.stdout)
     assert (report["model"], report["n_tokens"], report["n_entries"]) == ("tiny-mixtral", 1024, 32)
     assert [path.name for path in tmp_path.iterdir()] == ["imatrix.gguf"]
+
+
+def test_a_dry_run_with_a_target_shows_a_guess_within_it(tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    done = CliRunner().invoke(main, ["quantize", MODEL, "-o", str(out), "--target-bpw", "4.5", "--dry-run", "--json"])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert 4.2 < result["bpw"] <= 4.5
+    assert any("guess from sizes alone" in note for note in result["notes"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_dry_run_says_what_fitting_costs_and_shows_the_plan(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from ggufkit.errors import RecipeError, UsageError
 from ggufkit.formats.model import Model
 from ggufkit.recipes.build import make_plan
 from ggufkit.recipes.recipe import Recipe, RecipeRule
+from ggufkit.recipes.search import Target
 from ggufkit.reports.plan_text import render
 from ggufkit.reports.result import as_dict
 from ggufkit.runtime import memory
@@ -19,6 +20,7 @@ from tests.recipes.narrow import Narrow, write_narrow
 from tests.recipes.shapes import SHAPES, model_of
 
 GIB = 1 << 30
+MODELS = Path(__file__).resolve().parents[2] / "models"
 MIXTRAL = model_of(SHAPES["mixtral-8x7b"])
 
 
@@ -91,3 +93,20 @@ def test_unknown_type_and_useless_rule_are_errors(tmp_path: Path) -> None:
     rule = RecipeRule("Q6_K", match="blk.7.ffn_down.weight")
     with pytest.raises(RecipeError, match="matches no tensor"):
         plan(source, Recipe("mine", base="Q4_K_M", rules=(rule,)))
+
+
+@pytest.mark.parametrize("model", ["tiny-mixtral", "stories260K"])
+def test_a_target_is_planned_with_types_that_keep_within_it(model: str) -> None:
+    source = MODELS / model
+    roomy = plan(source, target=Target(bpw=6.0))
+    assert 5.0 < roomy.bpw <= 6.0
+    tight = plan(source, target=Target(nbytes=roomy.file_nbytes - 20_000))
+    assert tight.file_nbytes <= roomy.file_nbytes - 20_000
+    assert "guess" in tight.notes[-1]
+    with pytest.raises(UsageError, match="out of reach"):
+        plan(source, target=Target(nbytes=1000))
+
+
+def test_a_divergence_cannot_be_planned() -> None:
+    with pytest.raises(UsageError, match="after measuring only"):
+        plan(MODELS / "tiny-mixtral", target=Target(kld=0.1))
