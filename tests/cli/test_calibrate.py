@@ -79,6 +79,6 @@ def test_a_dry_run_says_what_fitting_costs_and_shows_the_plan(tmp_path: Path) ->
     out = tmp_path / "out.gguf"
     done = CliRunner().invoke(main, ["quantize", MODEL, "-o", str(out), "--effort", "best", "--dry-run"])
     assert done.exit_code == 0, done.output
-    assert "effort best: one walk through the calibration text, then about" in done.stderr
+    assert "effort best: about" in done.stderr and "calibration" in done.stderr
     assert "MiB of memory" in done.stderr and "Q4_K_M" in done.stdout
     assert not list(tmp_path.iterdir())
