@@ -112,9 +112,13 @@ def _inverse_factor(h: F64Array) -> F64Array:
 
 def row_errors(w: F32Array, blocks: U8Array, qtype: QuantType, moments: F32Array) -> F64Array:
     """(ŵ - w) H (ŵ - w)ᵀ of each encoded row, (n_rows,); `moments` (n_block, width, width) float32."""
-    error = dequantize(blocks, qtype) - w
+    return energies(dequantize(blocks, qtype) - w, moments)
+
+
+def energies(error: F32Array, moments: F32Array) -> F64Array:
+    """e H eᵀ of each row e of `error` (n_rows, n_per_row), (n_rows,); `moments` (n_block, width, width) float32."""
     width = moments.shape[1]
-    total = np.zeros(len(w))
+    total = np.zeros(len(error))
     for block, h in enumerate(moments):
         part = np.ascontiguousarray(error[:, block * width : (block + 1) * width])
         total += _dots(part, product(part, h))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from ggufkit.fitting.corpus import N_CTX, Corpus
 from ggufkit.fitting.cost import EffortCost, shapes_of, taped_tokens
 from ggufkit.fitting.encoders import Effort
-from ggufkit.fitting.sensitivity import PROBES, SAMPLE_ROWS, probed_tensors, tried_tensors
+from ggufkit.fitting.sensitivity import SAMPLE_ROWS, tried_tensors
 from ggufkit.fitting.token_weights import MAX_CHUNKS
 from ggufkit.fitting.walks import MAX_WIDTH, Shape
 from ggufkit.formats.model import Model, ModelTensor
@@ -27,11 +27,11 @@ _CHARS_A_TOKEN = 4.0
 
 
 def step_seconds(
-    model: Model, corpus: Corpus, cost: EffortCost, effort: Effort, *, threads: int, n_probe: int, quick: bool
+    model: Model, corpus: Corpus, cost: EffortCost, effort: Effort, *, threads: int, n_probe: int | None, quick: bool
 ) -> dict[str, float]:
     """Seconds by step, in the order of the run.
 
-    n_probe  chunks that each trial of a type runs on; 0 where types are given
+    n_probe  chunks that a choice of types is tried on, None where types are given
     quick    whether the model that is run has to be made first
     """
     shapes = shapes_of(model)
@@ -43,11 +43,10 @@ def step_seconds(
         n_chunk = min(MAX_CHUNKS, n_tokens / N_CTX)
         seconds[WEIGHING] = n_chunk * taped_tokens(model) * reading * _GRADIENT_READINGS
     seconds[CALIBRATION] = n_tokens * (cost.n_walks * reading + moments)
-    if n_probe:
+    if n_probe is not None:
         tried = tried_tensors(model)
         tables = sum(_sampled(t) for t in tried) / _TABLE_RATE
-        probes = (1 + PROBES * len(probed_tensors(tried))) * n_probe * N_CTX * reading
-        seconds[TYPES] = tables + probes
+        seconds[TYPES] = tables + 3 * n_probe * N_CTX * reading  # as it is, and with what replaces every weight
     return seconds | {ENCODING: cost.encode_seconds}
 
 
@@ -69,4 +68,4 @@ def _moments_madds(model: Model, shapes: Mapping[str, Shape]) -> float:
 
 def _sampled(tensor: ModelTensor) -> int:
     """Weights of the rows that stand for a tensor in tables."""
-    return tensor.n_expert * min(SAMPLE_ROWS, tensor.n_rows) * tensor.n_per_row
+    return tensor.n_expert * min(2 * SAMPLE_ROWS, tensor.n_rows) * tensor.n_per_row

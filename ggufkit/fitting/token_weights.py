@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ggufkit.errors import EngineError
 from ggufkit.fitting.corpus import Corpus, corpus_chunks
 from ggufkit.fitting.sources import OnChunk
-from ggufkit.runtime.backward import Backward
+from ggufkit.runtime.backward import Backward, looked_up
 from ggufkit.runtime.engine import Device, Engine
 from ggufkit.runtime.library import load
 from ggufkit.runtime.machine import choose_threads
@@ -180,7 +180,7 @@ class _Sums:
         self._rows: dict[str, F64Array] = {}
 
     def __call__(self, name: str, gradient: F32Array, _experts: NDArray[np.int32] | None) -> None:
-        if not self._wants(name):
+        if not self._wants(name.removesuffix(looked_up(""))):
             return
         squares = np.square(gradient)
         self._tokens.setdefault(name, []).append(squares.sum(axis=2))

@@ -24,11 +24,16 @@ _UNARY = ("ABS", "SGN", "NEG", "STEP", "TANH", "ELU", "RELU", "SIGMOID", "GELU",
 _GELU = 0.7978845608028654  # √(2/π)
 
 
+def looked_up(name: str) -> str:
+    """What a matrix is called where its rows are looked up and not multiplied with: an embedding on its way in."""
+    return f"{name} looked up"
+
+
 class Backward:
     """Takes gradients back.
 
     on_output  called with a weight's name, the gradient of its product (n_tokens, n_slot, n_rows), and the experts
-               (n_tokens, n_slot) that the rows belong to
+               (n_tokens, n_slot) that the rows belong to; with `looked_up(name)` for rows of it that were looked up
     ended_at   operations without a rule that a gradient came to
     """
 
@@ -73,8 +78,8 @@ class Backward:
         """a[i] @ b[i] of every i, shared among threads."""
         return np.stack(list(self._pool.map(product, a, b)))
 
-    def output(self, node: Node, gradient: F32Array, experts: NDArray[np.int32] | None) -> None:
-        self._on_output(node.weight, gradient, experts)
+    def output(self, name: str, gradient: F32Array, experts: NDArray[np.int32] | None) -> None:
+        self._on_output(name, gradient, experts)
 
     def _add(self, place: Any, values: F32Array) -> None:
         flat = self._flat.get(place.root)
@@ -89,7 +94,7 @@ def _mul_mat(back: Backward, node: Node, g: F32Array) -> None:
         return _mul_mat_computed(back, node, g)
     if node.matrix.shape[0] * node.matrix.shape[1] == 1:
         rows = np.ascontiguousarray(g.reshape(-1, g.shape[-1]))
-        back.output(node, rows[:, None], None)
+        back.output(node.weight, rows[:, None], None)
         matrix = node.matrix
         back.give(node, 1, lambda: back.product(rows, matrix.rows()).reshape(node.sources[1].shape))
         return None
@@ -118,7 +123,7 @@ def _mul_mat_id(back: Backward, node: Node, g: F32Array) -> None:
     experts, matrix = node.kept[2][0, 0], node.matrix
     assert matrix is not None
     rows = np.ascontiguousarray(g[0])  # (n_tokens, n_slot, n_rows)
-    back.output(node, rows, experts)
+    back.output(node.weight, rows, experts)
 
     def to_inputs() -> F32Array:
         shape = node.sources[1].shape  # (1, n_tokens, 1 or n_slot, n_per_row)
@@ -262,6 +267,11 @@ def _clamp(back: Backward, node: Node, g: F32Array) -> None:
 
 
 def _get_rows(back: Backward, node: Node, g: F32Array) -> None:
+    if node.weight:
+        rows = np.ascontiguousarray(g.reshape(-1, g.shape[-1]))
+        back.output(looked_up(node.weight), rows[:, None], None)
+        return
+
     def scattered() -> F32Array:
         out = np.zeros(node.sources[0].shape, dtype=np.float32)  # (n2, n1, n_rows, n)
         for (outer, inner), rows in _by_batch(node.kept[1]):

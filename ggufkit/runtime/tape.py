@@ -34,6 +34,7 @@ _KEPT: dict[str, tuple[int, ...]] = {
     "L2_NORM": (0,), "SOFT_MAX": (_RESULT,), "ROPE": (0, _RESULT), "GLU": (0, 1), "UNARY": (0,), "SQR": (0,),
     "CLAMP": (0,), "GET_ROWS": (1,), "SET_ROWS": (1,),
 }  # fmt: skip
+_OF_WEIGHTS = frozenset(("MUL_MAT", "MUL_MAT_ID", "GET_ROWS"))
 _SAME_PLACE = frozenset(("NONE", "VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"))
 
 
@@ -141,7 +142,7 @@ class Tape:
         if not weight and not any(live):
             return
         state.live.add(result.root)
-        slots = () if weight and op == "MUL_MAT" else _KEPT.get(op, ())
+        slots = () if weight and op != "MUL_MAT_ID" else _KEPT.get(op, ())
         kept = {slot: self._value(tensors[slot]) for slot in slots if 0 <= slot < len(tensors)}
         matrix = _matrix(self._ggml, tensors[0], weight) if weight else None
         params = np.array(node.op_params, dtype=np.int32)
@@ -171,10 +172,10 @@ class Tape:
 
 
 def _weight_of(op: str, first: Tensor) -> str:
-    """Name of the matrix that the node multiplies with, "" where both sides are computed."""
+    """Name of the matrix that the node multiplies with or looks rows up in, "" where both sides are computed."""
     name = weight_name(first.name)
     root_is_leaf = not first.view_src and not any(first.src)
-    return name if op in ("MUL_MAT", "MUL_MAT_ID") and root_is_leaf and name.endswith(".weight") else ""
+    return name if op in _OF_WEIGHTS and root_is_leaf and name.endswith(".weight") else ""
 
 
 def _matrix(lib: Any, tensor: Tensor, name: str) -> Matrix:

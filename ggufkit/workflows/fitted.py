@@ -10,8 +10,8 @@ import dataclasses
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,11 +32,12 @@ from ggufkit.fitting.encoders import Effort, FittedEncoder, ImportanceEncoder
 from ggufkit.fitting.evidence import Evidence, Weigh
 from ggufkit.fitting.guess import guess
 from ggufkit.fitting.notebook import Notebook
-from ggufkit.fitting.sensitivity import measure
+from ggufkit.fitting.prober import Prober, Tried
+from ggufkit.fitting.sensitivity import Subject, measure
 from ggufkit.fitting.sources import OnChunk
 from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.token_weights import TokenWeights, measure_weights
-from ggufkit.formats.model import Model
+from ggufkit.formats.model import Model, ModelTensor
 from ggufkit.formats.partial import check_unfinished, kept_path
 from ggufkit.progress import OnProgress, Progress, Steps, ignore
 from ggufkit.recipes.build import make_plan
@@ -61,7 +62,7 @@ class FitSettings:
     text         calibration texts; empty takes the shipped one
     n_tokens     at most so many of them, spread evenly over the text; None reads everything
     target       choose types for a size or a divergence instead of taking quantize.recipe
-    n_probe      chunks that each probe of the type choice runs on
+    n_probe      chunks that a divergence is tried on, where that is the target
     """
 
     quantize: QuantizeSettings
@@ -69,7 +70,7 @@ class FitSettings:
     text: tuple[Path, ...] = ()
     n_tokens: int | None = N_TOKENS
     target: Target | None = None
-    n_probe: int = 32
+    n_probe: int = 8
     device: Device = Device.AUTO
 
 
@@ -116,7 +117,7 @@ class FittedJob:
         self.plain = prepare(self._job, model, self.encoder)
         self.seconds = step_seconds(
             model, corpus, self.cost, _effort(settings), threads=self.plain.threads,
-            n_probe=settings.n_probe if settings.target else 0, quick=is_quick,
+            n_probe=_n_tried(settings), quick=is_quick,
         )  # fmt: skip
         self._model_runs: Callable[[], object] = lambda: None
         self._out: Output | None = None
@@ -185,7 +186,7 @@ class FittedJob:
         if self.settings.target is None:
             return None
         return choose_types(
-            self.settings.target, self.model, self.evidence, self.evidence.source.corpus, plan_of=self._plan_of,
+            self.settings.target, self.model, self.evidence, plan_of=self._plan_of,
             n_probe=self.settings.n_probe, ready=self._run_model, on_progress=steps.step(TYPES),
         )  # fmt: skip
 
@@ -339,17 +340,59 @@ def choose_types(
     target: Target,
     model: Model,
     evidence: Evidence,
-    corpus: Corpus,
     *,
     plan_of: PlanOf,
     n_probe: int,
     ready: Callable[[], object] = lambda: None,
     on_progress: OnProgress = ignore,
 ) -> Found:
-    """Measure what each tensor costs at each type, and solve for the target."""
-    costs = measure(model, evidence, corpus, n_chunks=n_probe, ready=ready, on_progress=on_progress)
+    """Find what each tensor costs at each type, and solve for the target.
+
+    A size needs the costs in proportion only. For a divergence, a first solution is tried in the model, and all costs
+    are scaled by what it says.
+
+    ready  called before the model is run, where it has to be
+    """
+    costs = measure(model, evidence, on_progress)
     tensors = [t for t in model.tensors if t.name in costs]
-    return search(Problem(tensors, costs, plan_of, "searched"), target)
+    found = search(Problem(tensors, costs, plan_of, "searched"), target)
+    if target.kld is None:
+        return found
+    tried = functools.partial(tried_divergence, found.types, tensors, evidence, n_probe=n_probe, ready=ready)
+    key = f"divergence {hashlib.sha256(str(sorted(found.types.items())).encode()).hexdigest()[:16]} {n_probe}"
+    measured = evidence.notebook.remember(key, functools.partial(tried, on_progress=on_progress))
+    factor = measured / max(found.kld, 1e-12)
+    scaled = {name: dataclasses.replace(cost, quadratic=factor * cost.quadratic) for name, cost in costs.items()}
+    return search(Problem(tensors, scaled, plan_of, "searched"), target)
+
+
+def tried_divergence(
+    types: Mapping[str, str],
+    tensors: Sequence[ModelTensor],
+    evidence: Evidence,
+    *,
+    n_probe: int,
+    ready: Callable[[], object] = lambda: None,
+    on_progress: OnProgress = ignore,
+) -> float:
+    """Mean divergence of the running model with every tensor stored in its type, nats a token."""
+    tried = {}
+    for index, tensor in enumerate(tensors):
+        on_progress(Progress(index, len(tensors), "tensors", f"try {tensor.name}"))
+        subject, tried[tensor.name] = Subject(tensor, evidence), Tried(tensor, types[tensor.name])
+        for expert in range(tensor.n_expert):
+            w = tensor.rows(expert, 0, tensor.n_rows)
+            tried[tensor.name].blocks.append(subject.encoded(expert, w, types[tensor.name], 0))
+    ready()
+    with closing(Prober(evidence.source.corpus, n_probe)) as prober:
+        return prober.kld(tried)[0]
+
+
+def _n_tried(settings: FitSettings) -> int | None:
+    """Chunks that a choice of types is tried on, None where none is made."""
+    if settings.target is None:
+        return None
+    return 0 if settings.target.kld is None else settings.n_probe
 
 
 def check_target(target: Target, model: Model, plan_of: PlanOf) -> None:

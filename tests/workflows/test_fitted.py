@@ -1,7 +1,6 @@
 """Calibrate, choose and encode in one command, on the shipped model: closer than importance alone, on target."""
 
 import dataclasses
-import itertools
 import re
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,7 +18,7 @@ from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.cost import shapes_of
 from ggufkit.fitting.encoders import Effort
 from ggufkit.fitting.evidence import Evidence
-from ggufkit.fitting.sensitivity import Cost, Probe, Prober, Subject, fit_cost, probe_types, probed_tensors
+from ggufkit.fitting.prober import Prober
 from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.walks import moments_nbytes, plan_walks, walks_nbytes
 from ggufkit.formats.gguf_reader import GgufFile
@@ -277,24 +276,6 @@ def test_a_patched_weight_speaks_as_the_file_does(base: Path, prober: Prober) ->
     assert 0 < small < large
 
 
-def test_a_probe_sees_coarse_types_cost_more(base: Path, corpus: Corpus, prober: Prober) -> None:
-    model = open_source(base)
-    evidence = Evidence(WholeModel(corpus), shapes_of(model))
-    tensor = next(t for t in model.tensors if t.name == "blk.1.attn_output.weight")
-    subject = Subject(tensor, evidence)
-    coarse, fine = (subject.probe(lambda: prober, name) for name in ("Q2_K", "Q6_K"))
-    assert coarse.kld > fine.kld and coarse.r > 50 * fine.r
-    errors = list(subject.relative_errors(("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")).values())
-    assert all(later < 0.5 * earlier for earlier, later in itertools.pairwise(errors))
-
-
-def test_costs_are_found_again() -> None:
-    for a, b in ((0.3, 0.0), (0.0, 0.02), (0.2, 0.01)):
-        probes = [Probe(r, a * r + b * r**0.5, 1e-6) for r in (0.2, 0.01, 0.001)]
-        assert fit_cost(probes) == pytest.approx(Cost(a, b), abs=1e-3)
-    assert fit_cost([Probe(0.1, -1e-6, 1e-5)]) == pytest.approx(Cost(0.0, 0.0), abs=1e-6)
-
-
 def test_walks_keep_within_the_memory() -> None:
     shapes = {"output.weight": (1, 256)}
     for layer in range(10):
@@ -316,12 +297,6 @@ def test_the_least_memory_is_enough() -> None:
     least = walks_nbytes(plan_walks(shapes, 0), shapes)
     for room in (least, least + 1, least + moments_nbytes((1, 1024)) - 1, least + moments_nbytes((1, 1024))):
         assert walks_nbytes(plan_walks(shapes, room), shapes) <= room
-
-
-def test_probes_are_spread_over_the_layers(base: Path) -> None:
-    tensors = [t for t in open_source(base).tensors if t.name in shapes_of(open_source(base))]
-    assert probed_tensors(tensors) == frozenset(t.name for t in tensors)
-    assert probe_types(("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")) == ("Q2_K", "Q5_K", "Q6_K")
 
 
 def test_costs_are_said_beforehand(base: Path) -> None:

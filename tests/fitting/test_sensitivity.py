@@ -1,0 +1,62 @@
+"""What a tensor costs at a type, in nats: predicted from gradients, against what the running model says."""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ggufkit.architectures.source import open_source
+from ggufkit.fitting.corpus import Corpus
+from ggufkit.fitting.cost import shapes_of
+from ggufkit.fitting.evidence import Evidence
+from ggufkit.fitting.prober import Prober, Tried
+from ggufkit.fitting.sensitivity import Subject, candidates, measure
+from ggufkit.fitting.sources.whole_model import WholeModel
+from ggufkit.formats.model import Model
+from ggufkit.workflows.fitted import weigher
+from ggufkit.workflows.quantize import QuantizeSettings, quantize
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "ggufkit" / "data" / "text" / "calibration.txt").read_text()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    path = tmp_path_factory.mktemp("sensitivity") / "stories.gguf"
+    quantize(QuantizeSettings(source=ROOT / "models" / "stories260K", output=path, recipe="F32"))
+    with open_source(path) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def evidence(model: Model) -> Evidence:
+    corpus = Corpus(model.files[0].path, TEXT, n_tokens=20 * 256, n_ctx=256, threads=1)
+    return Evidence(WholeModel(corpus), shapes_of(model), weigh=weigher(corpus, model))
+
+
+def test_predicted_costs_are_what_the_model_says(model: Model, evidence: Evidence) -> None:
+    """In proportion within a factor of 2 for nine tensors, from the embedding to the last layer; in nats within 2.5."""
+    names = [f"blk.{layer}.{part}.weight" for layer in (0, 4) for part in ("attn_q", "attn_v", "attn_output", "ffn_up")]
+    tensors = {t.name: t for t in model.tensors}
+    ratios = []
+    with closing(Prober(evidence.source.corpus, 8)) as prober:
+        for name in ["token_embd.weight", *names]:
+            subject = Subject(tensors[name], evidence)
+            errors, nats = subject.costs()
+            predicted = errors["Q4_0"] * nats
+            tried = Tried(tensors[name], "Q4_0")
+            tried.blocks.append(subject.encoded(0, tensors[name].rows(0, 0, tensors[name].n_rows), "Q4_0", 2))
+            ratios.append(predicted / prober.kld({name: tried})[0])
+    mean = np.exp(np.mean(np.log(ratios)))
+    assert 0.5 < mean < 2.5, " ".join(f"{r:.2f}" for r in ratios)
+    assert all(mean / 2 < ratio < mean * 2 for ratio in ratios), " ".join(f"{r:.2f}" for r in ratios)
+
+
+def test_finer_types_cost_less(model: Model, evidence: Evidence) -> None:
+    for name, cost in measure(model, evidence).items():
+        tensor = next(t for t in model.tensors if t.name == name)
+        errors = [cost.alone(kind) for kind in ("Q4_0", "Q5_0", "Q8_0") if kind in candidates(tensor)]
+        assert errors and all(later < 0.5 * earlier for earlier, later in itertools.pairwise(errors)), name
