@@ -7,7 +7,8 @@ Run it: python benchmarks/levers.py [--types Q2_K,Q3_K_S,Q4_K_S] [--chunks 48] [
     diagonal        the same, searched with mean squared inputs, the diagonal of H
     cost            the same, searched with 1 / U[j, j]², what a column's error costs after the columns behind it
     cost, 2 rounds  and levels and scales refined (--effort balanced, but every row is stored fitted)
-    judged          and each row stored as fitted only where held-out text says so (--effort balanced)
+    judged          and each row stored as fitted only where held-out text says so
+    weighed         and each token counted for what an error of its products does to the predictions (--effort balanced)
     16 rounds       the same with up to 16 rounds (--effort best)
 """
 
@@ -31,7 +32,7 @@ from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.formats.text import shipped_text
 from ggufkit.recipes.plan import PlannedTensor
-from ggufkit.workflows.fitted import N_TOKENS, encoder_for
+from ggufkit.workflows.fitted import N_TOKENS, encoder_for, weigher
 from ggufkit.workflows.quantize import QuantizeSettings, encode
 from quant import feedback
 
@@ -61,8 +62,8 @@ class Variant(FittedEncoder):
         return feedback.encode(w, planned.qtype, curve, weighted=self._search != "flat", n_refine=self._n_refine)
 
 
-def variants(evidence: Evidence) -> dict[str, object]:
-    """Encoders by name."""
+def variants(evidence: Evidence, weighed: Evidence) -> dict[str, object]:
+    """Encoders by name; `weighed` is evidence whose tokens count for what they do."""
     return {
         "importance": encoder_for(Effort.FAST, evidence),
         "flat": Variant(evidence, search="flat", n_refine=0),
@@ -70,7 +71,8 @@ def variants(evidence: Evidence) -> dict[str, object]:
         "cost": Variant(evidence, search="cost", n_refine=0),
         "cost, 2 rounds": Variant(evidence, search="cost", n_refine=2),
         "judged": encoder_for(Effort.BALANCED, evidence),
-        "16 rounds": encoder_for(Effort.BEST, evidence),
+        "weighed": encoder_for(Effort.BALANCED, weighed),
+        "16 rounds": encoder_for(Effort.BEST, weighed),
     }
 
 
@@ -85,11 +87,14 @@ def main() -> None:
         base, judge, covers = judged_model(Path(folder), options)
         corpus = Corpus(base, shipped_text("calibration.txt"), n_tokens=N_TOKENS, threads=options.threads)
         evidence = Evidence(WholeModel(corpus), covers, sums=True)
-        for names in evidence.walks:
-            evidence.hold(names)
+        with open_source(base) as model:
+            weighed = Evidence(WholeModel(corpus), covers, weigh=weigher(corpus, model))
+        for one in (evidence, weighed):
+            for names in one.walks:
+                one.hold(names)
         for type_name in options.types.split(","):
             first = None
-            for label, encoder in variants(evidence).items():
+            for label, encoder in variants(evidence, weighed).items():
                 started = time.perf_counter()
                 with open_source(base) as model:
                     encode(QuantizeSettings(source=base, output=output, recipe=type_name, threads=options.threads,
