@@ -32,7 +32,6 @@ from numpy.typing import NDArray
 
 import models
 from ggufkit.architectures.source import open_source
-from ggufkit.encoding.job import prepare
 from ggufkit.fitting.cost import shapes_of
 from ggufkit.fitting.encoders import Effort
 from ggufkit.formats.imatrix import read_imatrix
@@ -168,8 +167,8 @@ class Bench:
 
     def _ours(self, type_name: str, effort: Effort, target: Target | None = None) -> float:
         job = QuantizeSettings(
-            source=self.base, output=self.folder / "out.gguf", recipe=type_name, threads=self.options.threads, force=True,
-            provenance=target is not None,
+            source=self.base, output=self.folder / "out.gguf", recipe=type_name, threads=self.options.threads,
+            force=True, provenance=target is not None,
         )  # fmt: skip
         settings = FitSettings(quantize=job, effort=effort, target=target, n_tokens=self.options.tokens)
         return quantize_fitted(settings).seconds

@@ -172,7 +172,8 @@ def search(problem: Problem, target: Target) -> Found:
         found = problem.solve(lambda groups, _, room=budget: least_loss(groups, room))  # type: ignore[misc]
         if found.plan.file_nbytes <= wanted:
             return found
-        budget -= found.plan.file_nbytes - wanted
+        # from what was used: a smaller room that the same types still fit would give them again
+        budget = found.allocation.nbytes - (found.plan.file_nbytes - wanted)
     largest = problem.solve(lambda groups, _: least_loss(groups, reachable(groups)[1]))
     raise UsageError(
         f"a file of {wanted} bytes is out of reach: the types at hand give {smallest.plan.file_nbytes} to "

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,8 +12,9 @@ from ggufkit.recipes.build import make_plan
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.quantizable import kept_reason
 from ggufkit.recipes.recipe import Recipe, parse_recipe
-from ggufkit.recipes.search import Problem, Sensitivity, Target, search
+from ggufkit.recipes.search import Problem, Sensitivity, Solve, Target, search
 from quant import quant_type
+from quant.allocate import Choice, Group
 
 MODEL = open_source(Path(__file__).resolve().parents[2] / "models" / "tiny-mixtral")
 TENSORS = [t for t in MODEL.tensors if kept_reason(t) is None]
@@ -91,3 +93,22 @@ def test_no_other_choice_of_two_types_is_better() -> None:
         swapped[order[first]], swapped[order[second]] = swapped[order[second]], swapped[order[first]]
         if TENSORS[first].n_weights == TENSORS[second].n_weights:  # the same bytes
             assert two.predicted(swapped)[0] >= found.kld * (1 - 1e-9)
+
+
+class LongHeader:
+    """A problem whose header takes 1,000 bytes more for all but the smallest types."""
+
+    groups = (Group("a", (Choice("Q2_K", 32_000, 1.0), Choice("Q4_K", 64_000, 0.1))),) * 4
+
+    def solve(self, solver: Solve, **_: object) -> SimpleNamespace:
+        allocation = solver(self.groups, 0.0)
+        header = 1_000 if allocation.nbytes == 4 * 32_000 else 2_000
+        return SimpleNamespace(
+            allocation=allocation, plan=SimpleNamespace(file_nbytes=allocation.nbytes + header, n_weights=1)
+        )
+
+
+@pytest.mark.parametrize("short", [32, 64, 512])
+def test_a_room_that_the_same_types_still_fit_is_not_tried_again_and_again(short: int) -> None:
+    wanted = 2 * 32_000 + 2 * 64_000 + 2_000 - short
+    assert search(LongHeader(), Target(nbytes=wanted)).allocation.nbytes == 3 * 32_000 + 64_000
