@@ -127,10 +127,10 @@ class Subject:
     def _energies(self, expert: int, rows: F32Array) -> F64Array:
         """Output energy of each row on held-out text, (n,)."""
         known = self._evidence.of_expert(self.tensor.name, expert)
-        if known is None:
-            return np.square(rows, dtype=np.float64).sum(axis=1)
-        out: F64Array = feedback.energies(rows, known.held_out)
-        return out
+        if known is not None:
+            return feedback.energies(rows, known.held_out)
+        squares: F64Array = np.square(rows, dtype=np.float64).sum(axis=1)
+        return squares
 
 
 def _rows_at(tensor: ModelTensor, expert: int, at: NDArray[np.int64]) -> F32Array:
