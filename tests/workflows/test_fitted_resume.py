@@ -75,13 +75,10 @@ def test_killed_in_a_step_it_goes_on_there(step: str, whole: bytes, tmp_path: Pa
     assert out.read_bytes() == whole
     assert os.listdir(tmp_path) == ["out.gguf"]
     if step == "calibration":
-        assert seen["calibration"] == ["chunk 12 of 12"]  # 4 and 8 had been read
+        assert seen["calibration"][0] == "chunk 5 of 12"  # four had been read and kept when it was killed at the sixth
     if step in ("types", "encoding"):
         assert "calibration" not in seen
-    if step == "types":
-        assert "quick file" in seen  # types are tried in the model
-    if step == "encoding":
-        assert "quick file" not in seen  # and nothing else needs it
+        assert "quick file" not in seen  # what types cost is read off what was gathered
 
 
 def test_what_was_kept_for_another_text_is_refused(tmp_path: Path) -> None:
