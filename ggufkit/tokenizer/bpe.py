@@ -37,7 +37,7 @@ def from_tokenizer_json(
     for text, number in vocab.items():
         texts[number], types[number] = text, int(TokenType.NORMAL)
     pairs = merge_pairs(tokenizer, vocab, files)
-    quiet = quiet_roles(files) & ordinary(vocab, pairs)
+    quiet = ordinary(quiet_roles(files), vocab, pairs)
     for token in added_tokens(files, vocab, n_vocab, declared=_declared(files)):
         if token.text not in quiet:
             texts[token.number], types[token.number] = _added(token)
@@ -97,9 +97,10 @@ def merge_pairs(
     return pairs
 
 
-def ordinary(vocab: dict[str, int], pairs: list[tuple[str, str]]) -> set[str]:
-    """Tokens that text is made of: single letters, and what merges make. Markers are neither."""
-    return {text for text in vocab if len(text) == 1} | {left + right for left, right in pairs}
+def ordinary(texts: set[str], vocab: dict[str, int], pairs: list[tuple[str, str]]) -> set[str]:
+    """Those of `texts` that text is made of: single letters, and what merges make. Markers are neither."""
+    known = texts & vocab.keys()
+    return {text for text in known if len(text) == 1 or any(left + right == text for left, right in pairs)}
 
 
 def added_tokens(

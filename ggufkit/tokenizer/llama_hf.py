@@ -32,7 +32,7 @@ def from_tokenizer_json(files: TokenizerFiles, n_vocab: int) -> tuple[KV, ...]:
     pairs = merge_pairs(tokenizer, vocab)
     for rank, (left, right) in enumerate(pairs):
         ranks.setdefault(left + right, rank)
-    special = _special_texts(files) - (quiet_roles(files) & ordinary(vocab, pairs))
+    special = _special_texts(files) - ordinary(quiet_roles(files), vocab, pairs)
     pieces = Pieces(n_vocab)
     for text, number in vocab.items():
         kind = TokenType.CONTROL if text in special else TokenType.NORMAL
