@@ -58,3 +58,8 @@ def test_make_targets_in_the_readme_exist(target: str) -> None:
 @pytest.mark.parametrize("path", re.findall(r"`((?:docs|models|benchmarks|quant|ggufkit)/[\w/.-]+)`", README))
 def test_paths_in_the_readme_exist(path: str) -> None:
     assert (ROOT / path).exists()
+
+
+def test_the_tests_that_hold_the_rows_of_robustness_exist() -> None:
+    named = set(re.findall(r"`([a-z_]+(?:/[a-z_]+)*\.py)`", (ROOT / "docs" / "robustness.md").read_text()))
+    assert named and [name for name in sorted(named) if not (ROOT / "tests" / name).exists()] == []
