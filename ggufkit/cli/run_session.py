@@ -4,22 +4,24 @@ The answer goes to stdout as it comes, stats and everything else to stderr. Ctrl
 """
 
 import dataclasses
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import click
-
 from ggufkit.cli import console
-from ggufkit.errors import GgufkitError
+from ggufkit.cli.answer import AnswerWriter, typing_is_not_shown
+from ggufkit.cli.run_numbers import PromptProgress, as_dict, stats_lines
+from ggufkit.errors import GgufkitError, InputError
 from ggufkit.progress import Progress
-from ggufkit.reports.units import human_bytes
+from ggufkit.runtime.batch import I32Array
 from ggufkit.runtime.chat import Message, tokenize_chat
 from ggufkit.runtime.engine import Device, Engine
 from ggufkit.runtime.generate import FinishReason, Generation, GenerationStats, generate
 from ggufkit.runtime.sampling import Sampling
+from ggufkit.runtime.sequence import Sequence
 
 HELP = """\
 /system TEXT   start again with a system message
@@ -27,15 +29,19 @@ HELP = """\
 /regen         answer the last question once more
 /stats         show or hide the line of numbers
 /bye           end (Ctrl-D does too)
-Everything else is said to the model. \"\"\" begins and ends a text of several lines."""
+Everything else is said to the model. A paste of several lines is one message; Alt-Enter begins a line, and so does
+Enter after \"\"\", until \"\"\" again."""
+RAW_NTOKENS = 512  # a base model seldom ends by itself
+_COMMAND = re.compile(r"/[a-z?]+( .*)?")
 
 
 @dataclasses.dataclass(slots=True)
 class Options:
-    """How to answer."""
+    """How to answer. chat None: where the file has a template. special: read special tokens in a raw prompt."""
 
     prompt: str | None = None
     chat: bool | None = None
+    special: bool = False
     system: str | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
@@ -65,44 +71,55 @@ def open_engine(file: Path, n_ctx: int | None, threads: int | None, device: str)
 
 
 class Session:
-    """Answers with one engine. Keeps the conversation; the engine keeps nothing between answers."""
+    """Answers with one engine. Keeps the conversation, and what the engine has computed of it."""
 
     def __init__(self, engine: Engine, options: Options, sampling: Sampling, *, as_json: bool = False) -> None:
         self.options, self.sampling = options, sampling
         self._engine, self._as_json = engine, as_json
+        self._chat = engine.chat_template is not None if options.chat is None else options.chat
+        self._sequence = Sequence(engine)
         self._messages: list[Message] = []
         self._show_stats = True
         self._start(self.options.system)
+        if options.system and not self._chat:
+            raise InputError("a system message needs a chat. Leave out --raw; a model without a template has no chats.")
 
     def answer_once(self, prompt: str) -> None:
         """Answer `prompt` on stdout, stats on stderr; as one JSON document where that was asked for."""
-        chat = bool(self.options.chat) or (self.options.chat is None and self.options.system is not None)
-        text, generation = self._generate(prompt, chat=chat, echo=not self._as_json, repeat=not chat)
+        if self._chat and not prompt.strip():
+            raise InputError("there is nothing to answer: the prompt is empty. Say it with -p or pipe it in.")
+        messages = [*self._messages, Message("user", prompt)]
+        tokens = tokenize_chat(self._engine, messages) if self._chat else self._raw_tokens(prompt)
+        writer = None if self._as_json else AnswerWriter()
+        text, generation = self._generate(tokens, writer, continued="" if self._chat else prompt)
         stats = generation.stats
         assert stats is not None
         if self._as_json:
-            console.print_json(_as_dict(prompt, text, stats))
+            console.print_json(as_dict(prompt, text, self._chat, stats))
         else:
-            click.echo()
-            console.say(stats_line(stats))
+            self._say_stats(stats)
         if stats.finish_reason is FinishReason.CANCELLED:
             raise KeyboardInterrupt
 
     def converse(self) -> None:
         """Read, answer, repeat until /bye or the end of input."""
-        chat = self._engine.chat_template is not None if self.options.chat is None else self.options.chat
-        if not chat:
-            console.say("This model has no chat template: what you write is continued, not answered.")
-        while (said := _read()) is not None:
+        from ggufkit.cli.line_editor import LineEditor
+
+        if not self._chat:
+            console.say("What you write is continued, not answered: the model has no chat template, or --raw.")
+        self._editor = LineEditor()
+        while (said := self._editor.read()) is not None:
             try:
-                if not self._obey(said, chat):
+                if not self._obey(said):
                     return
             except GgufkitError as error:
                 console.say(f"Error: {error}")
 
-    def _obey(self, said: str, chat: bool) -> bool:
-        """One line of the user's; False ends the conversation."""
-        word, _, rest = said.partition(" ")
+    def _obey(self, said: str) -> bool:
+        """One message of the user's; False ends the conversation."""
+        word, rest = said, ""
+        if _COMMAND.fullmatch(said):
+            word, _, rest = said.partition(" ")
         match word:
             case "":
                 pass
@@ -112,93 +129,98 @@ class Session:
                 console.say(HELP, lines=True)
             case "/clear":
                 self._start(self.options.system)
+                console.say("The conversation begins anew.")
             case "/system":
-                self._start(rest)
+                self._start(rest.strip() or None)
+                what = "with that system message" if self.options.system else "without a system message"
+                console.say(f"The conversation begins anew, {what}.")
             case "/stats":
                 self._show_stats = not self._show_stats
+                console.say("The line of numbers is shown." if self._show_stats else "The line of numbers is hidden.")
             case "/regen" if len(self._messages) >= 2 and self._messages[-1].role == "assistant":
                 question = self._messages[-2].content
                 del self._messages[-2:]
-                self._reply(question, chat)
-            case _ if word.startswith("/"):
+                self._reply(question)
+            case "/regen":
+                console.say("There is no answer yet.")
+            case _ if _COMMAND.fullmatch(said):
                 console.say(f"{word} is not known here. /help shows what is.")
             case _:
-                self._reply(said, chat)
+                self._reply(said)
         return True
 
-    def _reply(self, said: str, chat: bool) -> None:
-        _, generation = self._generate(said, chat=chat, echo=True)
-        click.echo()
-        if self._show_stats and generation.stats is not None:
-            console.say(stats_line(generation.stats))
+    def _reply(self, said: str) -> None:
+        """Answer, and keep question and answer where there was one."""
+        if self._chat:
+            messages = self._fitting([*self._messages, Message("user", said)])
+            if messages is None:
+                return
+            tokens = tokenize_chat(self._engine, messages)
+        else:
+            messages, tokens = [], self._raw_tokens(said)
+        text, generation = self._generate(tokens, AnswerWriter())
+        stats = generation.stats
+        assert stats is not None
+        if self._chat and stats.n_generated:
+            self._messages = [*messages, Message("assistant", text)]
+        if self._show_stats or not stats.n_generated:
+            self._say_stats(stats)
+
+    def _fitting(self, messages: list[Message]) -> list[Message] | None:
+        """`messages`, without their oldest turns where the context has no room for an answer; None where that is not
+        wanted. The system message and the last question stay."""
+        n_ctx = self._engine.settings.n_ctx
+        n_token = len(tokenize_chat(self._engine, messages))
+        if n_token + min(256, n_ctx // 4) <= n_ctx:
+            return messages
+        first = int(messages[0].role == "system")
+        kept, n_left = messages, n_token
+        while n_left > n_ctx - n_ctx // 4 and len(kept) > first + 1:  # a quarter, so that it is not asked each time
+            kept = [*kept[:first], *kept[first + 2 :]]
+            n_left = len(tokenize_chat(self._engine, kept))
+        if kept is messages:
+            return messages  # nothing older to forget: the answer has what room there is, or an error says so
+        n_turns = (len(messages) - len(kept)) // 2
+        oldest = "the oldest question and its answer" if n_turns == 1 else f"the {n_turns} oldest questions and answers"
+        console.say(f"The conversation takes {n_token:,} of the context's {n_ctx:,} tokens.")
+        if self._editor.confirm(f"Forget {oldest}?"):
+            return kept
+        console.say("The question was not asked. /clear starts again; a larger --ctx holds more.")
+        return None
 
     def _start(self, system: str | None) -> None:
         self.options.system = system
         self._messages = [Message("system", system)] if system else []
 
-    def _generate(self, prompt: str, *, chat: bool, echo: bool, repeat: bool = False) -> tuple[str, Generation]:
-        """The answer; with `echo` it is shown as it comes, after the prompt where `repeat` is set."""
-        messages = [*self._messages, Message("user", prompt)]
-        tokens = tokenize_chat(self._engine, messages) if chat else self._engine.tokenize(prompt)
-        generation = generate(
-            self._engine, tokens, sampling=self.sampling, max_tokens=self.options.max_tokens, stop=self.options.stop
-        )
+    def _raw_tokens(self, prompt: str) -> I32Array:
+        """The prompt as it is, BOS in front once where the model wants it."""
+        vocab = self._engine.vocab
+        ids = vocab.tokenize(prompt, parse_special=self.options.special)
+        return ids[1:] if len(ids) > 1 and ids[0] == ids[1] == vocab.bos else ids
+
+    def _generate(self, tokens: I32Array, writer: AnswerWriter | None, continued: str = "") -> tuple[str, Generation]:
+        """The answer, written as it comes; on a terminal behind the text that it continues."""
+        most, unwanted = self.options.max_tokens, not self._chat and self.options.max_tokens is None
         pieces: list[str] = []
-        if echo and repeat:
-            click.echo(prompt, nl=False)
-        try:
-            for piece in generation:
-                pieces.append(piece)
-                if echo:
-                    sys.stdout.write(piece)
-                    sys.stdout.flush()
-        except KeyboardInterrupt:
-            pass  # the stats say that it was cancelled
-        if chat:
-            self._messages = [*messages, Message("assistant", "".join(pieces))]
+        with PromptProgress() as progress, typing_is_not_shown():
+            generation = generate(
+                self._engine, tokens, sampling=self.sampling, max_tokens=RAW_NTOKENS if unwanted else most,
+                cut_loops=most is None, stop=self.options.stop, sequence=self._sequence, on_prompt=progress,
+            )  # fmt: skip
+            if writer and sys.stdout.isatty():
+                writer.write(continued)
+            try:
+                for piece in generation:
+                    progress.close()
+                    pieces.append(piece)
+                    if writer:
+                        writer.write(piece)
+            except KeyboardInterrupt:
+                progress.close()  # the stats say that it was interrupted
+        if writer:
+            writer.end()
         return "".join(pieces), generation
 
-
-def stats_line(stats: GenerationStats) -> str:
-    """One line of what an answer took."""
-    why = {
-        FinishReason.LENGTH: "the context is full" if stats.context_full else "the wanted length",
-        FinishReason.STOP: "the model ended" if stats.stop_text is None else f"stop {stats.stop_text!r}",
-        FinishReason.CANCELLED: "interrupted",
-    }[stats.finish_reason]
-    return (
-        f"first token {1000 * stats.seconds_to_first:.0f} ms · prompt {stats.n_prompt} tokens "
-        f"@ {stats.prompt_per_second:.1f}/s · answer {stats.n_generated} tokens @ {stats.generated_per_second:.1f}/s · "
-        f"peak {human_bytes(stats.peak_rss)} · seed {stats.seed} · {why}"
-    )
-
-
-def _as_dict(prompt: str, text: str, stats: GenerationStats) -> dict[str, Any]:
-    return {
-        "schema": "ggufkit/run@1",
-        "prompt": prompt,
-        "text": text,
-        **dataclasses.asdict(stats),
-        "prompt_per_second": stats.prompt_per_second,
-        "generated_per_second": stats.generated_per_second,
-    }
-
-
-def _read() -> str | None:
-    """What the user says, None at the end of input. Three quotes begin and end a text of several lines."""
-    import readline  # noqa: F401  arrow keys and history in input()
-
-    try:
-        line = input("> ")
-        if not line.startswith('"""'):
-            return line.strip()
-        lines = [line[3:]]
-        while not lines[-1].endswith('"""'):
-            lines.append(input("… "))
-    except EOFError:
-        console.say("")
-        return None
-    except KeyboardInterrupt:
-        console.say("")
-        return ""
-    return "\n".join(lines)[:-3].strip()
+    def _say_stats(self, stats: GenerationStats) -> None:
+        for line in stats_lines(stats, chat=self._chat):
+            console.say(line)

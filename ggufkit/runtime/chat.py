@@ -1,13 +1,14 @@
 """Conversations to token ids: the model's chat template, rendered apart, tokenized so that users cannot forge turns.
 
 What a user writes is text, even where it spells `<|im_end|>`. Before rendering, a marker that cannot occur in text is
-put inside every control token's spelling in a message; after rendering the prompt is cut there, and each part is
-tokenized on its own. The template's own control tokens stay whole. Does not know generation or servers.
+put inside every spelling of a token of the template in a message; after rendering the prompt is cut there, and each
+part is tokenized on its own. What the template itself writes stays whole. Does not know generation or servers.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -16,12 +17,24 @@ from ggufkit.formats.files import shown
 from ggufkit.runtime.batch import I32Array
 from ggufkit.runtime.engine import Engine
 from ggufkit.runtime.templates import TemplateWorker
-from ggufkit.runtime.vocabulary import Vocabulary
+from ggufkit.runtime.vocabulary import Vocabulary, by_length
 
 MAX_TEMPLATE_NBYTES = 256 << 10
 MAX_MESSAGES_NBYTES = 8 << 20
 ROLES = ("system", "user", "assistant", "tool")
 _MARK = "\ufdd1"  # a noncharacter: Unicode keeps it for such inner use
+_MARKER = re.compile(r"<[^\s<>]{2,}>|\[[^\s\[\]]{2,}\]")  # how turns are marked where no added token does it
+# transformers' name of a token -> GGUF's
+_NAMED = {
+    "bos": "bos",
+    "eos": "eos",
+    "unk": "unknown",
+    "sep": "seperator",
+    "pad": "padding",
+    "cls": "cls",
+    "mask": "mask",
+}
+_FORBIDDEN: WeakKeyDictionary[Engine, tuple[str, tuple[str, ...], tuple[str, ...]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +52,14 @@ def tokenize_chat(engine: Engine, messages: Sequence[Message], *, add_generation
     """
     template = engine.chat_template
     if template is None:
-        raise InputError(f"{engine.path.name} carries no chat template. Continue a text instead (without --chat).")
-    vocab = engine.vocab
-    safe = [Message(message.role, mark_control(message.content, vocab.control_texts)) for message in messages]
+        raise InputError(f"{engine.path.name} carries no chat template. Continue a text instead (--raw).")
+    forbidden = _forbidden_texts(engine, template)
+    safe = [Message(message.role, mark_control(message.content, forbidden[message.role == "assistant"]))
+            for message in messages]  # fmt: skip
     text = render(
-        engine.templates,
-        template,
-        safe,
-        add_generation_prompt=add_generation_prompt,
-        bos_token=_spelling(vocab, vocab.bos),
-        eos_token=_spelling(vocab, vocab.eos),
+        engine.templates, template, safe, add_generation_prompt=add_generation_prompt, tokens=named_tokens(engine)
     )
-    return tokenize_marked(vocab, text)
+    return tokenize_marked(engine.vocab, text)
 
 
 def render(
@@ -59,10 +68,15 @@ def render(
     messages: Sequence[Message],
     *,
     add_generation_prompt: bool = True,
-    bos_token: str = "",
-    eos_token: str = "",
+    tokens: Mapping[str, str] | None = None,
 ) -> str:
-    """The prompt's text. The template runs in a process with two seconds and 512 MiB."""
+    """The prompt's text. The template runs in a process with two seconds and 512 MiB.
+
+    tokens  see `named_tokens`
+
+    The template sees what transformers passes: no tools and no documents are None, a token that the model lacks is
+    not defined. Source: transformers apply_chat_template.
+    """
     if len(template.encode()) > MAX_TEMPLATE_NBYTES:
         raise InputError(f"the chat template has more than {MAX_TEMPLATE_NBYTES} bytes; none that is honest has")
     if sum(len(message.content.encode(errors="replace")) for message in messages) > MAX_MESSAGES_NBYTES:
@@ -71,12 +85,59 @@ def render(
         if message.role not in ROLES:
             raise UsageError(f"unknown role {shown(message.role)!r}. Known: {', '.join(ROLES)}")
     variables = {
+        **(tokens or {}),
         "messages": [{"role": message.role, "content": message.content} for message in messages],
+        "tools": None,
+        "documents": None,
         "add_generation_prompt": add_generation_prompt,
-        "bos_token": bos_token,
-        "eos_token": eos_token,
     }
     return worker.render(template, variables)
+
+
+def named_tokens(engine: Engine) -> dict[str, str]:
+    """`bos_token`, `eos_token`, `unk_token` …, those that the file names, as they are spelled."""
+    vocab, found = engine.vocab, {}
+    defaults = {"bos": vocab.bos, "eos": vocab.eos}
+    for name, key in _NAMED.items():
+        token = engine.header.value(f"tokenizer.ggml.{key}_token_id")
+        token = token if isinstance(token, int) else defaults.get(name, -1)
+        if 0 <= token < vocab.n_vocab:
+            found[f"{name}_token"] = vocab.spelling(token)
+    return found
+
+
+def _forbidden_texts(engine: Engine, template: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What no message may spell as a token: people's messages, and the assistant's.
+
+    Control tokens, always, and other added tokens where the template writes them. What the assistant said may hold
+    those that the template looks for in it, such as the end of its thoughts; only what opens a turn is forbidden there.
+    """
+    known = _FORBIDDEN.get(engine)
+    if known is None or known[0] != template:
+        vocab, opening = engine.vocab, _skeleton(engine, template, ("user",))
+        turns = _skeleton(engine, template, ("user", "assistant", "user"))
+        whole = opening + turns + _skeleton(engine, template, ("system", "user", "assistant", "user"))
+        added = {text for text in vocab.added_texts if text.strip()}
+        people = {text for text in added if text in template or text in whole} | _plain_markers(vocab, whole)
+        assistant = {text for text in added if text in opening} | _plain_markers(vocab, opening)
+        control = vocab.control_texts
+        known = (template, by_length({*control, *people}), by_length({*control, *assistant}))
+        _FORBIDDEN[engine] = known
+    return known[1], known[2]
+
+
+def _plain_markers(vocab: Vocabulary, text: str) -> set[str]:
+    """Ordinary tokens of `text` that look like a marker: some vocabularies have no others."""
+    tokens = set(vocab.tokenize(text, add_special=False, parse_special=True).tolist())
+    return set(filter(_MARKER.fullmatch, map(vocab.spelling, tokens)))
+
+
+def _skeleton(engine: Engine, template: str, roles: Sequence[str]) -> str:
+    """What the template writes around messages; empty where it refuses such a conversation."""
+    try:
+        return render(engine.templates, template, [Message(role, "x") for role in roles], tokens=named_tokens(engine))
+    except InputError:
+        return ""
 
 
 def mark_control(content: str, control_texts: Sequence[str]) -> str:
@@ -97,7 +158,3 @@ def tokenize_marked(vocab: Vocabulary, text: str) -> I32Array:
     if vocab.add_bos and vocab.bos >= 0 and (not len(ids) or ids[0] != vocab.bos):
         ids = np.concatenate((np.array([vocab.bos], dtype=np.int32), ids))
     return ids
-
-
-def _spelling(vocab: Vocabulary, token: int) -> str:
-    return vocab.piece(token, special=True).decode("utf-8", errors="replace") if token >= 0 else ""

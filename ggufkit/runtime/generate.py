@@ -123,6 +123,7 @@ class Generation:
         sampling: Sampling,
         *,
         max_tokens: int | None,
+        cut_loops: bool,
         stop: Collection[str],
         on_prompt: OnPrompt | None,
     ) -> None:
@@ -130,7 +131,7 @@ class Generation:
         room = self._engine.settings.n_ctx - len(prompt)
         self._limit = room if max_tokens is None else min(max_tokens, room)
         self._fills_context = max_tokens is None or max_tokens > room
-        self._cuts_loops = max_tokens is None
+        self._cuts_loops = cut_loops
         self._stop = StopMatcher(stop) if stop else None
         self._on_prompt = on_prompt
         self._started = self._first = perf_counter()
@@ -217,6 +218,7 @@ def generate(
     *,
     sampling: Sampling | None = None,
     max_tokens: int | None = None,
+    cut_loops: bool | None = None,
     stop: Collection[str] = (),
     sequence: Sequence | None = None,
     on_prompt: OnPrompt | None = None,
@@ -224,6 +226,7 @@ def generate(
     """Continue `prompt` (n,) token ids. Iterate the result for its text, then read its `stats`.
 
     max_tokens  None goes on until the model ends, repeats itself, or the context is full
+    cut_loops   end, as `length`, where the text repeats itself; None does so where max_tokens is None
     stop        strings that end the text; they are not part of it
     sequence    of this engine: what it holds of the prompt's beginning is not computed again. None forgets everything
     on_prompt   called as the prompt is computed
@@ -245,4 +248,7 @@ def generate(
     if sequence is None:
         engine.clear()
         sequence = Sequence(engine)
-    return Generation(sequence, prompt, sampling or Sampling(), max_tokens=max_tokens, stop=stop, on_prompt=on_prompt)
+    return Generation(
+        sequence, prompt, sampling or Sampling(), max_tokens=max_tokens,
+        cut_loops=max_tokens is None if cut_loops is None else cut_loops, stop=stop, on_prompt=on_prompt,
+    )  # fmt: skip

@@ -21,7 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 CPU_SECONDS = 2
 MEMORY_NBYTES = 512 << 20
 MAX_OUTPUT_CHARS = 8 << 20
-_MAX_DEPTH = 60
+_MAX_DEPTH = 180  # a chain of so many `+` nests as deep; Python's own parser ends at 200
 _REFUSED = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends, nodes.Pow)
 
 
@@ -34,9 +34,9 @@ class _Generation(Extension):
 
     tags = {"generation"}  # noqa: RUF012  # jinja2's own declaration
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
 def environment() -> ImmutableSandboxedEnvironment:
@@ -93,8 +93,14 @@ def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_: Any) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 class Worker:
@@ -124,6 +130,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform != "darwin":  # macOS does not keep RLIMIT_AS; time and output limits hold there
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_NBYTES, MEMORY_NBYTES))
+    sys.setrecursionlimit(20 * _MAX_DEPTH)
     worker = Worker()
     for line in sys.stdin.buffer:
         _allow_time()

@@ -6,7 +6,7 @@ Knows the C tokenizer. Does not know files or contexts; a model must stay open w
 import codecs
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,8 @@ from ggufkit.runtime.checks.vocabulary import Spelling
 
 MAX_TEXT_NBYTES = 1 << 30  # llama_tokenize takes an int32 length
 _TYPE_NONE = 0  # llama.h LLAMA_VOCAB_TYPE_NONE
-_ATTR_CONTROL = 1 << 3  # llama.h LLAMA_TOKEN_ATTR_CONTROL
+# llama.h LLAMA_TOKEN_ATTR_*
+_ATTR_UNKNOWN, _ATTR_CONTROL, _ATTR_USER_DEFINED = 1 << 0, 1 << 3, 1 << 4
 
 
 class Vocabulary:
@@ -35,10 +36,11 @@ class Vocabulary:
     """
 
     def __init__(self, lib: ModuleType, model: Any, spelling: Spelling | None = None) -> None:
-        self._lib, self._spelling = lib, spelling
+        self._lib, self._incomplete = lib, spelling
         self._vocab = lib.llama_model_get_vocab(model)
         self._is_none = lib.llama_vocab_type(self._vocab) == _TYPE_NONE
         self._pieces: dict[int, bytes] = {}
+        self._special_pieces: dict[int, bytes] = {}
         self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
         self.bos: int = lib.llama_vocab_bos(self._vocab)
         self.eos: int = lib.llama_vocab_eos(self._vocab)
@@ -70,7 +72,7 @@ class Vocabulary:
             raise InputError(
                 f"the text has {len(raw)} bytes, more than the {MAX_TEXT_NBYTES} that are tokenized at once"
             )
-        if self._spelling is not None and (char := self._spelling.unspeakable(text)) is not None:
+        if self._incomplete is not None and (char := self._incomplete.unspeakable(text)) is not None:
             raise InputError(
                 f"the vocabulary has no token for {shown(char)!r} nor for its bytes (<0x41> and so on), which "
                 "ends llama.cpp. Leave the character out, or convert the model again with byte tokens."
@@ -87,10 +89,10 @@ class Vocabulary:
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """Bytes of one token; control tokens are empty unless `special`. Kept, so that streams pay once a token."""
-        key = ~token if special else token
-        found = self._pieces.get(key)
+        pieces = self._special_pieces if special else self._pieces
+        found = pieces.get(token)
         if found is None:
-            found = self._pieces[key] = self._read_piece(token, special)
+            found = pieces[token] = self._read_piece(token, special)
         return found
 
     def _read_piece(self, token: int, special: bool) -> bytes:
@@ -117,11 +119,30 @@ class Vocabulary:
 
     @cached_property
     def control_texts(self) -> tuple[str, ...]:
-        """Spellings of all control tokens, longest first: what user text must not be able to say."""
+        """Spellings of all tokens that end or control a text, longest first: what user text must not be able to say."""
+        tokens = {token for token, attr in self._special if attr & (_ATTR_CONTROL | _ATTR_UNKNOWN)} | self.eog
+        return by_length(map(self.spelling, tokens))
+
+    @cached_property
+    def added_texts(self) -> tuple[str, ...]:
+        """Spellings of all user-defined tokens, longest first. In any text they are read as these tokens."""
+        return by_length(self.spelling(token) for token, attr in self._special if attr & _ATTR_USER_DEFINED)
+
+    def spelling(self, token: int) -> str:
+        """What stands for `token` in a text whose special tokens are read."""
+        return self.piece(token, special=True).decode("utf-8", errors="replace")
+
+    @cached_property
+    def _special(self) -> list[tuple[int, int]]:
+        """Tokens that are not ordinary, with their attributes."""
         get_attr, vocab = self._lib.llama_vocab_get_attr, self.handle
-        ids = [token for token in range(self.n_vocab) if get_attr(vocab, token) & _ATTR_CONTROL]
-        texts = {self.piece(token, special=True).decode("utf-8", errors="replace") for token in ids}
-        return tuple(sorted((text for text in texts if len(text) > 1), key=lambda text: (-len(text), text)))
+        wanted = _ATTR_UNKNOWN | _ATTR_CONTROL | _ATTR_USER_DEFINED
+        return [(token, attr) for token in range(self.n_vocab) if (attr := get_attr(vocab, token)) & wanted]
+
+
+def by_length(texts: Iterable[str]) -> tuple[str, ...]:
+    """Each of `texts` of more than one character once, the longest first."""
+    return tuple(sorted({text for text in texts if len(text) > 1}, key=lambda text: (-len(text), text)))
 
 
 @contextmanager
