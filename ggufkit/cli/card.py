@@ -10,8 +10,15 @@ from ggufkit.cli import console, options
 @click.command()
 @click.argument("results", type=options.PATH, nargs=-1, required=True)
 @click.option("-o", "--output", type=options.OUTPUT, default=None, help="The README.md to write. Default: stdout.")
-@click.option("--base-model", default=None, metavar="ORG/NAME", help="The original on the hub.")
-@click.option("--license", "license_name", default=None, help="As the hub spells it: apache-2.0.")
+@click.option(
+    "--base-model",
+    default=None,
+    metavar="ORG/NAME",
+    help="The original on the hub. Default: what the source's card names.",
+)
+@click.option(
+    "--license", "license_name", default=None, help="As the hub spells it: apache-2.0. Default: the source's."
+)
 def command(
     *, results: tuple[Path, ...], output: Path | None, base_model: str | None, license_name: str | None
 ) -> None:

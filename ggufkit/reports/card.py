@@ -4,30 +4,39 @@ Does not know the hub.
 """
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 
 from ggufkit.formats.printable import cleaned
 from ggufkit.proof.comparison import Comparison
+from ggufkit.proof.facts import ModelFacts
 from ggufkit.reports.markdown import escaped, table
 from ggufkit.reports.reproduce import command, config_toml, configs
 from ggufkit.reports.units import human_bytes
 from ggufkit.reports.wording import FIGURES, MARKS, number
 from ggufkit.workflows.gate import GateResult
 
+# whether the file carries a chat template -> what it is for; results of older versions do not know
+_KINDS: dict[bool | None, list[str]] = {
+    True: ["It answers questions: its chat template is in the file."],
+    False: ["It continues texts: it carries no chat template."],
+    None: [],
+}
+
 
 def render(results: Sequence[GateResult], *, base_model: str | None = None, license_name: str | None = None) -> str:
     """The card of one or several files of one model, smallest first.
 
-    base_model    the original on the hub: organisation/name
-    license_name  as the hub spells it: apache-2.0
+    base_model    the original on the hub, organisation/name; None takes what the source's card named
+    license_name  as the hub spells it: apache-2.0; None takes the source's
     """
     results = cleaned(list(results))
     ordered = sorted(results, key=lambda result: result.candidate.nbytes)
     first = ordered[0]
     title = first.candidate.name or first.base.name or first.candidate.arch
     blocks = [
-        _front_matter(base_model, license_name),
+        _front_matter(first.candidate, base_model, license_name),
         f"# {escaped(title)}, quantized",
         _summary(first, base_model),
         "## Files",
@@ -37,16 +46,18 @@ def render(results: Sequence[GateResult], *, base_model: str | None = None, lice
     ]
     for result in ordered:
         blocks += _details(result)
-    blocks += ["## Reproduce", _reproduce(ordered), "## Run", _run(_recommended(ordered)), _made_with(first)]
+    blocks += ["## Reproduce", _reproduce(ordered), "## Run", _run(_recommended(ordered).candidate), _made_with(first)]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def _front_matter(base_model: str | None, license_name: str | None) -> str:
+def _front_matter(model: ModelFacts, base_model: str | None, license_name: str | None) -> str:
     lines = ["library_name: gguf", "pipeline_tag: text-generation", "tags: [gguf, quantized, ggufkit]"]
     if base_model:
         lines += [f"base_model: {json.dumps(base_model)}", "base_model_relation: quantized"]
-    if license_name:
-        lines.append(f"license: {json.dumps(license_name)}")
+    elif model.base_model:  # what the original was made from; the relation of these files to it is the hub's to tell
+        lines.append(f"base_model: {json.dumps(model.base_model)}")
+    if license_name or model.license:
+        lines.append(f"license: {json.dumps(license_name or model.license)}")
     return "\n".join(["---", *lines, "---"])
 
 
@@ -114,9 +125,20 @@ def _recommended(ordered: Sequence[GateResult]) -> GateResult:
     return next((one for one in ordered if one.verdict == "pass"), ordered[-1])
 
 
-def _run(result: GateResult) -> str:
-    file = shlex.quote(result.candidate.file)
-    return _fenced("sh", f'ggufkit run {file} -p "Once upon a time"\nllama-cli -m {file} -p "Once upon a time"')
+def _run(model: ModelFacts) -> str:
+    """Lines for the programs that people have, with a chat where the model knows one."""
+    file, modelfile = shlex.quote(model.file), shlex.quote(f"FROM ./{model.file}")
+    name = shlex.quote(re.sub(r"[^a-z0-9._-]+", "-", model.file.lower().removesuffix(".gguf")).strip("-.") or "model")
+    if model.chats:
+        lines = [f'ggufkit run {file} -p "Why is the sky blue?"', f"llama-cli -m {file}"]
+    else:
+        lines = [f'ggufkit run {file} -p "Once upon a time"', f'llama-completion -m {file} -p "Once upon a time"']
+    lines += [
+        f"llama-server -m {file}    # a server with OpenAI's API",
+        f"echo {modelfile} > Modelfile && ollama create {name} -f Modelfile && ollama run {name}",
+        f"lms import {file}    # LM Studio",
+    ]
+    return "\n\n".join([*_KINDS[model.chats], _fenced("sh", "\n".join(lines))])
 
 
 def _fenced(language: str, text: str) -> str:

@@ -210,6 +210,22 @@ def test_a_changed_result_is_refused_or_shown(change: str, result: dict[str, Any
     assert refused > 100
 
 
+@pytest.mark.parametrize("chats", [True, False])
+def test_a_card_suits_the_model(chats: bool, result: dict[str, Any]) -> None:
+    result["candidate"] |= {"chats": chats, "license": "apache-2.0", "base_model": "org/base", "file": "My Model.gguf"}
+    shown = card.render([parse(result)])
+    assert ("It answers questions" in shown, "It continues texts" in shown) == (chats, not chats)
+    assert ("llama-cli -m 'My Model.gguf'\n" in shown, "llama-completion -m 'My Model.gguf' -p" in shown) == (
+        chats,
+        not chats,
+    )
+    for program in ("ggufkit run", "llama-server -m", "ollama create my-model -f Modelfile", "lms import"):
+        assert program in shown
+    assert 'base_model: "org/base"\nlicense: "apache-2.0"\n' in shown
+    asked = card.render([parse(result)], base_model="org/tiny", license_name="mit")
+    assert 'base_model: "org/tiny"\nbase_model_relation: quantized\nlicense: "mit"\n' in asked
+
+
 def test_figures_of_too_few_chunks_say_so(result: dict[str, Any]) -> None:
     result["comparison"]["figures"]["kld_median"] |= {"se": None, "low": None, "high": None}
     shown = compare_text.render(parse(result).comparison)
