@@ -14,6 +14,7 @@ from ggufkit.encoding.memory import fixed_nbytes, slabs_nbytes
 from ggufkit.errors import UsageError
 from ggufkit.fitting.corpus import N_CTX
 from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, bytes_per_weight
+from ggufkit.fitting.token_weights import MAX_CHUNKS
 from ggufkit.fitting.walks import MAX_WIDTH, Shape, plan_walks, walks_nbytes
 from ggufkit.formats.model import Hparams, Model
 from ggufkit.recipes.plan import QuantPlan
@@ -26,6 +27,8 @@ _PLAIN_RATE = 60e6  # weights a second and core, searched with importance
 _SLAB_WEIGHTS = 1 << 20
 _MOST_TAPE_NBYTES = 6 << 30
 _LEAST_TAPED = 64
+_LEAST_CHUNKS = 8
+_TAPED_WEIGHTS = 24 * 10**9  # weights times chunks
 _FACTOR_SCRATCH = 4  # float64 matrices of a block's size while its factor is made
 
 
@@ -90,6 +93,12 @@ def taped_tokens(model: Model) -> int:
     while n > _LEAST_TAPED and tape_nbytes(model.hparams, shapes, n) > _MOST_TAPE_NBYTES:
         n //= 2
     return n
+
+
+def taped_chunks(model: Model) -> int:
+    """Chunks that gradients are taken for: fewer of large models, where each takes minutes and eight tell enough."""
+    n_weights = sum(t.n_weights for t in model.tensors)
+    return max(_LEAST_CHUNKS, min(MAX_CHUNKS, _TAPED_WEIGHTS // max(1, n_weights)))
 
 
 def tape_nbytes(hparams: Hparams, shapes: Mapping[str, Shape], n: int) -> int:

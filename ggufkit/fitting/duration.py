@@ -7,10 +7,9 @@ machine is faster or slower in all steps alike, which `progress.Steps` corrects 
 from collections.abc import Mapping
 
 from ggufkit.fitting.corpus import N_CTX, Corpus
-from ggufkit.fitting.cost import EffortCost, shapes_of, taped_tokens
+from ggufkit.fitting.cost import EffortCost, shapes_of, taped_chunks, taped_tokens
 from ggufkit.fitting.encoders import Effort
 from ggufkit.fitting.sensitivity import SAMPLE_ROWS, tried_tensors
-from ggufkit.fitting.token_weights import MAX_CHUNKS
 from ggufkit.fitting.walks import MAX_WIDTH, Shape
 from ggufkit.formats.model import Model, ModelTensor
 from quant.covariance import block_width
@@ -40,7 +39,7 @@ def step_seconds(
     moments = 0.0 if effort is Effort.FAST else _moments_madds(model, shapes) / _MOMENTS_RATE
     seconds = {QUICK: sum(t.n_weights for t in model.tensors) / _COPY_RATE} if quick else {}
     if effort is not Effort.FAST:
-        n_chunk = min(MAX_CHUNKS, n_tokens / N_CTX)
+        n_chunk = min(taped_chunks(model), n_tokens / N_CTX)
         seconds[WEIGHING] = n_chunk * taped_tokens(model) * reading * _GRADIENT_READINGS
     seconds[CALIBRATION] = n_tokens * (cost.n_walks * reading + moments)
     if n_probe is not None:

@@ -113,10 +113,10 @@ def _by_position(weights: F32Array, n_ctx: int) -> F32Array:
 def measure_weights(
     corpus: Corpus,
     wants: Callable[[str], bool],
+    on_chunk: OnChunk = lambda *_: None,
     *,
     n_ctx: int | None = None,
     max_chunks: int = MAX_CHUNKS,
-    on_chunk: OnChunk = lambda *_: None,
 ) -> TokenWeights:
     """Run part of the corpus through its GGUF and back.
 

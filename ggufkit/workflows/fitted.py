@@ -25,7 +25,7 @@ from ggufkit.encoding.provenance import code_digest
 from ggufkit.encoding.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
 from ggufkit.errors import UsageError
 from ggufkit.fitting.corpus import Corpus
-from ggufkit.fitting.cost import EffortCost, effort_cost, shapes_of, taped_tokens
+from ggufkit.fitting.cost import EffortCost, effort_cost, shapes_of, taped_chunks, taped_tokens
 from ggufkit.fitting.coverage import Coverage
 from ggufkit.fitting.duration import CALIBRATION, ENCODING, QUICK, TYPES, WEIGHING, step_seconds
 from ggufkit.fitting.encoders import Effort, FittedEncoder, ImportanceEncoder
@@ -151,7 +151,8 @@ class FittedJob:
                 running = running_model(self._job, self.model, functools.partial(steps.step, QUICK))
                 self._model_runs = functools.cache(lambda: stack.enter_context(running))
                 self.evidence.on_chunk = self._reading(steps)
-                self.evidence.on_weighed = _chunks(steps.step(WEIGHING))
+                if WEIGHING in self.seconds:
+                    self.evidence.on_weighed = _chunks(steps.step(WEIGHING))
                 found = self._choose(steps)
                 recipe = found.recipe if found else self._job.recipe
                 job = prepare(dataclasses.replace(self._job, recipe=recipe), self.model, self.encoder)
@@ -253,8 +254,10 @@ def quantize_fitted(settings: FitSettings, on_progress: OnProgress = ignore) -> 
 
 def weigher(corpus: Corpus, model: Model) -> Weigh:
     """What `Evidence` calls to have the tokens of a corpus weighed."""
-    wanted = shapes_of(model)
-    return lambda on_chunk: measure_weights(corpus, wanted.__contains__, n_ctx=taped_tokens(model), on_chunk=on_chunk)
+    return functools.partial(
+        measure_weights, corpus, shapes_of(model).__contains__,
+        n_ctx=taped_tokens(model), max_chunks=taped_chunks(model),
+    )  # fmt: skip
 
 
 def encoder_for(
