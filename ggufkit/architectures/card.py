@@ -4,7 +4,6 @@ comes from. What cannot be read, or is no word where one is expected, is left ou
 Knows the keys that gguf-py's `Metadata` reads and what it expects of each. Does not know what becomes of them.
 """
 
-import re
 import reprlib
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,7 +13,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]  # gguf's own reader of cards is built on it
 
 from ggufkit.errors import CheckpointError
-from ggufkit.formats.files import is_present, shown
+from ggufkit.formats.files import is_local, is_present, shown
 from ggufkit.formats.text import read_utf8
 
 CARD = "README.md"
@@ -29,7 +28,6 @@ _LISTS = frozenset({"license", "tags", "pipeline_tag", "language", "languages"})
 _MODELS = frozenset({
     "base_model", "base_models", "base_model_sources", "datasets", "dataset", "dataset_sources",
 })  # fmt: skip
-_PATH = re.compile(r"[/~.\\]|file:|[A-Za-z]:[\\/]|[^:]*\\|\S+@|(?!\w+://)[^/]*/([^/]*/|$)|[^/]*/checkpoint-\d+$")
 
 
 class _Other:
@@ -102,11 +100,6 @@ def is_word(value: Any) -> bool:
 def brief(value: Any) -> str:
     """`value` in a few words, however deep or long it is: aliases make a page of YAML a library."""
     return shown(reprlib.repr(value))
-
-
-def is_local(name: str) -> bool:
-    """A path on somebody's disk where the name of a model on the hub is wanted: ./out, /data/x, ../m, C:\\x, a/b/c."""
-    return _PATH.match(name) is not None
 
 
 def _checked(card: Mapping[Any, Any], notes: list[str]) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from typing import Any
 import gguf
 from gguf import GGUFValueType, Keys
 
-from ggufkit.architectures.card import brief, is_local, is_word, read_card
+from ggufkit.architectures.card import brief, is_word, read_card
 from ggufkit.architectures.config import MAX_INTEGER
 from ggufkit.formats.checkpoint import GENERATION_CONFIG, Checkpoint
+from ggufkit.formats.files import is_local
 from ggufkit.formats.model import KV, ModelTensor
 
 _HASH = re.compile(r"[0-9a-f]{40}")

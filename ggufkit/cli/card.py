@@ -23,10 +23,15 @@ def command(
     *, results: tuple[Path, ...], output: Path | None, base_model: str | None, license_name: str | None
 ) -> None:
     """Make a model card of RESULTS, JSON files of `ggufkit gate`: what was measured, and how to measure it again."""
+    from ggufkit.errors import UsageError
     from ggufkit.formats.atomic import write_atomic
+    from ggufkit.formats.files import is_local
     from ggufkit.reports import card
     from ggufkit.reports.result import load, require_comparable
 
+    base_model = base_model and base_model.removeprefix("https://huggingface.co/")
+    if base_model is not None and (not base_model or is_local(base_model) or "://" in base_model):
+        raise UsageError(f"--base-model is {base_model!r}, wanted the original's name on the hub: org/name.")
     loaded = [load(path) for path in results]
     require_comparable(loaded)
     text = card.render(loaded, base_model=base_model, license_name=license_name)

@@ -36,6 +36,8 @@ _DISGUISES = (
     (b"gguf", "a GGUF file", "Pass it to a command that takes GGUF."),
 )
 
+_PATH = re.compile(r"[/~.\\]|file:|[A-Za-z]:[\\/]|[^:]*\\|\S+@|(?!\w+://)[^/]*/([^/]*/|$)|[^/]*/checkpoint-\d+$")
+
 
 def checked_size(path: Path, error: type[InputError]) -> int:
     """Bytes of a regular file; raises `error` for what is absent, a folder, a pipe or a device."""
@@ -57,6 +59,11 @@ def is_present(path: Path) -> bool:
         return path.is_symlink() or path.exists()
     except OSError:
         return True
+
+
+def is_local(name: str) -> bool:
+    """A path on somebody's disk where the name of a model on the hub is wanted: ./out, /data/x, ../m, C:\\x, a/b/c."""
+    return _PATH.match(name) is not None
 
 
 def hub_advice(path: Path) -> str:

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from ggufkit.architectures.card import is_local, read_card
+from ggufkit.architectures.card import read_card
+from ggufkit.formats.files import is_local
 
 WORDS = {"license": "mit", "base_model": ["org/name"]}
 FRONT = b"---\nlicense: mit\nbase_model: org/name\n---\n# A model\n"

@@ -111,3 +111,9 @@ def test_a_verdict_is_shown_though_its_reports_cannot_be_written(
     result = gate(tiny, tmp_path, 0.02, "--json", "--junit", tmp_path / "gate.xml")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["verdict"] == "pass"
+
+
+@pytest.mark.parametrize("name", ["./m", "/data/m", "../m", "models/m/", "C:\\m", "https://example.org/m", ""])
+def test_a_base_model_that_is_no_name_on_the_hub_is_a_wrong_option(name: str, tmp_path: Path) -> None:
+    result = run("card", tmp_path / "absent.json", "--base-model", name)
+    assert result.exit_code == 2 and "wanted the original's name on the hub: org/name" in result.stderr
