@@ -37,14 +37,17 @@ def _told(death: Any) -> GgufkitError:
 
     name = shown(death.path) or "llama.cpp's library"
     if death.number == signal.SIGKILL:
-        return EngineError(
+        error = EngineError(
             f"{name}: the process was killed from outside{_while(death)}; most often the memory ran out. "
             "Close other programs, or try a smaller --ctx."
         )
-    word = f"{_WORDS[death.number]}, {death.number.name}"
-    said = f": {shown(death.said)}" if death.said else " without a word."
-    error = EngineError(f"{name} ends llama.cpp ({word}{_while(death)}){said}")
-    error.add_note(_whose_fault(death))
+    else:
+        word = f"{_WORDS[death.number]}, {death.number.name}"
+        said = f": {shown(death.said)}" if death.said else " without a word."
+        error = EngineError(f"{name} ends llama.cpp ({word}{_while(death)}){said}")
+        error.add_note(_whose_fault(death))
+    if death.left:
+        error.add_note(death.left)
     return error
 
 

@@ -96,9 +96,12 @@ def _fit_settings(settings: Any, chosen: dict[str, Any], *, type_given: bool) ->
 def resumable(output: Path) -> Iterator[None]:
     """Say how to go on where Ctrl-C leaves an unfinished file."""
     from ggufkit.formats.partial import kept_path, partial_path
+    from ggufkit.runtime import boundary
 
+    boundary.leave(f"What was finished is kept. Continue with --resume: {_again()}")
     try:
         yield
+        boundary.leave("")
     except KeyboardInterrupt as error:
         if partial_path(output).exists() or kept_path(output).exists():
             if not getattr(error, "__notes__", []):

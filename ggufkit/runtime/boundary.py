@@ -21,6 +21,7 @@ _OURS = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SI
 _HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _FROM_KERNEL = 0x80  # siginfo si_code SI_KERNEL: the terminal's Ctrl-C, which the child gets as well
 _NOTE_NBYTES = 8192
+_DOING, _LEFT = 0, 1
 _TAIL_NBYTES = 64 << 10
 _PR_SET_PDEATHSIG = 1
 _TELLING = re.compile(r"GGML_ASSERT|what\(\):|error|fail|abort|invalid", re.IGNORECASE)
@@ -35,27 +36,29 @@ class Death:
     path    the file in hand, "" where none was opened
     doing   what was being done with it
     said    the library's last telling line, "" where it said nothing
+    left    what was left to go on with, "" where nothing was
     """
 
     number: signal.Signals
     path: str
     doing: str
     said: str
+    left: str
 
 
 class _Notes:
-    """What the child is doing, in memory that its parent sees: `doing NUL path`."""
+    """What the child is doing and what it leaves, in memory that its parent sees: two texts that end in NUL."""
 
     def __init__(self) -> None:
-        self._shared = mmap.mmap(-1, _NOTE_NBYTES)
+        self._shared = mmap.mmap(-1, 2 * _NOTE_NBYTES)
 
-    def put(self, path: Path, doing: str) -> None:
-        raw = doing.encode() + b"\0" + os.fsencode(path)[: _NOTE_NBYTES - 256] + b"\0"
-        self._shared[: len(raw)] = raw
+    def put(self, page: int, text: str) -> None:
+        raw = os.fsencode(text)[: _NOTE_NBYTES - 1] + b"\0"
+        at = page * _NOTE_NBYTES
+        self._shared[at : at + len(raw)] = raw
 
-    def get(self) -> tuple[str, str]:
-        doing, path, *_ = self._shared[:].split(b"\0")
-        return os.fsdecode(path), doing.decode()
+    def get(self, page: int) -> str:
+        return os.fsdecode(self._shared[page * _NOTE_NBYTES : (page + 1) * _NOTE_NBYTES].split(b"\0")[0])
 
 
 _notes: _Notes | None = None
@@ -67,7 +70,13 @@ def note(path: Path, doing: str) -> None:
     global _noted  # noqa: PLW0603  one child, one note
     if _notes is not None and _noted != (path, doing):
         _noted = (path, doing)
-        _notes.put(path, doing)
+        _notes.put(_DOING, f"{doing}\n{path}")
+
+
+def leave(words: str) -> None:
+    """Say what a death would leave to go on with, "" for nothing. Nothing outside a boundary."""
+    if _notes is not None:
+        _notes.put(_LEFT, words)
 
 
 def is_inside() -> bool:
@@ -161,10 +170,10 @@ def _ending(status: int, notes: _Notes, said: int) -> int | Death:
     if number not in (*_OURS, signal.SIGKILL):  # asked to end from outside: so does this process
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-    path, doing = notes.get()
+    doing, _, path = notes.get(_DOING).partition("\n")
     size = os.fstat(said).st_size
     tail = os.pread(said, _TAIL_NBYTES, max(0, size - _TAIL_NBYTES)).decode("utf-8", errors="replace")
-    return Death(number, path, doing, last_words(tail))
+    return Death(number, path, doing, last_words(tail), notes.get(_LEFT))
 
 
 def last_words(printed: str) -> str:

@@ -6,6 +6,7 @@ print.
 Each weight tensor gets, per expert, the sum of squares of every input column and the tokens that were routed to it.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import shutil
@@ -19,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ggufkit.architectures.source import open_source
-from ggufkit.errors import EngineError, ImatrixError, UsageError
+from ggufkit.errors import EngineError, ImatrixError, OutputError, UsageError
 from ggufkit.fitting.corpus import N_CTX, Corpus
 from ggufkit.fitting.coverage import Coverage, coverage_of
 from ggufkit.fitting.layer_sums import gather_sums
@@ -30,8 +31,11 @@ from ggufkit.formats.imatrix import Imatrix, ImatrixEntry, read_imatrix, write_i
 from ggufkit.formats.outputs import beside, require_place
 from ggufkit.formats.text import CALIBRATION_TEXT, read_text, shipped_text
 from ggufkit.progress import OnProgress, Progress, ignore
+from ggufkit.runtime import boundary
 from ggufkit.runtime.engine import Device
 from quant.importance import InputSums
+
+KEEP_EVERY_S = 60.0  # what is gathered is written so often
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +103,10 @@ def calibrate(settings: CalibrateSettings, on_progress: OnProgress = ignore) -> 
     text, names = texts(settings.text)
     earlier = [read_imatrix(path) for path in settings.add_to]
     seen = _by_layer(settings, text, on_progress) if settings.model.is_dir() else _walk(settings, text, on_progress)
+    boundary.leave("")
     merged = merge([_as_imatrix(seen.sums, names, seen.n_chunk, settings.n_ctx), *earlier])
     write_imatrix(settings.output, merged)
+    gathered_path(settings.output).unlink(missing_ok=True)
     if settings.model.is_dir():
         shutil.rmtree(layers_folder(settings.output), ignore_errors=True)
     return CalibrateReport(
@@ -203,10 +209,13 @@ def _on_quick_file(settings: CalibrateSettings, text: str, on_progress: OnProgre
 def _walk(settings: CalibrateSettings, text: str, on_progress: OnProgress) -> _Seen:
     """Run the GGUF; Ctrl-C ends it early."""
     observer = SumsObserver(_wants(settings))
-    done = [0]
+    done, kept_at = [0], [time.monotonic()]
 
     def on_chunk(seen: int, total: int) -> None:
         done[0] = seen
+        if time.monotonic() - kept_at[0] >= KEEP_EVERY_S:
+            _keep(settings, observer.sums, seen)
+            kept_at[0] = time.monotonic()
         on_progress(Progress(seen, total, "chunks"))
 
     try:
@@ -216,6 +225,20 @@ def _walk(settings: CalibrateSettings, text: str, on_progress: OnProgress) -> _S
             raise
         return _Seen(observer.sums, done[0], interrupted=True)
     return _Seen(observer.sums, done[0])
+
+
+def gathered_path(output: Path) -> Path:
+    """What a walk has gathered so far, an importance file like any other, until the output is there."""
+    return beside(output, ".gathered", prefix=".")
+
+
+def _keep(settings: CalibrateSettings, sums: Mapping[str, InputSums], n_chunk: int) -> None:
+    """Write what was gathered, for a process that is killed. A disk that has no room for it is no reason to stop."""
+    kept, n_tokens = gathered_path(settings.output), settings.skip_tokens + n_chunk * settings.n_ctx
+    names = tuple(path.name for path in settings.text) or (CALIBRATION_TEXT,)
+    with contextlib.suppress(OutputError):
+        write_imatrix(kept, _as_imatrix(sums, names, n_chunk, settings.n_ctx))
+        boundary.leave(f"{n_chunk} chunks are kept. Go on with: --add-to '{kept}' --skip-tokens {n_tokens}")
 
 
 def _wants(settings: CalibrateSettings) -> Callable[[str], bool]:

@@ -100,6 +100,16 @@ def first_tokens(n: int) -> Edit:
     return edit
 
 
+def both(first: Edit, second: Edit) -> Edit:
+    """One after the other."""
+
+    def edit(parts: Parts) -> None:
+        first(parts)
+        second(parts)
+
+    return edit
+
+
 def _nbytes(ne: list[int], kind: gguf.GGMLQuantizationType) -> int:
     block, size = gguf.GGML_QUANT_SIZES[kind]
     return prod(ne) // block * size

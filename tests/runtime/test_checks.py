@@ -8,8 +8,8 @@ import pytest
 
 from ggufkit.errors import GgufError, InputError
 from ggufkit.runtime.engine import Device, Engine
-from tests.formats.build import ARRAY, F32, STRING, U32
-from tests.runtime.edited import Edit, as_type, edited, first_tokens, items, key, more
+from tests.formats.build import ARRAY, BOOL, F32, STRING, U32
+from tests.runtime.edited import Edit, as_type, both, edited, first_tokens, items, key, more
 
 TOKENS, TYPES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
 
@@ -45,6 +45,7 @@ FATAL: list[tuple[str, str, Edit]] = [
     ("s", r"tokens 3 and 4 are both '<0xZZ>'", items(TOKENS, lambda i, text: "<0xZZ>" if 3 <= i < 259 else text)),
     ("s", r"tokens 7 and 500 are both", items(TOKENS, {7: "", 500: "[EMPTY_7]"}.get)),
     ("s", r"tokenizer\.ggml\.model is bert, which has no byte tokens", key("tokenizer.ggml.model", STRING, "bert")),
+    ("s", r"add_eos_token asks for a token", both(first_tokens(2), key("tokenizer.ggml.add_eos_token", BOOL, True))),
     ("s", r"add_bos_token asks for a token that", first_tokens(1)),
 ]  # fmt: skip
 

@@ -5,6 +5,8 @@ tests/data/tiny-mixtral/imatrix-4-chunks.npz holds four tensors of what llama-im
 """
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from ggufkit.errors import ImatrixError, InputError, OutputError
 from ggufkit.fitting.coverage import coverage_of
 from ggufkit.formats.imatrix import Imatrix, ImatrixEntry, read_imatrix
 from ggufkit.progress import Progress
-from ggufkit.workflows.calibrate import CalibrateSettings, calibrate, merge, merge_files
+from ggufkit.workflows.calibrate import CalibrateSettings, calibrate, gathered_path, merge, merge_files
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
 from quant.importance import InputSums
 
@@ -115,3 +117,35 @@ def test_coverage_names_experts_that_were_hardly_seen() -> None:
     assert [row.layer for row in coverage.layers] == [0, 1]
     assert coverage.under_visited == ((1, 1), (1, 2))
     assert coverage.notes[0].startswith("2 of 8 experts saw fewer than 256 tokens (layer 1 expert 1, layer 1 expert 2)")
+
+
+def test_a_process_that_dies_leaves_what_it_gathered(model: Path, four_chunks: Imatrix, tmp_path: Path) -> None:
+    """Killed by the library in the third chunk: two are kept, said, and go on to the same sums."""
+    out = tmp_path / "out.gguf"
+    code = """
+import os, sys
+from ggufkit.workflows import calibrate
+calibrate.KEEP_EVERY_S = 0.0
+plain = calibrate._keep
+def keep(settings, sums, n_chunk):
+    plain(settings, sums, n_chunk)
+    if n_chunk == 2:
+        os.abort()
+calibrate._keep = keep
+from ggufkit.cli import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "calibrate", str(model), "-o", str(out), "--tokens", "2048", "-t", "1"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "ends llama.cpp (abort, SIGABRT while it computes)" in done.stderr
+    assert f"2 chunks are kept. Go on with: --add-to '{gathered_path(out)}' --skip-tokens 1024" in done.stderr
+    assert not out.exists()
+    calibrate(settings(model, out, n_tokens=1024, skip_tokens=1024, add_to=(gathered_path(out),)))
+    assert not gathered_path(out).exists()
+    both = read_imatrix(out)
+    assert both.chunk_count == 4
+    for name, entry in four_chunks.entries.items():
+        np.testing.assert_allclose(both.entries[name].sums, entry.sums, rtol=1e-5)

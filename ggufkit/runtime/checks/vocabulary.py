@@ -17,20 +17,31 @@ _UNTOUCHED = ("none", "no_vocab")
 class _Special(NamedTuple):
     """A token that is put beside a text.
 
-    flag     the key that asks for it, and what holds without the key, by tokenizer
-    default  its number where the file names none that exists, by tokenizer; -1 is no token
+    flag     the key that asks for it
+    asked    tokenizers that ask for it without that key
+    always   tokenizers that ask for it whatever the key says
+    default  its number where the file names none that exists, by tokenizer; others have none
     """
 
     key: str
     flag: str
-    asked: frozenset[str]
+    asked: tuple[str, ...]
+    always: tuple[str, ...]
     default: Mapping[str, int]
 
 
+_PAIRS = {"gpt2": 11, "hybriddna": 11, "whitespace": 11}  # byte-pair encoding
+_ADDING = ("llama", "bert", "t5", "plamo2", "gemma4", *_PAIRS)  # tokenizers that put tokens beside a text
 _SPECIALS = (
-    _Special("bos_token_id", "add_bos_token", frozenset({"llama", "bert"}), {"llama": 1, "bert": 101, "gpt2": 11}),
-    _Special("eos_token_id", "add_eos_token", frozenset({"t5"}), {"llama": 2, "gpt2": 11, "t5": 1}),
-    _Special("seperator_token_id", "add_sep_token", frozenset({"bert"}), {"bert": 102}),
+    _Special(
+        "bos_token_id",
+        "add_bos_token",
+        ("llama",),
+        ("bert", "gemma4"),
+        {"llama": 1, "bert": 101, "plamo2": 1, **_PAIRS},
+    ),
+    _Special("eos_token_id", "add_eos_token", ("t5",), (), {"llama": 2, "t5": 1, "plamo2": 2, **_PAIRS}),
+    _Special("seperator_token_id", "add_sep_token", (), ("bert",), {"bert": 102}),
 )
 
 
@@ -78,10 +89,11 @@ def incomplete_spelling(metadata: Mapping[str, KV]) -> Spelling | None:
 
 def _missing_special(metadata: Mapping[str, KV], special: _Special, model: str, n: int) -> Iterator[str]:
     flag = _value(metadata, special.flag)
-    if not (model in special.asked if flag is None else flag) or model not in special.default:
+    asked = model in special.always or (model in special.asked if flag is None else bool(flag))
+    if not asked or model not in _ADDING or (special.flag == "add_sep_token" and model != "bert"):
         return
     number = _value(metadata, special.key)
-    if not (type(number) is int and 0 <= number < n) and special.default[model] >= n:
+    if not (type(number) is int and 0 <= number < n) and special.default.get(model, n) >= n:
         yield (
             f"tokenizer.ggml.{special.flag} asks for a token that tokenizer.ggml.{special.key} does not name "
             f"among the {n} tokens"
