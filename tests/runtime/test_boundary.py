@@ -69,7 +69,7 @@ def test_what_the_library_prints_stays_out_of_standard_error() -> None:
 
 def test_a_signal_sent_to_the_command_alone_reaches_the_work() -> None:
     work = (
-        "ended is None or sys.exit(ended); print('ready', flush=True)\ntry: time.sleep(60)\nexcept KeyboardInterrupt: "
+        "ended is None or sys.exit(ended)\ntry: print('ready', flush=True); time.sleep(60)\nexcept KeyboardInterrupt: "
     )
     with subprocess.Popen(command(CROSS + work + "sys.exit(130)"), stdout=subprocess.PIPE) as running:
         assert running.stdout and running.stdout.readline() == b"ready\n"
