@@ -19,6 +19,9 @@ from ggufkit.runtime.interrupt import postponed_sigint
 
 N_BATCH, N_UBATCH = 2048, 512  # llama.cpp's own defaults
 MAX_CTX = 1 << 24
+# The default context: what an eighth of the free memory holds, 4,096 tokens at least where they fit, and no more than
+# today's models are trained on. A gigabyte of keys and values takes llama.cpp about a second to make.
+SHARE, MODEST_CTX, MOST_CTX = 1 / 8, 4096, 1 << 17
 Progress = Callable[[float], None]
 
 
@@ -54,22 +57,34 @@ class ContextSettings:
 
 
 def default_ctx(header: GgufFile, n_seq: int) -> tuple[int, str]:
-    """The training length, or the longest context that fits the memory that is free; and a line where it is less."""
+    """The training length, as far as a sensible share of the free memory holds it; and a line where it is less.
+
+    llama.cpp takes all memory of a context at once, and a file may declare any length.
+    """
     hparams = read_hparams(header)
-    n_train = min(hparams.n_ctx_train or 4096, MAX_CTX)
+    n_train = min(hparams.n_ctx_train or MODEST_CTX, MAX_CTX)
     free = machine.memory().available
+    if not free:  # not known
+        return min(n_train, MODEST_CTX), ""
     weights = sum(tensor.nbytes for tensor in header.tensors)
-    fitting = memory.largest_ctx(free, weights, hparams) // n_seq if free else n_train
-    if fitting >= n_train:
-        return n_train, ""
-    if fitting:
-        return (
-            fitting,
-            f"context of {fitting} tokens: the trained {n_train} do not fit {free / 2**30:.1f} GiB of free memory.",
+    fitting = memory.largest_ctx(free, weights, hparams) // n_seq
+    if not fitting:
+        return min(n_train, 2048), (
+            f"{header.path.name} needs {weights / 2**30:.1f} GiB and more, {free / 2**30:.1f} GiB of memory are free: "
+            "it will be read from disk again and again."
         )
-    return min(n_train, 2048), (
-        f"{header.path.name} needs {weights / 2**30:.1f} GiB and more, {free / 2**30:.1f} GiB of memory are free: "
-        "it will be read from disk again and again."
+    least = memory.run_nbytes(weights, hparams, memory.CTX_STEP)
+    share = memory.largest_ctx(int((least + free * SHARE) / memory.SPARE), weights, hparams) // n_seq
+    sensible = min(max(share, MODEST_CTX), MOST_CTX)
+    if min(fitting, sensible) >= n_train:
+        return n_train, ""
+    if fitting <= sensible:
+        said = f"do not fit {free / 2**30:.1f} GiB of free memory."
+        return fitting, f"context of {fitting} tokens: the trained {n_train} {said}"
+    whole = memory.kv_nbytes(hparams, n_train, n_seq=n_seq)
+    return sensible, (
+        f"context of {sensible} tokens, of the declared {n_train} that would take {whole / 2**30:.1f} GiB. "
+        "--ctx sets another."
     )
 
 

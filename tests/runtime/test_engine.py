@@ -1,9 +1,11 @@
 """Opening, decoding, interrupting and closing."""
 
+import dataclasses
 import os
 import shutil
 import signal
 import threading
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -196,3 +198,19 @@ def test_a_vocabulary_needs_no_weights(stories, tmp_path):
         (tmp_path / "no.gguf").write_bytes(b"GGUF")
         with open_vocabulary(tmp_path / "no.gguf"):
             pass
+
+
+def test_a_declared_length_takes_no_more_than_a_share_of_the_memory(engine, monkeypatch):
+    header = SimpleNamespace(path=engine.path, tensors=engine.header.tensors)
+    for n_train, free in ((2**31 - 1, 24 << 30), (2**31 - 1, 1 << 30), (1 << 17, 1 << 30), (2048, 24 << 30)):
+        hparams = dataclasses.replace(read_hparams(engine.header), n_ctx_train=n_train)
+        monkeypatch.setattr(loading, "read_hparams", lambda _, found=hparams: found)
+        monkeypatch.setattr(machine, "memory", lambda free=free: machine.MachineMemory(2 * free, free))
+        n_ctx, said = loading.default_ctx(header, 1)
+        weights = sum(tensor.nbytes for tensor in header.tensors)
+        taken = memory.run_nbytes(weights, hparams, n_ctx) - memory.run_nbytes(weights, hparams, 256)
+        assert taken <= free / 8
+        assert n_ctx <= 1 << 17
+        assert n_ctx >= min(n_train, 4096)
+        assert bool(said) is (n_ctx < n_train)
+        assert not said or f"context of {n_ctx} tokens" in said
