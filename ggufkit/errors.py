@@ -9,6 +9,7 @@ GgufkitError
  │    └── RecipeError        a recipe with unknown keys, types or rules that match nothing
  ├── OutputError           cannot write: no permission, no space, same file as the input (exit 1)
  ├── EngineError           llama.cpp would not load or run; carries its last log lines (exit 1)
+ │    └── CutError           a model that cannot be run layer by layer; it can be run as a whole
  └── UsageError            options that contradict each other or name nothing known (exit 2)
 
 `quant.QuantError` is the arithmetic's own root; `ggufkit.cli` turns both into one line of text.
@@ -51,6 +52,10 @@ class OutputError(GgufkitError):
 
 class EngineError(GgufkitError):
     """llama.cpp would not load or run."""
+
+
+class CutError(EngineError):
+    """A model whose layers do not give alone what they give together."""
 
 
 class UsageError(GgufkitError):

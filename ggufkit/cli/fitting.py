@@ -122,10 +122,13 @@ def _say_cost(job: Any) -> None:
 
     fit, cost = job.settings, job.cost
     steps = ", ".join(f"{name} {human_seconds(seconds)}" for name, seconds in job.seconds.items())
-    readings = "" if cost.n_walks == 1 else f" ({cost.n_walks} readings of the text)"
+    way = ["layer by layer"] if job.by_layer else []
+    way += [f"{cost.n_walks} readings of the text"] if cost.n_walks > 1 else []
+    readings = f" ({', '.join(way)})" if way else ""
+    disk = f", {human_bytes(cost.disk_nbytes)} of disk on the way" if cost.disk_nbytes else ""
     console.say(
         f"effort {fit.effort}: about {human_seconds(sum(job.seconds.values()))} in all: {steps}{readings}; "
-        f"{human_bytes(cost.peak_nbytes)} of memory"
+        f"{human_bytes(cost.peak_nbytes)} of memory{disk}"
     )
     if fit.quantize.encoder is quant.Encoder.GGML and job.encoder.name is not quant.Encoder.GGML:
         console.say(

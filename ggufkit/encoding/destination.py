@@ -39,6 +39,11 @@ def copy_path(output: Path, purpose: str) -> Path:
     return beside(output, f".{purpose}.gguf", prefix=".")
 
 
+def layers_folder(output: Path) -> Path:
+    """Where one layer of the model lies at a time, and what goes into it, until the output is there."""
+    return beside(output, ".layers", prefix=".")
+
+
 def forget_copy(output: Path, purpose: str) -> None:
     """Remove that copy, finished or not. Raises OutputError where another run is writing it."""
     copy = copy_path(output, purpose)

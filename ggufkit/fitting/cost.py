@@ -6,6 +6,7 @@ The weights of the model that is run come on top: they are mapped from its file,
 back. Knows shapes and the rates measured on one core (see benchmarks/fitted.py). Does not measure this machine.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,10 +16,10 @@ from ggufkit.errors import UsageError
 from ggufkit.fitting.corpus import N_CTX
 from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, bytes_per_weight
 from ggufkit.fitting.token_weights import MAX_CHUNKS
-from ggufkit.fitting.walks import MAX_WIDTH, Shape, plan_walks, walks_nbytes
+from ggufkit.fitting.walks import MAX_WIDTH, Shape, plan_layer_walks, plan_walks, walks_nbytes
 from ggufkit.formats.model import Hparams, Model
 from ggufkit.recipes.plan import QuantPlan
-from ggufkit.recipes.quantizable import kept_reason
+from ggufkit.recipes.quantizable import kept_reason, layer_of
 from ggufkit.runtime import memory
 from quant.covariance import block_width
 
@@ -36,12 +37,15 @@ _FACTOR_SCRATCH = 4  # float64 matrices of a block's size while its factor is ma
 class EffortCost:
     """`n_walks` readings of the text, `moments_nbytes` at a time, `encode_seconds` to encode on those threads.
 
+    n_walks        of the whole model; or of each layer, the most that one takes, where it is run by layer
+    disk_nbytes    beside the output while it is made: the residual stream twice, and a layer
     budget_nbytes  what moments may take, to plan the same walks again
     held_nbytes    moments, experts in hand and what the model computes in: all but base and slabs
     peak_nbytes    resident memory without the pages of the model that is run
     """
 
     n_walks: int
+    disk_nbytes: int
     budget_nbytes: int
     moments_nbytes: int
     held_nbytes: int
@@ -49,9 +53,13 @@ class EffortCost:
     encode_seconds: float
 
 
-def effort_cost(model: Model, plan: QuantPlan, effort: Effort, *, threads: int, max_memory: int) -> EffortCost:
+def effort_cost(
+    model: Model, plan: QuantPlan, effort: Effort, *, threads: int, max_memory: int, n_tokens: int | None = None
+) -> EffortCost:
     """Costs of encoding the whole model under `max_memory` bytes. Time to run the model on the text is not included:
     it is the model's own. Raises UsageError where the memory does not suffice, with the least that would.
+
+    n_tokens  of the residual stream, where the model is run layer by layer; None where it is run as a whole
     """
     shapes = shapes_of(model)
     largest = max(t.tensor.n_weights for t in plan.tensors)
@@ -65,8 +73,10 @@ def effort_cost(model: Model, plan: QuantPlan, effort: Effort, *, threads: int, 
     else:
         cases = max((_case_nbytes(n_per_row) for _, n_per_row in shapes.values()), default=0)
         budget = max(0, max_memory - fixed - cases)
-        planned = plan_walks(shapes, budget)
+        planned = (plan_walks if n_tokens is None else plan_layer_walks)(shapes, budget)
         walks, moments = len(planned), walks_nbytes(planned, shapes)
+        if n_tokens is not None:
+            walks = max(Counter(max(map(layer_of, names)) for names in planned).values(), default=0)
         taped = tape_nbytes(model.hparams, shapes, taped_tokens(model))
     peak = fixed + max(cases + moments, taped)
     if peak > max_memory:
@@ -76,7 +86,16 @@ def effort_cost(model: Model, plan: QuantPlan, effort: Effort, *, threads: int, 
             f"{max_memory >> 20}MiB. Raise it, or use {instead}."
         )
     held = running + cases + moments
-    return EffortCost(walks, budget, moments, held, peak, _seconds(model, effort) / max(1, threads))
+    disk = 0 if n_tokens is None else 2 * 4 * n_tokens * model.hparams.n_embd + _layer_nbytes(model)
+    return EffortCost(walks, disk, budget, moments, held, peak, _seconds(model, effort) / max(1, threads))
+
+
+def _layer_nbytes(model: Model) -> int:
+    """Bytes of the largest layer as it is stored."""
+    sizes: Counter[int] = Counter()
+    for tensor in model.tensors:
+        sizes[layer_of(tensor.name)] += sum(part.nbytes for part in tensor.parts)
+    return max((nbytes for layer, nbytes in sizes.items() if layer >= 0), default=0)
 
 
 def shapes_of(model: Model) -> dict[str, Shape]:

@@ -89,6 +89,10 @@ class Evidence:
         """Numbers of the layers with experts."""
         return tuple(sorted({layer_of(name) for name, (n_expert, _) in self.shapes.items() if n_expert > 1}))
 
+    def place(self, name: str) -> int:
+        """When the tensor's evidence is best asked for: the number of its walk."""
+        return next((i for i, names in enumerate(self.walks) if name in names), -1)
+
     def hold(self, names: frozenset[str]) -> None:
         """Have the evidence of these tensors, one of `walks`, and of no others, in memory. Raises InputError for a text
         that is too short to judge on, and what sources raise."""

@@ -41,11 +41,11 @@ def measure(model: Model, evidence: Evidence, on_progress: OnProgress = ignore) 
     """
     tensors, remember = tried_tensors(model), evidence.notebook.remember
     out = {}
-    for index, tensor in enumerate(tensors):
+    for index, tensor in enumerate(sorted(tensors, key=lambda tensor: evidence.place(tensor.name))):
         on_progress(Progress(index, len(tensors), "tensors", tensor.name))
         errors, nats = remember(f"costs {tensor.name}", Subject(tensor, evidence).costs)
         out[tensor.name] = Sensitivity(errors, nats, 0.0)
-    return out
+    return {tensor.name: out[tensor.name] for tensor in tensors}
 
 
 def tried_tensors(model: Model) -> list[ModelTensor]:

@@ -19,7 +19,12 @@ class SumsObserver:
         self._seen: set[str] = set()
 
     def begin_group(self, index: int) -> None:
-        """All groups count alike."""
+        """All groups count alike; another layer's inputs may lie where the last one's did."""
+        self._begin_pass()
+
+    def _begin_pass(self) -> None:
+        self._seen.clear()
+        self._pass.clear()
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Everything that the next group is added to, as arrays; see `restore`. Between groups only."""
@@ -34,8 +39,7 @@ class SumsObserver:
 
     def __call__(self, seen: Activations) -> None:
         if seen.name in self._seen:  # the next micro-batch has begun: its inputs lie in the same places
-            self._seen.clear()
-            self._pass.clear()
+            self._begin_pass()
         self._seen.add(seen.name)
         new = self._pass.get(seen.source)
         if new is None or new.sums.shape[0] != seen.n_expert:

@@ -4,7 +4,9 @@ Knows names, shapes and a number of bytes. Does not know texts or models. Moment
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import groupby
 
+from ggufkit.recipes.quantizable import layer_of
 from quant.covariance import block_width
 
 MAX_WIDTH = 4096  # columns that know of each other; wider rows are cut into equal blocks
@@ -26,6 +28,20 @@ def plan_walks(shapes: Mapping[str, Shape], max_nbytes: int) -> list[frozenset[s
         out[-1].append(name)
         used += need
     return [frozenset(names) for names in out]
+
+
+def plan_layer_walks(shapes: Mapping[str, Shape], max_nbytes: int) -> list[frozenset[str]]:
+    """The same where layers are run one after the other: no walk goes beyond a layer. What stands outside the layers is
+    gathered behind the last one, whose walks come last."""
+    last = max(map(layer_of, shapes), default=-1)
+
+    def place(name: str) -> int:
+        return layer_of(name) if layer_of(name) >= 0 else last
+
+    out: list[frozenset[str]] = []
+    for _, names in groupby(sorted(shapes, key=place), key=place):
+        out += plan_walks({name: shapes[name] for name in names}, max_nbytes)
+    return out
 
 
 def walks_nbytes(walks: list[frozenset[str]], shapes: Mapping[str, Shape]) -> int:

@@ -20,7 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ggufkit.architectures.source import open_source
-from ggufkit.errors import EngineError, ImatrixError, OutputError, UsageError
+from ggufkit.encoding.destination import layers_folder
+from ggufkit.errors import CutError, ImatrixError, OutputError, UsageError
 from ggufkit.fitting.corpus import N_CTX, Corpus
 from ggufkit.fitting.coverage import Coverage, coverage_of
 from ggufkit.fitting.layer_sums import gather_sums
@@ -185,9 +186,10 @@ class _Seen(NamedTuple):
 def _by_layer(settings: CalibrateSettings, text: str, on_progress: OnProgress) -> _Seen:
     """Run the source layer by layer; where it cannot be cut, a quick quantized file of it."""
     with open_source(settings.model) as model:
+        source = LayerByLayer(model, _corpus(settings, text), layers_folder(settings.output))
         try:
-            source = LayerByLayer(model, _corpus(settings, text), layers_folder(settings.output))
-        except EngineError as error:
+            source.start()
+        except CutError as error:
             return _on_quick_file(settings, text, on_progress, f"{error}. It was run as a quick quantized file.")
         try:
             with closing(source):
@@ -250,11 +252,6 @@ def _corpus(settings: CalibrateSettings, text: str) -> Corpus:
         settings.model, text, settings.n_tokens, settings.n_ctx, settings.threads, settings.device,
         skip_tokens=settings.skip_tokens, spread=False,
     )  # fmt: skip
-
-
-def layers_folder(output: Path) -> Path:
-    """Where streams and finished layers lie until the output is there."""
-    return beside(output, ".layers", prefix=".")
 
 
 def texts(paths: tuple[Path, ...]) -> tuple[str, tuple[str, ...]]:

@@ -1,9 +1,10 @@
 """`quantize_fitted`: calibrate, choose types where a target asks for it, and encode, in one command.
 
-    source ──► a GGUF that runs (the source itself, or a quick quantized file beside the output, deleted at the end)
-           ──► evidence from the text ──► types under the target ──► the final encoding from the source's own weights
+    source, layer by layer ──► evidence from the text ──► types under the target ──► the final encoding
 
-Knows the order of the steps. Does not print. A checkpoint larger than memory is calibrated on its quick file.
+A family that cannot be cut into layers is run as a whole. So is the model in which tokens are weighed and types tried:
+the source where it is a GGUF, else a quick quantized file beside the output, deleted at the end. Knows the order of the
+steps. Does not print.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from ggufkit.encoding.encoder import PlainEncoder
 from ggufkit.encoding.job import Job, Output, check_place, prepare
 from ggufkit.encoding.provenance import code_digest
 from ggufkit.encoding.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
-from ggufkit.errors import UsageError
+from ggufkit.errors import CutError, UsageError
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.cost import EffortCost, effort_cost, shapes_of, taped_chunks, taped_tokens
 from ggufkit.fitting.coverage import Coverage
@@ -35,10 +36,12 @@ from ggufkit.fitting.notebook import Notebook
 from ggufkit.fitting.prober import Prober, Tried
 from ggufkit.fitting.sensitivity import Subject, measure
 from ggufkit.fitting.sources import OnChunk
+from ggufkit.fitting.sources.cut import is_cuttable
+from ggufkit.fitting.sources.layer_by_layer import LayerByLayer
 from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.token_weights import TokenWeights, measure_weights
 from ggufkit.formats.model import Model, ModelTensor
-from ggufkit.formats.partial import check_unfinished, kept_path
+from ggufkit.formats.partial import check_space, check_unfinished, kept_path
 from ggufkit.progress import OnProgress, Progress, Steps, ignore
 from ggufkit.recipes.build import make_plan
 from ggufkit.recipes.plan import QuantPlan
@@ -50,6 +53,7 @@ from ggufkit.workflows.calibrate import texts
 from ggufkit.workflows.quantize import QuantizeReport, encode, report_of
 
 N_TOKENS = 100_000
+_BYTES_PER_TOKEN = 3  # of the text, fewer than most tokenizers take, where a disk is planned for
 _HEADER_NBYTES = 1 << 20  # what a file owes to calibration is in its header, and not in the plan that is costed
 
 
@@ -63,6 +67,7 @@ class FitSettings:
     n_tokens     at most so many of them, spread evenly over the text; None reads everything
     target       choose types for a size or a divergence instead of taking quantize.recipe
     n_probe      chunks that a divergence is tried on, where that is the target
+    by_layer     run the source layer by layer where its family allows it, whatever its size
     """
 
     quantize: QuantizeSettings
@@ -72,6 +77,7 @@ class FitSettings:
     target: Target | None = None
     n_probe: int = 8
     device: Device = Device.AUTO
+    by_layer: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +104,21 @@ class FittedJob:
     def __init__(self, settings: FitSettings, model: Model) -> None:
         self.settings, self.model = settings, model
         text, self.texts = texts(settings.text)
-        self.cost = _cost(settings, model)
+        self.by_layer = settings.by_layer and is_cuttable(model)
+        n_tokens = settings.n_tokens or len(text.encode()) // _BYTES_PER_TOKEN
+        self.cost = _cost(settings, model, n_tokens if self.by_layer else None)
         max_memory = self.cost.peak_nbytes + _HEADER_NBYTES
         self._job = dataclasses.replace(settings.quantize, imatrix=None, max_memory=max_memory)
-        is_quick = not self._job.source.is_file()
+        # tokens are weighed and types tried in the whole model, whatever the moments come from
+        is_quick = self._job.source.is_dir() and not (self.by_layer and _effort(settings) is Effort.FAST)
         corpus = Corpus(
             running_path(self._job), text, n_tokens=settings.n_tokens, threads=self._job.threads or None,
             device=settings.device, type_name=quick_type(model) if is_quick else "",
         )  # fmt: skip
+        folder = kept_path(self._job.output) / "layers"
+        self.source = LayerByLayer(model, corpus, folder) if self.by_layer else WholeModel(corpus, self._run_model)
         self.evidence = Evidence(
-            WholeModel(corpus, self._run_model), shapes_of(model), moments=_effort(settings) is not Effort.FAST,
+            self.source, shapes_of(model), moments=_effort(settings) is not Effort.FAST,
             sums=settings.effort is Effort.FAST, max_nbytes=self.cost.budget_nbytes,
             weigh=self._weigh,
         )  # fmt: skip
@@ -125,6 +136,8 @@ class FittedJob:
     def check(self) -> None:
         """Raise what would keep the end from being reached: hours lie in between."""
         check_place(self.plain)
+        needed = self.plain.plan.file_nbytes + self.cost.disk_nbytes
+        check_space(self._job.output.parent, needed, f"{self._job.output.name}, with what lies beside it on the way,")
         check_unfinished(self._job.output, resume=self._job.resume)
         if self.settings.target is not None:
             check_target(self.settings.target, self.model, self._plan_of)
@@ -137,7 +150,10 @@ class FittedJob:
         return prepare(dataclasses.replace(self._job, recipe=recipe), self.model, self.encoder)
 
     def run(self, on_progress: OnProgress = ignore) -> FitReport:
-        """Do it all. What is found out is kept beside the output until it is there, for a run that continues."""
+        """Do it all. What is found out is kept beside the output until it is there, for a run that continues.
+
+        Raises CutError, before any work, where the model cannot be run layer by layer.
+        """
         started = time.perf_counter()
         self.check()
         self.evidence.notebook = Notebook(
@@ -148,6 +164,9 @@ class FittedJob:
         steps = Steps(self.seconds, on_progress)
         try:
             with ExitStack() as stack:  # the model is not needed where all that is asked of it was kept
+                if isinstance(self.source, LayerByLayer):
+                    stack.callback(self.source.close)
+                    self.source.start()
                 running = running_model(self._job, self.model, functools.partial(steps.step, QUICK))
                 self._model_runs = functools.cache(lambda: stack.enter_context(running))
                 self.evidence.on_chunk = self._reading(steps)
@@ -169,7 +188,7 @@ class FittedJob:
             quantized=report_of(job, resumed, seconds),
             found=found,
             texts=self.texts,
-            n_walks=len(self.evidence.walks),
+            n_walks=self.cost.n_walks,
             coverage=self.evidence.coverage,
             rows_fitted=sum(row["fitted"] for row in tally),
             rows_plain=sum(row["plain"] for row in tally),
@@ -248,8 +267,15 @@ def opened(settings: FitSettings) -> Iterator[FittedJob]:
 
 def quantize_fitted(settings: FitSettings, on_progress: OnProgress = ignore) -> FitReport:
     """Do it all. Raises what `quantize`, `calibrate` and `search` raise."""
-    with opened(settings) as job:
-        return job.run(on_progress)
+    try:
+        with opened(settings) as job:
+            return job.run(on_progress)
+    except CutError as error:
+        note = f"{error}. It was run as a whole."
+    with opened(dataclasses.replace(settings, by_layer=False)) as job:
+        report = job.run(on_progress)
+    quantized = dataclasses.replace(report.quantized, notes=(*report.quantized.notes, note))
+    return dataclasses.replace(report, quantized=quantized)
 
 
 def weigher(corpus: Corpus, model: Model) -> Weigh:
@@ -276,10 +302,10 @@ def cost_of(settings: FitSettings) -> EffortCost:
         return job.cost
 
 
-def _cost(settings: FitSettings, model: Model) -> EffortCost:
+def _cost(settings: FitSettings, model: Model, n_tokens: int | None) -> EffortCost:
     plan = make_plan(model, settings.quantize.recipe, importance=shapes_of(model))
     threads = settings.quantize.threads or machine.choose_threads().n
-    return effort_cost(model, plan, _effort(settings), threads=threads, max_memory=cap_of(settings))
+    return effort_cost(model, plan, _effort(settings), threads=threads, max_memory=cap_of(settings), n_tokens=n_tokens)
 
 
 def _effort(settings: FitSettings) -> Effort:

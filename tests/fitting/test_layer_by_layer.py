@@ -11,10 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ggufkit.architectures.source import open_source
+from ggufkit.encoding.destination import layers_folder
 from ggufkit.errors import InputError
+from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.sources import cut
+from ggufkit.fitting.sources.layer_by_layer import LayerByLayer
+from ggufkit.fitting.sums import SumsObserver
 from ggufkit.formats.imatrix import read_imatrix
-from ggufkit.workflows.calibrate import CalibrateSettings, calibrate, layers_folder
+from ggufkit.formats.text import CALIBRATION_TEXT, shipped_text
+from ggufkit.workflows.calibrate import CalibrateSettings, calibrate
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -62,8 +68,8 @@ def test_a_run_that_ended_anywhere_goes_on_to_the_same_bytes(after, undisturbed,
     out = tmp_path / "imatrix.gguf"
     calls = []
 
-    def down(done, total, what):
-        calls.append(done)
+    def down(progress):
+        calls.append(progress.done)
         if len(calls) == after:
             raise StopError
 
@@ -96,8 +102,8 @@ def test_sigkill_at_any_moment(undisturbed, tmp_path):
 def test_another_text_does_not_go_on_with_what_lies_there(undisturbed, tmp_path):
     out = tmp_path / "imatrix.gguf"
 
-    def down(done, total, what):
-        if done > 2:
+    def down(progress):
+        if progress.done > 2:
             raise StopError
 
     with pytest.raises(StopError):
@@ -107,8 +113,8 @@ def test_another_text_does_not_go_on_with_what_lies_there(undisturbed, tmp_path)
 
 
 def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path):
-    def press(done, total, what):
-        if done > 1:
+    def press(progress):
+        if progress.done > 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as stopped:
@@ -131,3 +137,23 @@ def test_a_text_without_a_chunk_leaves_nothing_behind(tmp_path):
     with pytest.raises(InputError, match=r"at least 512 are needed"):
         calibrate(settings(MODELS / "stories260K", tmp_path / "out.gguf", text=(tmp_path / "short.txt",)))
     assert [path.name for path in tmp_path.iterdir()] == ["short.txt"]
+
+
+def test_one_observer_may_look_at_all_layers(tmp_path):
+    """Inputs of a layer may lie where those of the layer before lay."""
+    text = shipped_text(CALIBRATION_TEXT)
+    names = tuple(f"blk.{layer}.attn_{part}.weight" for layer in range(4) for part in ("q", "output"))
+    with open_source(MODELS / "tiny-mixtral") as model:
+        corpus = Corpus(MODELS / "tiny-mixtral", text, n_tokens=N_CHUNK * 512, threads=1)
+        together, alone = SumsObserver(names.__contains__), {}
+        source = LayerByLayer(model, corpus, tmp_path / "together")
+        source.observe(together)
+        source.discard()
+        for name in names:
+            one = SumsObserver(name.__eq__)
+            source = LayerByLayer(model, corpus, tmp_path / "alone")
+            source.observe(one)
+            source.close()
+            alone |= one.sums
+    for name in names:
+        assert np.array_equal(together.sums[name].sums, alone[name].sums), name

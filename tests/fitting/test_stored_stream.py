@@ -9,7 +9,7 @@ import pytest
 from ggufkit.architectures.source import open_source
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.sources.cut import cut
-from ggufkit.fitting.sources.layer_by_layer import LayerByLayer, corpus_chunks, stored_layers
+from ggufkit.fitting.sources.layer_by_layer import LayerByLayer, chunks_of, stored_layers
 from ggufkit.fitting.sources.layer_run import LayerRun
 from ggufkit.fitting.sources.scratch import write_as_it_is
 from ggufkit.fitting.sums import SumsObserver
@@ -62,7 +62,7 @@ def test_a_layer_sees_what_stored_layers_give(stored, tmp_path):
         assert np.array_equal(original["blk.0.attn_q.weight"], quantized["blk.0.attn_q.weight"])
         for name in NAMES - {"blk.0.attn_q.weight"}:
             assert not np.allclose(original[name], quantized[name], rtol=1e-3)
-        chunks = corpus_chunks(model, corpus, tmp_path)
+        chunks = chunks_of(model, corpus, tmp_path)
         ids, local = np.unique(chunks, return_inverse=True)
         write_as_it_is(tmp_path / "two.gguf", cut(through, 0, 2, ids=ids), threads=1)
         observer = SumsObserver("blk.1.attn_q.weight".__eq__)

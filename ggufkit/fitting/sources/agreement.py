@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufkit.errors import EngineError, GgufError
+from ggufkit.errors import CutError, EngineError, GgufError
 from ggufkit.fitting.sources.cut import cut, input_scale, kinds_repeat_after
 from ggufkit.fitting.sources.layer_run import LayerRun
 from ggufkit.fitting.sources.scratch import plan_as_it_is, write_as_it_is
@@ -39,7 +39,7 @@ def check_agreement(
     folder      for two files that are removed again
     max_nbytes  of the layers that are run together; all of them where they fit
 
-    Raises EngineError that says why the model cannot be cut.
+    Raises CutError that says why the model cannot be cut.
     """
     ids, local = np.unique(chunk, return_inverse=True)
     tokens = local.astype(np.int32)
@@ -53,7 +53,7 @@ def check_agreement(
             if not apart <= TOLERANCE:
                 raise EngineError(f"alone, layer {layer} gives another output (by {apart:.1g} of its largest value)")
     except (EngineError, GgufError) as error:
-        raise EngineError(f"this {model.hparams.arch} model cannot be run layer by layer: {error}") from error
+        raise CutError(f"this {model.hparams.arch} model cannot be run layer by layer: {error}") from error
     return n_layer
 
 

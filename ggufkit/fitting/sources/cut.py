@@ -68,7 +68,7 @@ def cut(model: Model, first: int, stop: int, *, ids: I32Array | None = None) -> 
     Raises EngineError for families that nobody has cut yet.
     """
     hparams = model.hparams
-    if hparams.arch not in CUTTABLE:
+    if not is_cuttable(model):
         raise EngineError("its layers have never been compared")
     tensors = [_renamed(t, layer_of(t.name) - first) for t in model.tensors if first <= layer_of(t.name) < stop]
     tensors += [_outer(t, model, ids) for t in model.tensors if layer_of(t.name) < 0]
@@ -86,6 +86,11 @@ def cut(model: Model, first: int, stop: int, *, ids: I32Array | None = None) -> 
 def kinds_repeat_after(model: Model) -> int:
     """Layers after which what layers do by their number begins anew; 1 where it does not go by the number."""
     return _window_pattern(model)[0]
+
+
+def is_cuttable(model: Model) -> bool:
+    """Whether the family's layers have been compared; the model's own are before it is run."""
+    return model.hparams.arch in CUTTABLE
 
 
 def input_scale(model: Model) -> float:

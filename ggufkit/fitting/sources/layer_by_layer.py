@@ -16,9 +16,9 @@ before it give as they are stored:
 import dataclasses
 import functools
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ from ggufkit.fitting.sources.layer_run import LayerRun, require_finite
 from ggufkit.fitting.sources.scratch import write_as_it_is
 from ggufkit.fitting.sources.stream import Streams
 from ggufkit.fitting.sources.whole_model import naming
-from ggufkit.fitting.walks import Shape, plan_walks
+from ggufkit.fitting.walks import Shape, plan_layer_walks
 from ggufkit.formats.gguf_writer import header_bytes
 from ggufkit.formats.model import Model
 from ggufkit.recipes.quantizable import layer_of
@@ -52,9 +52,6 @@ class LayerByLayer:
     stored   the same model as it is being encoded: a layer must be complete before a later one is asked for
     folder   for the streams and the layer in hand: made here, removed by `discard`
     n_layer  of the model
-    n_chunk  of the corpus
-
-    Raises EngineError where the model cannot be run layer by layer; its text says why.
     """
 
     notes: tuple[str, ...] = ()
@@ -67,25 +64,32 @@ class LayerByLayer:
         self._threads = corpus.threads or machine.choose_threads().n
         self.n_layer = model.hparams.n_layer
         self._scratch = folder / "layer.gguf"
-        self._streams = Streams(folder)
-        try:
-            self._begin()
-        except BaseException:
-            self._streams.give_up()
-            raise
+        self._streams: Streams | None = None
+        self._ids: I32Array = np.empty(0, dtype=np.int32)
+        self._tokens: I32Array = np.empty((0, 0), dtype=np.int32)
 
-    def _begin(self) -> None:
-        """Tokens, streams that an earlier run left, and whether the model can be cut at all."""
-        chunks = _chunks(self._model, self.corpus, self.folder)
-        self._ids, local = np.unique(chunks, return_inverse=True)
-        self._tokens: I32Array = local.reshape(chunks.shape).astype(np.int32)
-        identity = f"{self._model.source.get('fingerprint', '')} {self.identity}"
-        self._streams.begin(identity, (*chunks.shape, self._model.hparams.n_embd))
-        if not self._streams.layers:
-            check_agreement(self._model, chunks[0], self.folder, threads=self._threads, device=self.corpus.device)
+    def start(self) -> None:
+        """Read the text, find what an earlier run left, and see whether the model can be cut; `observe` does it where
+        nobody has. Raises CutError where it cannot: its text says why."""
+        if self._streams is not None:
+            return
+        streams = Streams(self.folder)
+        try:
+            chunks = chunks_of(self._model, self.corpus, self.folder)
+            self._ids, local = np.unique(chunks, return_inverse=True)
+            self._tokens = local.reshape(chunks.shape).astype(np.int32)
+            identity = f"{self._model.source.get('fingerprint', '')} {self.identity}"
+            streams.begin(identity, (*chunks.shape, self._model.hparams.n_embd))
+            if not streams.layers:
+                check_agreement(self._model, chunks[0], self.folder, threads=self._threads, device=self.corpus.device)
+        except BaseException:
+            streams.give_up()
+            raise
+        self._streams = streams
 
     @property
     def n_chunk(self) -> int:
+        """Chunks of the corpus, once it is started."""
         return len(self._tokens)
 
     @property
@@ -95,13 +99,10 @@ class LayerByLayer:
         return f"{text} as stored" if self._stored else text
 
     def walks(self, shapes: Mapping[str, Shape], max_nbytes: int) -> list[frozenset[str]]:
-        """Layer by layer, what stands behind the last one with it; a layer whose moments do not fit is run again."""
-        out: list[frozenset[str]] = []
-        for _, names in groupby(sorted(shapes, key=self._layer), key=self._layer):
-            out += plan_walks({name: shapes[name] for name in names}, max_nbytes)
-        return out
+        return plan_layer_walks(shapes, max_nbytes)
 
     def observe(self, observer: Observer, on_chunk: OnChunk = lambda *_: None, *, first_group: int = 0) -> int:
+        self.start()
         wanted = {self._layer(t.name) for t in self._model.tensors if observer.wants(t.name)}
         if not wanted:
             return self.n_chunk
@@ -113,7 +114,7 @@ class LayerByLayer:
 
     def _steps(self, wanted: set[int]) -> Iterator[tuple[Model, int, bool, bool]]:
         """What is run to show those layers: model, layer, whether it is shown, and whether its output is kept."""
-        there, last = self._streams.layers, max(wanted)
+        there, last = self._on_disk.layers, max(wanted)
         for layer in range(max((one for one in there if one <= min(wanted)), default=0), last + 1):
             shows, keeps = layer in wanted, layer < self.n_layer - 1 and layer + 1 not in there
             if self._stored is None:
@@ -130,11 +131,18 @@ class LayerByLayer:
 
     def close(self) -> None:
         """Release the folder. The streams stay, for a run that goes on."""
-        self._streams.close()
+        if self._streams is not None:
+            self._streams.close()
 
     def discard(self) -> None:
-        """Remove the folder."""
-        self._streams.discard()
+        """Remove the folder, where there is one."""
+        self.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _on_disk(self) -> Streams:
+        assert self._streams is not None, "not started"
+        return self._streams
 
     def _layer(self, name: str) -> int:
         """Layer that is run to see a tensor's inputs."""
@@ -145,7 +153,7 @@ class LayerByLayer:
         self, model: Model, layer: int, observer: Observer | None, keeps: bool, on_chunk: Callable[[int], None]
     ) -> None:
         """Take the stream through one layer."""
-        streams = self._streams
+        streams = self._on_disk
         with (
             self._opened(model, layer, observer) as run,
             streams.writing(layer + 1) if keeps else nullcontext() as out,
@@ -192,7 +200,7 @@ def _whole_name(name: str, layer: int) -> str:
     return f"blk.{layer}.{name.removeprefix('blk.0.')}" if name.startswith("blk.0.") else name
 
 
-def _chunks(model: Model, corpus: Corpus, folder: Path) -> I32Array:
+def chunks_of(model: Model, corpus: Corpus, folder: Path) -> I32Array:
     """(n_chunk, n_ctx) ids of the corpus, by the model's own tokenizer. Raises InputError for a text too short."""
     path = folder / "vocabulary.gguf"
     try:
