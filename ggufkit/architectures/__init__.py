@@ -27,6 +27,7 @@ from ggufkit.formats.unpack import unpack
 
 __all__ = ["FAMILIES", "Family", "convert", "find_family"]
 
+MAX_NOTES = 20  # a stranger's file may give cause for a hundred thousand
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "MXFP4": 38}  # llama_ftype
 
 
@@ -91,8 +92,15 @@ def convert(checkpoint: Checkpoint, *, name: str | None = None, mtp: bool = True
         tensors=tensors,
         source={"kind": "safetensors", "fingerprint": checkpoint.fingerprint()},
         dropped=dropped,
-        notes=tuple(dict.fromkeys([*checkpoint.notes, *lines])),
+        notes=_few([*checkpoint.notes, *lines]),
     )
+
+
+def _few(notes: Iterable[str]) -> tuple[str, ...]:
+    """Each note once, and of a flood the first."""
+    found = list(dict.fromkeys(notes))
+    more = (f"and {len(found) - MAX_NOTES} notes more",) if len(found) > MAX_NOTES else ()
+    return (*found[:MAX_NOTES], *more)
 
 
 def _resolve(entries: Iterable[KV], tensors: Iterable[ModelTensor]) -> tuple[KV, ...]:

@@ -56,6 +56,10 @@ def load_vocabulary(
             raise
         files.leave_out("tokenizer.json", error)  # the vocabulary is tokenizer.model's
         entries = _entries(files, n_vocab, kind, model, pre_alias)
+    if files.without_row:
+        text, number = next(iter(files.without_row.items()))
+        more = f", nor have {len(files.without_row) - 1} more" if len(files.without_row) > 1 else ""
+        files.note(f"added token {text!r:.80} has number {number}, and no row: the model has {n_vocab}{more}")
     for kv in entries:
         _check_unicode(kv, folder)
     check_tokens(entries, folder)

@@ -24,14 +24,16 @@ class MalformedError(TokenizerError):
 class TokenizerFiles:
     """The files of one folder. JSON is parsed once; callers must not change what they get.
 
-    notes   gets a line for each file or entry that is left out
-    faults  files that could not be read, by name
+    notes        gets a line for each file or entry that is left out
+    faults       files that could not be read, by name
+    without_row  added tokens whose numbers have no row of embeddings
     """
 
     def __init__(self, folder: Path, notes: list[str] | None = None) -> None:
         self.folder = folder
         self.notes: list[str] = [] if notes is None else notes
         self.faults: dict[str, TokenizerError] = {}
+        self.without_row: dict[str, int] = {}
         self._objects: dict[str, dict[str, Any]] = {}
 
     def exists(self, name: str) -> bool:

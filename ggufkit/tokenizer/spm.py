@@ -103,9 +103,9 @@ def parse_added(entry: dict[str, Any], number: Any) -> AddedToken:
 
 
 def has_row(files: TokenizerFiles, text: str, number: int, n_vocab: int) -> bool:
-    """Whether a token can be used at all; one whose number has no row of embeddings is left out with a note."""
+    """Whether a token can be used at all; one whose number has no row of embeddings is left out."""
     if number >= n_vocab:
-        files.note(f"added token {text!r:.80} has number {number}, the model has {n_vocab} rows of embeddings")
+        files.without_row[text] = number
     return number < n_vocab
 
 

@@ -152,6 +152,13 @@ def test_whole_numbers_of_the_config_may_be_written_as_floats(tmp_path):
     refused(build(LLAMA, tmp_path / "half", config={"hidden_size": 64.5}), "hidden_size is 64.5, wanted a whole number")
 
 
+def test_a_flood_of_notes_is_cut(tmp_path):
+    checkpoint = build(LLAMA, tmp_path)
+    tiny.write_json(checkpoint.path / "added_tokens.json", {f"<{i}>": "x" for i in range(50)})
+    notes = convert(checkpoint).notes
+    assert len(notes) == 21 and notes[-1] == "and 30 notes more"
+
+
 def test_a_stored_head_beside_a_tied_one_is_kept_with_a_note(tmp_path):
     model = convert(build(LLAMA, tmp_path, config={"tie_word_embeddings": True}))
     assert "output.weight" in {tensor.name for tensor in model.tensors}

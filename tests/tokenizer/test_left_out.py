@@ -98,7 +98,7 @@ def decoder(number, entry):
 ENTRIES = [
     ("added_tokens.json", {"<x>": "1", "<y>": 481}, "'<x>' has number '1'"),
     ("added_tokens.json", {"<x>": -1, "<y>": 481}, "'<x>' has number -1"),
-    ("added_tokens.json", {"<x>": 700, "<y>": 481}, "'<x>' has number 700, the model has 500 rows"),
+    ("added_tokens.json", {"<x>": 700, "<y>": 481}, "'<x>' has number 700, and no row: the model has 500"),
     ("tokenizer_config.json", decoder("700", {"content": "<x>"}), "'<x>' has number 700"),
     ("tokenizer_config.json", decoder("x", {"content": "<x>"}), "number 'x'"),
     ("tokenizer_config.json", decoder("480", ["<x>"]), "list, wanted dict"),
@@ -130,8 +130,13 @@ def test_an_added_token_beyond_the_rows_is_left_out_of_every_kind_of_vocabulary(
     bpe(tmp_path, added_tokens=[{"id": 700, "content": "<x>"}])
     found, notes = load(tmp_path)
     assert (
-        "<x>" not in found["ggml.tokens"] and len(notes) == 1 and "'<x>' has number 700, the model has 640" in notes[0]
+        "<x>" not in found["ggml.tokens"]
+        and len(notes) == 1
+        and "'<x>' has number 700, and no row: the model has 640" in notes[0]
     )
+    bpe(tmp_path, added_tokens=[{"id": 700 + i, "content": f"<{i}>"} for i in range(1000)])
+    wanted = "added token '<0>' has number 700, and no row: the model has 640, nor have 999 more; it is left out"
+    assert load(tmp_path)[1] == [wanted]
 
 
 def test_a_text_with_two_numbers_is_refused_in_every_kind_of_vocabulary(tmp_path):
