@@ -1,7 +1,6 @@
 """`ggufkit baseline`."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -18,7 +17,18 @@ from ggufkit.cli import console, options
 @options.device
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @options.json_flag
-def command(*, model: Path, device: str, as_json: bool, **settings: Any) -> None:
+def command(
+    *,
+    model: Path,
+    output: Path,
+    text: Path | None,
+    n_ctx: int,
+    chunks: int | None,
+    threads: int | None,
+    device: str,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Keep what `compare` and `gate` need of MODEL's predictions, for machines that hold one model at a time."""
     from ggufkit.reports.baseline_text import render
     from ggufkit.reports.result import as_dict
@@ -26,9 +36,19 @@ def command(*, model: Path, device: str, as_json: bool, **settings: Any) -> None
     from ggufkit.runtime.engine import Device
     from ggufkit.workflows.baseline import BaselineSettings, make_baseline
 
-    console.say_memory(lambda: footprint.scored([model], settings["n_ctx"]))
+    console.say_memory(lambda: footprint.scored([model], n_ctx))
+    settings = BaselineSettings(
+        model=model,
+        output=output,
+        force=force,
+        text=text,
+        n_ctx=n_ctx,
+        chunks=chunks,
+        threads=threads,
+        device=Device(device),
+    )
     with console.progress(f"baseline {model.name}") as update:
-        report = make_baseline(BaselineSettings(model=model, device=Device(device), **settings), update)
+        report = make_baseline(settings, update)
     if as_json:
         console.print_json(as_dict(report))
     else:

@@ -1,11 +1,14 @@
 """`ggufkit calibrate`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from ggufkit.cli import console, options
+
+if TYPE_CHECKING:
+    from ggufkit.workflows.calibrate import CalibrateSettings
 
 EXAMPLES = """
 \b
@@ -32,7 +35,22 @@ Examples:
 @options.threads
 @options.device
 @options.json_flag
-def command(*, model: Path | None, merge: tuple[Path, ...], as_json: bool, **rest: Any) -> None:
+def command(
+    *,
+    model: Path | None,
+    output: Path,
+    text: tuple[Path, ...],
+    n_tokens: int | None,
+    add_to: tuple[Path, ...],
+    skip_tokens: int,
+    merge: tuple[Path, ...],
+    process_output: bool,
+    n_ctx: int,
+    force: bool,
+    threads: int | None,
+    device: str,
+    as_json: bool,
+) -> None:
     """Measure how strongly a text uses each input of each expert of MODEL, and write it for quantize --imatrix.
 
     MODEL is a GGUF, or a Hugging Face folder: that is run layer by layer, in its own types, however large it is.
@@ -43,22 +61,28 @@ def command(*, model: Path | None, merge: tuple[Path, ...], as_json: bool, **res
     if merge:
         if model is not None:
             raise UsageError("--merge adds files up without a model. Leave MODEL out, or use --add-to.")
-        _merge(merge, rest["output"], rest["force"], as_json)
+        _merge(merge, output, force, as_json)
         return
     if model is None:
         raise UsageError("name the GGUF to calibrate on, or files to --merge")
-    _calibrate(model, as_json, **rest)
+    from ggufkit.runtime.engine import Device
+    from ggufkit.workflows.calibrate import CalibrateSettings
+
+    settings = CalibrateSettings(
+        model=model, output=output, text=text, n_tokens=n_tokens, add_to=add_to, skip_tokens=skip_tokens, n_ctx=n_ctx,
+        process_output=process_output, force=force, threads=threads, device=Device(device),
+    )  # fmt: skip
+    _calibrate(settings, as_json)
 
 
-def _calibrate(model: Path, as_json: bool, *, device: str, **settings: Any) -> None:
+def _calibrate(wanted: "CalibrateSettings", as_json: bool) -> None:
     from ggufkit.reports.calibrate_text import CalibrateResult, render
     from ggufkit.reports.result import as_dict
     from ggufkit.runtime import footprint
-    from ggufkit.runtime.engine import Device
-    from ggufkit.workflows.calibrate import CalibrateSettings, calibrate, check_settings
+    from ggufkit.workflows.calibrate import calibrate, check_settings
 
-    wanted = CalibrateSettings(model=model, device=Device(device), **settings)
     check_settings(wanted)
+    model = wanted.model
     if model.is_file():
         console.say_memory(lambda: footprint.calibrated(model, wanted.n_ctx))
     with console.progress(f"calibrate on {model.name}") as update:

@@ -1,7 +1,6 @@
 """`ggufkit compare`."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -25,7 +24,18 @@ Examples:
 @options.device
 @click.option("--routers/--no-routers", default=True, help="Compare which experts both choose.")
 @options.json_flag
-def command(*, base: Path, candidate: Path, device: str, as_json: bool, **settings: Any) -> None:
+def command(
+    *,
+    base: Path,
+    candidate: Path,
+    text: Path | None,
+    n_ctx: int,
+    chunks: int | None,
+    threads: int | None,
+    device: str,
+    routers: bool,
+    as_json: bool,
+) -> None:
     """Measure how far CANDIDATE is from BASE: perplexity, KL divergence, same top token, each with an interval.
 
     BASE is the original as a GGUF, or a baseline file of it. Both run in step on the same text; nothing is stored.
@@ -38,10 +48,19 @@ def command(*, base: Path, candidate: Path, device: str, as_json: bool, **settin
     from ggufkit.workflows.compare import CompareSettings, compare
 
     models = [path for path in (base, candidate) if not is_baseline(path)]
-    console.say_memory(lambda: footprint.scored(models, settings["n_ctx"]))
+    console.say_memory(lambda: footprint.scored(models, n_ctx))
+    settings = CompareSettings(
+        base=base,
+        candidate=candidate,
+        routers=routers,
+        text=text,
+        n_ctx=n_ctx,
+        chunks=chunks,
+        threads=threads,
+        device=Device(device),
+    )
     with console.progress(f"compare {candidate.name}") as update:
-        wanted = CompareSettings(base=base, candidate=candidate, device=Device(device), **settings)
-        result = compare(wanted, update)
+        result = compare(settings, update)
     if as_json:
         console.print_json(as_dict(result))
     else:

@@ -2,53 +2,71 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from ggufkit.cli import console, options
 
-Command = Callable[..., Any]
-NAMES = ("calibrate", "effort", "calibration_text", "n_tokens", "target_size", "target_bpw", "max_kld", "save_recipe")
-
-_OPTIONS = (
-    click.option("--calibrate", is_flag=True, help="Calibrate first and fit every expert to its own inputs."),
-    click.option("--effort", type=click.Choice(["fast", "balanced", "best"]), default=None,
-                 help="fast: importance; balanced, best: error feedback. Implies --calibrate.  [default: balanced]"),
-    click.option("--calibration-text", type=options.PATH, multiple=True,
-                 help="UTF-8 text to calibrate on, repeatable. Default: the shipped text."),
-    click.option("--tokens", "n_tokens", type=click.IntRange(min=512), default=100_000, show_default=True,
-                 help="At most so many calibration tokens, spread over the text."),
-    options.target_size,
-    options.target_bpw,
-    click.option("--max-kld", type=click.FloatRange(min=0.0, min_open=True), default=None,
-                 help="Choose types for the smallest file with this predicted KL divergence (nats)."),
-    click.option("--save-recipe", type=options.OUTPUT, default=None, help="Write the types that were chosen as TOML."),
-)  # fmt: skip
+if TYPE_CHECKING:
+    from ggufkit.recipes.search import Target
+    from ggufkit.workflows.fitted import FitReport, FitSettings, FittedJob
+    from ggufkit.workflows.quantize import QuantizeSettings
 
 
-def fit_options(command: Command) -> Command:
-    """All of them, in the order of the help."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+@dataclass(frozen=True, slots=True)
+class FitOptions:
+    """What is asked of calibration, in the order of the help."""
 
+    calibrate: bool = options.option(
+        "--calibrate", is_flag=True, help="Calibrate first and fit every expert to its own inputs."
+    )
+    effort: str | None = options.option(
+        "--effort", type=click.Choice(["fast", "balanced", "best"]), default=None,
+        help="fast: importance; balanced, best: error feedback. Implies --calibrate.  [default: balanced]",
+    )  # fmt: skip
+    calibration_text: tuple[Path, ...] = options.option(
+        "--calibration-text", type=options.PATH, multiple=True,
+        help="UTF-8 text to calibrate on, repeatable. Default: the shipped text.",
+    )  # fmt: skip
+    n_tokens: int = options.option(
+        "--tokens", "n_tokens", type=click.IntRange(min=512), default=100_000, show_default=True,
+        help="At most so many calibration tokens, spread over the text.",
+    )  # fmt: skip
+    target_size: int | None = options.shared(options.target_size)
+    target_bpw: float | None = options.shared(options.target_bpw)
+    max_kld: float | None = options.option(
+        "--max-kld", type=click.FloatRange(min=0.0, min_open=True), default=None,
+        help="Choose types for the smallest file with this predicted KL divergence (nats).",
+    )  # fmt: skip
+    save_recipe: Path | None = options.option(
+        "--save-recipe", type=options.OUTPUT, default=None, help="Write the types that were chosen as TOML."
+    )
 
-def is_asked(chosen: dict[str, Any]) -> bool:
-    """Whether any of the options asks for calibration."""
-    return bool(chosen["calibrate"] or chosen["effort"] or _targets(chosen))
+    @property
+    def targets(self) -> "Target":
+        """What types are to be chosen for; all None where the types are given."""
+        from ggufkit.recipes.search import Target
 
+        return Target(nbytes=self.target_size, bpw=self.target_bpw, kld=self.max_kld)
 
-def has_target(chosen: dict[str, Any]) -> bool:
-    """Whether types are to be chosen."""
-    return bool(_targets(chosen))
+    @property
+    def has_target(self) -> bool:
+        """Whether types are to be chosen."""
+        return any(value is not None for value in (self.target_size, self.target_bpw, self.max_kld))
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether any of the options asks for calibration."""
+        return bool(self.calibrate or self.effort or self.has_target)
 
 
 @contextmanager
-def opened(settings: Any, chosen: dict[str, Any], *, type_given: bool) -> Iterator[Any]:
+def opened(settings: "QuantizeSettings", chosen: FitOptions, *, type_given: bool) -> Iterator["FittedJob"]:
     """The FittedJob that the options ask for, its cost said. Raises UsageError for options that contradict."""
     from ggufkit.workflows.fitted import opened as opened_job
 
@@ -57,7 +75,7 @@ def opened(settings: Any, chosen: dict[str, Any], *, type_given: bool) -> Iterat
         yield job
 
 
-def run(job: Any, save_recipe: Path | None) -> Any:
+def run(job: "FittedJob", save_recipe: Path | None) -> "FitReport":
     """Calibrate, choose, encode; returns the FitReport."""
     output = job.settings.quantize.output
     with console.progress(f"quantize {output.name}") as update, resumable(output):
@@ -67,28 +85,25 @@ def run(job: Any, save_recipe: Path | None) -> Any:
     return report
 
 
-def _fit_settings(settings: Any, chosen: dict[str, Any], *, type_given: bool) -> Any:
+def _fit_settings(settings: "QuantizeSettings", chosen: FitOptions, *, type_given: bool) -> "FitSettings":
     from ggufkit.errors import UsageError
     from ggufkit.fitting.encoders import Effort
-    from ggufkit.recipes.search import Target
     from ggufkit.workflows.fitted import FitSettings
 
-    targets = _targets(chosen)
-    if len(targets) > 1:
+    if sum(value is not None for value in chosen.targets) > 1:
         raise UsageError("give one of --target-size, --target-bpw and --max-kld")
-    if targets and type_given:
+    if chosen.has_target and type_given:
         raise UsageError("a target chooses the types itself. Leave out --type and --recipe, or the target.")
     if settings.imatrix is not None:
         raise UsageError("--imatrix and --calibrate exclude each other: calibration gathers its own evidence.")
-    if chosen["save_recipe"] and not targets:
+    if chosen.save_recipe and not chosen.has_target:
         raise UsageError("--save-recipe writes the types that a target chose. Give a target with it.")
-    target = Target(nbytes=chosen["target_size"], bpw=chosen["target_bpw"], kld=chosen["max_kld"]) if targets else None
     return FitSettings(
         quantize=settings,
-        effort=Effort(chosen["effort"] or "balanced"),
-        text=chosen["calibration_text"],
-        n_tokens=chosen["n_tokens"],
-        target=target,
+        effort=Effort(chosen.effort or "balanced"),
+        text=chosen.calibration_text,
+        n_tokens=chosen.n_tokens,
+        target=chosen.targets if chosen.has_target else None,
     )
 
 
@@ -116,7 +131,7 @@ def _again() -> str:
     return shlex.join(["ggufkit", *words, "--resume"])
 
 
-def _say_cost(job: Any) -> None:
+def _say_cost(job: "FittedJob") -> None:
     import quant
     from ggufkit.reports.units import human_bytes, human_seconds
 
@@ -134,10 +149,6 @@ def _say_cost(job: Any) -> None:
         console.say(
             "--encoder ggml: error feedback is ggufkit's own, and the file says so; ggml goes with --effort fast"
         )
-
-
-def _targets(chosen: dict[str, Any]) -> list[str]:
-    return [name for name in ("target_size", "target_bpw", "max_kld") if chosen[name] is not None]
 
 
 def _save(path: Path, toml: str) -> None:

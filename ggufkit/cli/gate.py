@@ -4,7 +4,7 @@ import dataclasses
 import os
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -47,16 +47,21 @@ Examples:
 def command(
     *,
     candidate: Path,
+    baseline: Path,
     config: Path | None,
+    text: Path | None,
+    n_ctx: int,
     chunks: int | None,
     seed: int | None,
+    threads: int | None,
     device: str,
+    complete: bool,
+    weights: bool,
     output: Path | None,
     junit: Path | None,
     markdown: Path | None,
     github: bool | None,
     as_json: bool,
-    **settings: Any,
 ) -> None:
     """Judge whether CANDIDATE may be published: structure first, then quality, until the answer is sure.
 
@@ -72,7 +77,10 @@ def command(
 
     asked = read_config(config) if config else GateConfig()
     asked = dataclasses.replace(asked, chunks=chunks or asked.chunks, seed=asked.seed if seed is None else seed)
-    wanted = GateSettings(candidate=candidate, config=asked, device=Device(device), **settings)
+    wanted = GateSettings(
+        candidate=candidate, baseline=baseline, config=asked, text=text, n_ctx=n_ctx, complete=complete,
+        weights=weights, threads=threads, device=Device(device),
+    )  # fmt: skip
     models = [path for path in (wanted.baseline, candidate) if not is_baseline(path)]
     console.say_memory(lambda: footprint.scored(models, wanted.n_ctx))
     with console.progress(f"gate {candidate.name}") as update:

@@ -1,5 +1,7 @@
 """Options that commands share: one decorator each, so that a flag means the same everywhere."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,34 @@ class Bytes(click.ParamType[int]):
             return parse_bytes(value)
         except ValueError:
             self.fail(f"{value!r} is not a size. Write 2GiB, 800M or a number of bytes.", param, ctx)
+
+
+def option(*names: str, **settings: Any) -> Any:
+    """A field of a dataclass that is an option of the command line; see `grouped`."""
+    return dataclasses.field(metadata={"option": click.option(*names, **settings)})
+
+
+def shared(decorator: Decorator) -> Any:
+    """The same for an option that other commands have, too."""
+    return dataclasses.field(metadata={"option": decorator})
+
+
+def grouped(name: str, kind: type) -> Decorator:
+    """Options that belong together reach the command as one value: argument `name`, of the dataclass `kind`."""
+    fields = dataclasses.fields(kind)
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def call(**given: Any) -> Any:
+            value = kind(**{field.name: given.pop(field.name) for field in fields})
+            return command(**given, **{name: value})
+
+        made: Callable[..., Any] = call
+        for field in reversed(fields):
+            made = field.metadata["option"](made)
+        return made
+
+    return decorate
 
 
 PATH = click.Path(path_type=Path, readable=False)  # opening it says more than click does, and is no usage error

@@ -1,7 +1,6 @@
 """`ggufkit perplexity`."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -23,7 +22,16 @@ Examples:
 @options.threads
 @options.device
 @options.json_flag
-def command(*, file: Path, as_json: bool, device: str, **settings: Any) -> None:
+def command(
+    *,
+    file: Path,
+    text: Path | None,
+    n_ctx: int,
+    chunks: int | None,
+    threads: int | None,
+    device: str,
+    as_json: bool,
+) -> None:
     """Measure how well FILE predicts a text: perplexity as llama-perplexity defines it, and its error."""
     from ggufkit.reports.perplexity_text import render
     from ggufkit.reports.result import as_dict
@@ -31,9 +39,12 @@ def command(*, file: Path, as_json: bool, device: str, **settings: Any) -> None:
     from ggufkit.runtime.engine import Device
     from ggufkit.workflows.perplexity import PerplexitySettings, perplexity
 
-    console.say_memory(lambda: footprint.scored([file], settings["n_ctx"]))
+    console.say_memory(lambda: footprint.scored([file], n_ctx))
+    settings = PerplexitySettings(
+        file=file, text=text, n_ctx=n_ctx, chunks=chunks, threads=threads, device=Device(device)
+    )
     with console.progress(f"perplexity {file.name}") as update:
-        report = perplexity(PerplexitySettings(file=file, device=Device(device), **settings), update, console.say)
+        report = perplexity(settings, update, console.say)
     if as_json:
         console.print_json(as_dict(report))
     else:

@@ -1,9 +1,7 @@
 """`ggufkit quantize`."""
 
-import dataclasses
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +9,7 @@ from ggufkit.cli import console, fitting, options
 
 if TYPE_CHECKING:
     from ggufkit.workflows.check import Check
+    from ggufkit.workflows.quantize import Job, QuantizeReport, QuantizeSettings
 
 EXAMPLES = """
 \b
@@ -30,7 +29,7 @@ Examples:
 @options.type_name
 @options.recipe
 @options.imatrix
-@fitting.fit_options
+@options.grouped("fit", fitting.FitOptions)
 @click.option("--encoder", type=click.Choice(["ggufkit", "ggml"]), default="ggufkit", show_default=True,
               help="Who searches for scales; ggml gives llama.cpp's exact bytes.")  # fmt: skip
 @options.threads
@@ -50,25 +49,51 @@ Examples:
 @options.allow_requantize
 @options.mtp
 @options.json_flag
-def command(*, as_json: bool, dry_run: bool, check: bool, text: Path | None, **options_: Any) -> None:
+def command(
+    *,
+    source: Path,
+    output: Path,
+    type_name: str | None,
+    recipe: Path | None,
+    imatrix: Path | None,
+    fit: fitting.FitOptions,
+    encoder: str,
+    threads: int | None,
+    max_memory: int | None,
+    resume: bool,
+    restart: bool,
+    force: bool,
+    dry_run: bool,
+    check: bool,
+    text: Path | None,
+    provenance: bool,
+    allow_nonfinite: bool,
+    allow_requantize: bool,
+    mtp: bool,
+    as_json: bool,
+) -> None:
     """Make a quantized GGUF from SOURCE, a Hugging Face folder or an F32, F16, BF16 or Q8_0 GGUF.
 
     One pass: weights go from safetensors to the finished file, with no 16-bit file in between.
     """
-    chosen = {name: options_.pop(name) for name in fitting.NAMES}
-    type_given = bool(options_["type_name"] or options_["recipe"])
-    settings = _settings(**options_)
-    asked = fitting.is_asked(chosen)
+    import quant
+    from ggufkit.workflows.quantize import QuantizeSettings
+
+    type_given = bool(type_name or recipe)
+    settings = QuantizeSettings(
+        source=source, output=output, recipe=options.chosen_recipe(type_name, recipe), imatrix=imatrix,
+        encoder=quant.Encoder(encoder), threads=threads or 0, max_memory=max_memory, resume=resume,
+        restart=restart and not dry_run, force=force, provenance=provenance, allow_nonfinite=allow_nonfinite,
+        allow_requantize=allow_requantize, mtp=mtp,
+    )  # fmt: skip
     if dry_run:
-        settings = dataclasses.replace(settings, restart=False)
-        with fitting.opened(settings, chosen, type_given=type_given) if asked else _opened(settings) as job:
-            _show_plan(job.planned() if asked else job, as_json, guessed=fitting.has_target(chosen))
+        _dry_run(settings, fit, type_given, as_json)
         return
     _require_check(settings, text, wanted=check)
     fitted = None
-    if asked:
-        with fitting.opened(settings, chosen, type_given=type_given) as job:
-            fitted = fitting.run(job, chosen["save_recipe"])
+    if fit.is_asked:
+        with fitting.opened(settings, fit, type_given=type_given) as job:
+            fitted = fitting.run(job, fit.save_recipe)
     report = fitted.quantized if fitted else _run(settings)
     from ggufkit.reports.quantize_text import QuantizeResult, fit_notes, render
     from ggufkit.reports.result import as_dict
@@ -82,22 +107,14 @@ def command(*, as_json: bool, dry_run: bool, check: bool, text: Path | None, **o
         console.show(lambda _: render(result))
 
 
-def _settings(*, type_name: str | None, recipe: Path | None, encoder: str, threads: int | None, **rest: Any) -> Any:
-    import quant
-    from ggufkit.workflows.quantize import QuantizeSettings
-
-    chosen = options.chosen_recipe(type_name, recipe)
-    return QuantizeSettings(recipe=chosen, encoder=quant.Encoder(encoder), threads=threads or 0, **rest)
-
-
-def _run(settings: Any) -> Any:
+def _run(settings: "QuantizeSettings") -> "QuantizeReport":
     from ggufkit.workflows.quantize import quantize
 
     with console.progress(f"quantize {settings.output.name}") as update, fitting.resumable(settings.output):
         return quantize(settings, update)
 
 
-def _require_check(settings: Any, text: Path | None, *, wanted: bool) -> None:
+def _require_check(settings: "QuantizeSettings", text: Path | None, *, wanted: bool) -> None:
     from ggufkit.errors import UsageError
     from ggufkit.workflows.check import require
 
@@ -107,7 +124,7 @@ def _require_check(settings: Any, text: Path | None, *, wanted: bool) -> None:
         raise UsageError("--text is what --check measures on. Add --check, or leave --text out.")
 
 
-def _before_and_after(settings: Any, text: Path | None) -> "Check":
+def _before_and_after(settings: "QuantizeSettings", text: Path | None) -> "Check":
     from ggufkit.workflows.check import check
 
     with console.progress("perplexity before and after") as update:
@@ -119,13 +136,18 @@ def _before_and_after(settings: Any, text: Path | None) -> "Check":
             raise
 
 
-def _opened(settings: Any) -> AbstractContextManager[Any]:
+def _dry_run(settings: "QuantizeSettings", fit: fitting.FitOptions, type_given: bool, as_json: bool) -> None:
     from ggufkit.workflows.quantize import opened
 
-    return opened(settings)
+    if fit.is_asked:
+        with fitting.opened(settings, fit, type_given=type_given) as fitted:
+            _show_plan(fitted.planned(), as_json, guessed=fit.has_target)
+    else:
+        with opened(settings) as job:
+            _show_plan(job, as_json, guessed=False)
 
 
-def _show_plan(job: Any, as_json: bool, *, guessed: bool) -> None:
+def _show_plan(job: "Job", as_json: bool, *, guessed: bool) -> None:
     from ggufkit.encoding.job import check_place
     from ggufkit.reports.plan_text import render
     from ggufkit.reports.result import as_dict
