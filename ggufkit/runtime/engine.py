@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ggufkit.errors import EngineError, UsageError
+from ggufkit.errors import EngineError, InputError, UsageError
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.tensor import F32Array
 from ggufkit.runtime import boundary, library, machine, probe
@@ -153,6 +153,13 @@ class Engine:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+        if kind is None:
+            self.require_unchanged()
+
+    def require_unchanged(self) -> None:
+        """Raise InputError where the file was written to since it was opened; the end of `with` asks this, too."""
+        if any(part.file.was_overwritten() for part in self.header.parts):
+            raise InputError(f"{self.path} was written to while it ran: the results belong to no file. Run it again.")
 
     @property
     def path(self) -> Path:

@@ -110,6 +110,7 @@ def _sketches(
     for block in scoring.iter_logits(engine, chunks.reshape(-1), n_ctx=header.n_ctx):
         yield logits.sketch(block.logits, block.targets, header.k, _uniforms(block, header))
         on_chunk(block.chunk + 1)
+    engine.require_unchanged()  # before the file has its name
 
 
 def _uniforms(block: scoring.LogitsBlock, header: BaselineHeader) -> NDArray[np.float64]:

@@ -31,6 +31,8 @@ FATAL: list[tuple[str, str, Edit]] = [
     ("s", r"rope\.scaling\.type is bogus, wanted one of none, l", key("llama.rope.scaling.type", STRING, "bogus")),
     ("s", r"rope\.scaling\.type is .*x1b\[2J", key("llama.rope.scaling.type", STRING, "\x1b[2J")),
     ("s", r"head_count_kv is 0 in layer 1", key("llama.attention.head_count_kv", ARRAY, (U32, [4, 0, 0, 0, 0]))),
+    ("s", r"rope\.dimension_count is 7, wanted an even number", key("llama.rope.dimension_count", U32, 7)),
+    ("s", r"rope\.dimension_count is 64, wanted at most the 8", key("llama.rope.dimension_count", U32, 64)),
     ("s", r"output_norm\.weight is F16, wanted F32", as_type("output_norm.weight", "F16")),
     ("s", r"blk\.0\.attn_norm\.weight is BF16", as_type("blk.0.attn_norm.weight", "BF16")),
     ("s", r"blk\.3\.ffn_norm\.weight is Q8_0", as_type("blk.3.ffn_norm.weight", "Q8_0")),

@@ -1,11 +1,13 @@
 """GGUFs as people have them: any part of a split, bytes behind the end. They run as the plain file does."""
 
+import os
 import shutil
 
 import gguf
 import numpy as np
 import pytest
 
+from ggufkit.errors import InputError
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.gguf_writer import header_bytes
 from ggufkit.formats.model import KV
@@ -46,3 +48,24 @@ def test_an_odd_file_runs_as_the_plain_one_does(how, stories, tmp_path):
         split_in_two(stories, tmp_path)
         path = tmp_path / f"m-0000{1 if how == 'first part' else 2}-of-00002.gguf"
     np.testing.assert_array_equal(logits(path), logits(stories))
+
+
+def test_a_file_that_is_written_to_while_it_runs_is_told(stories, tmp_path):
+    """Its pages are mapped: what was computed belongs half to one model, half to another."""
+    path = tmp_path / "model.gguf"
+    shutil.copy(stories, path)
+    with pytest.raises(InputError, match=r"model\.gguf was written to while it ran"):  # noqa: SIM117
+        with Engine.open(path, n_ctx=64, threads=1, device=Device.CPU) as engine:
+            engine.decode(np.array([1, 2, 3], np.int32), 0)
+            with path.open("r+b") as file:
+                file.write(b"GGUF")
+            os.utime(path, ns=(1, 1))
+
+
+def test_another_file_under_its_name_does_no_harm(stories, tmp_path):
+    path = tmp_path / "model.gguf"
+    shutil.copy(stories, path)
+    with Engine.open(path, n_ctx=64, threads=1, device=Device.CPU) as engine:
+        shutil.copy(stories, tmp_path / "new.gguf")
+        (tmp_path / "new.gguf").replace(path)
+        engine.decode(np.array([1, 2, 3], np.int32), 0)

@@ -23,6 +23,7 @@ def hyperparameter_problems(metadata: Mapping[str, KV], tensors: Mapping[str, An
     yield from _layers(keys)
     yield from _experts(keys, tensors)
     yield from _attention(keys, tensors)
+    yield from _rope(keys)
     scaling = keys.value("rope.scaling.type")
     if isinstance(scaling, str) and scaling not in ROPE_SCALINGS:
         yield keys.said("rope.scaling.type", shown(scaling), f"one of {', '.join(ROPE_SCALINGS)}")
@@ -98,3 +99,16 @@ def _attention(keys: _Keys, tensors: Mapping[str, Any]) -> Iterator[str]:
         if n_head_kv < 1 or n_head % n_head_kv:
             yield keys.said("attention.head_count_kv", f"{n_head_kv} in layer {layer}", f"a divisor of {n_head} heads")
             return
+
+
+def _rope(keys: _Keys) -> Iterator[str]:
+    """Columns are turned in pairs. A head's size is the key's, where attention is not latent."""
+    n_rot, n_embd = keys.value("rope.dimension_count"), keys.value("embedding_length")
+    heads = keys.whole("attention.head_count")
+    if type(n_rot) is not int:
+        return
+    if n_rot % 2:
+        yield keys.said("rope.dimension_count", n_rot, "an even number")
+    size = keys.value("attention.key_length") or (n_embd // heads if type(n_embd) is int and heads else 0)
+    if type(size) is int and 0 < size < n_rot and keys.value("attention.kv_lora_rank") is None:
+        yield keys.said("rope.dimension_count", n_rot, f"at most the {size} columns of a head")
