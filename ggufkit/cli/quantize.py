@@ -141,20 +141,20 @@ def _dry_run(settings: "QuantizeSettings", fit: fitting.FitOptions, type_given: 
 
     if fit.is_asked:
         with fitting.opened(settings, fit, type_given=type_given) as fitted:
-            _show_plan(fitted.planned(), as_json, guessed=fit.has_target)
+            _show_plan(fitted.planned(), as_json)
     else:
         with opened(settings) as job:
-            _show_plan(job, as_json, guessed=False)
+            _show_plan(job, as_json)
 
 
-def _show_plan(job: "Job", as_json: bool, *, guessed: bool) -> None:
+def _show_plan(job: "Job", as_json: bool) -> None:
     from ggufkit.encoding.job import check_place
     from ggufkit.reports.plan_text import render
     from ggufkit.reports.result import as_dict
     from ggufkit.workflows.plan import plan_report
 
     check_place(job)
-    report = plan_report(job, guessed=guessed)
+    report = plan_report(job)
     if as_json:
         console.print_json(as_dict(report))
     else:

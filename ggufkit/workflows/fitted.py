@@ -31,7 +31,7 @@ from ggufkit.fitting.coverage import Coverage
 from ggufkit.fitting.duration import CALIBRATION, ENCODING, QUICK, TYPES, WEIGHING, step_seconds
 from ggufkit.fitting.encoders import Effort, FittedEncoder, ImportanceEncoder
 from ggufkit.fitting.evidence import Evidence, Weigh
-from ggufkit.fitting.guess import guess
+from ggufkit.fitting.guess import NOTE, guess
 from ggufkit.fitting.notebook import Notebook
 from ggufkit.fitting.prober import Prober, Tried
 from ggufkit.fitting.sensitivity import Subject, measure
@@ -144,10 +144,17 @@ class FittedJob:
 
     def planned(self) -> Job:
         """What `--dry-run` shows: the job with its types, guessed where a target will choose them."""
-        if self.settings.target is None:
+        target = self.settings.target
+        if target is None:
             return self.plain
-        recipe = guess(self.settings.target, self.model, self._plan_of)
-        return prepare(dataclasses.replace(self._job, recipe=recipe), self.model, self.encoder)
+        if target.kld is not None:
+            name = self.plain.plan.name
+            note = f"the types for --max-kld {target.kld:g} are chosen by measuring; shown is {name}"
+            return dataclasses.replace(self.plain, notes=(*self.plain.notes, note))
+        job = prepare(
+            dataclasses.replace(self._job, recipe=guess(target, self.model, self._plan_of)), self.model, self.encoder
+        )
+        return dataclasses.replace(job, notes=(*job.notes, NOTE))
 
     def run(self, on_progress: OnProgress = ignore) -> FitReport:
         """Do it all. What is found out is kept beside the output until it is there, for a run that continues.

@@ -46,7 +46,6 @@ def test_merging_adds_counts_and_reports_coverage(tmp_path: Path) -> None:
         ),
         (["quantize", MODEL, "-o", "OUT", "--calibrate", "--save-recipe", "r.toml"], "Give a target with it"),
         (["quantize", MODEL, "-o", "OUT", "--calibrate", "--imatrix", "i.gguf"], "exclude each other"),
-        (["quantize", MODEL, "-o", "OUT", "--max-kld", "0.1", "--dry-run"], "--save-recipe"),
     ],
 )
 def test_contradictions_are_usage_errors(arguments: list[str], said: str, tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""Moments in two parts of the text: what is held out, what is shared, and what is kept between runs."""
+
+import numpy as np
+import pytest
+
+from ggufkit.fitting.moments import HOLD_OUT_EVERY, MomentsObserver
+from ggufkit.runtime.activations import Activations
+
+RNG = np.random.default_rng(5)
+N = 16
+NAMES = frozenset({"blk.0.attn_q.weight", "blk.0.attn_k.weight", "blk.0.ffn_up_exps.weight"})
+
+
+def group() -> list[Activations]:
+    """What the model shows of four tokens: an input for q and k, and one that goes to two of three experts."""
+    x, y = (RNG.standard_normal((4, 1, N)).astype(np.float32) for _ in range(2))
+    experts = np.array([[0, 1], [1, 2], [0, 2], [0, 1]], dtype=np.int32)
+    return [
+        Activations("blk.0.attn_q.weight", x, None, 1, 1),
+        Activations("blk.0.attn_k.weight", x, None, 1, 1),
+        Activations("blk.0.ffn_up_exps.weight", y, experts, 3, 2),
+    ]
+
+
+def show(observer: MomentsObserver, groups: list[list[Activations]], first: int = 0) -> None:
+    for index, seen in enumerate(groups, first):
+        observer.begin_group(index)
+        for one in seen:
+            observer(one)
+
+
+def upper(x: np.ndarray) -> np.ndarray:
+    return np.triu(x.reshape(-1, N).T.astype(np.float64) @ x.reshape(-1, N))
+
+
+def test_one_group_in_five_is_held_out() -> None:
+    groups = [group() for _ in range(2 * HOLD_OUT_EVERY)]
+    observer = MomentsObserver(NAMES)
+    show(observer, groups)
+    pair = observer.moments["blk.0.attn_q.weight"]
+    held = [seen[0].x for index, seen in enumerate(groups) if index % HOLD_OUT_EVERY == 1]
+    fitted = [seen[0].x for index, seen in enumerate(groups) if index % HOLD_OUT_EVERY != 1]
+    assert (pair.fit.counts.tolist(), pair.held_out.counts.tolist()) == ([32], [8])
+    np.testing.assert_allclose(np.triu(pair.held_out.sums[0, 0]), upper(np.concatenate(held)), atol=1e-4)
+    np.testing.assert_allclose(np.triu(pair.fit.sums[0, 0]), upper(np.concatenate(fitted)), atol=1e-4)
+
+
+def test_tensors_of_one_input_share_their_moments() -> None:
+    observer = MomentsObserver(NAMES)
+    show(observer, [group()])
+    assert observer.moments["blk.0.attn_q.weight"] is observer.moments["blk.0.attn_k.weight"]
+    assert observer.moments["blk.0.ffn_up_exps.weight"].fit.sums.shape == (3, 1, N, N)
+
+
+def test_experts_count_their_own_tokens() -> None:
+    observer = MomentsObserver(NAMES)
+    show(observer, [group(), group()])
+    assert observer.counts["blk.0.ffn_up_exps.weight"].tolist() == [6, 6, 4]
+    shares = observer.moments["blk.0.ffn_up_exps.weight"].shares()
+    assert shares == pytest.approx([6 / 16, 6 / 16, 4 / 16])
+
+
+def test_what_was_kept_is_gone_on_from_to_the_same_bits() -> None:
+    groups = [group() for _ in range(7)]
+    whole, first, second = (MomentsObserver(NAMES) for _ in range(3))
+    show(whole, groups)
+    show(first, groups[:3])
+    second.restore({key: value.copy() for key, value in first.state().items()})
+    show(second, groups[3:], first=3)
+    for name in NAMES:
+        for part in ("fit", "held_out"):
+            one, other = (getattr(seen.moments[name], part) for seen in (whole, second))
+            assert np.array_equal(one.sums, other.sums) and np.array_equal(one.counts, other.counts)
+            assert np.array_equal(one.mass, other.mass)
+    assert second.moments["blk.0.attn_q.weight"] is second.moments["blk.0.attn_k.weight"]
+    assert np.array_equal(whole.counts["blk.0.ffn_up_exps.weight"], second.counts["blk.0.ffn_up_exps.weight"])
