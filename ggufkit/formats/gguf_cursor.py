@@ -78,7 +78,7 @@ class Cursor:
             raise GgufError(
                 f"{self.file.path} {what}"
                 if what
-                else f"{self.file.path} begins with {head[:4]!r}, wanted {MAGIC!r}: it is no GGUF file."
+                else f"{self.file.path} begins with {head[:4]!r}, wanted {MAGIC!r}: it is not a GGUF file."
             )
         self.pos = len(MAGIC)
 

@@ -57,7 +57,7 @@ def hparams_of(where: str, metadata: Mapping[str, KV]) -> Hparams:
     """Hyper-parameters from the keys that begin with the architecture's name. Raises GgufError that begins `where`."""
     named = metadata.get("general.architecture")
     if named is None or not isinstance(named.value, str) or not named.value:
-        raise GgufError(f"{where}: general.architecture is missing: this is no model. Pass a model's GGUF.")
+        raise GgufError(f"{where}: general.architecture is missing: it does not hold a model. Pass one that does.")
     arch = named.value
 
     def number(name: str, default: int | None = None) -> int:

@@ -36,7 +36,7 @@ F32Array = NDArray[np.float32]
 DATASETS, CHUNK_COUNT, CHUNK_SIZE = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
 SUMS_SUFFIX, COUNTS_SUFFIX = ".in_sum2", ".counts"
 MAX_FILE_NBYTES = 4 << 30  # 8x7B has 25 MB
-_ALIGNMENT = 32
+_ALIGNMENT = 32  # of tensors in a file: GGUF's default
 _F32 = int(gguf.GGMLQuantizationType.F32)
 _DAMAGED = "The file is damaged; make it again with llama-imatrix."
 
@@ -156,7 +156,7 @@ def read_imatrix(path: Path) -> Imatrix:
     """Read an importance file of either format. Raises ImatrixError."""
     nbytes = checked_size(path, ImatrixError)
     if nbytes > MAX_FILE_NBYTES:
-        raise ImatrixError(f"{path}: {nbytes} bytes are no importance file, at most {MAX_FILE_NBYTES} are read.")
+        raise ImatrixError(f"{path}: {nbytes} bytes, at most {MAX_FILE_NBYTES} are read of an importance file.")
     file = SourceFile(path)
     try:
         head = file.pread(0, min(nbytes, 64)).tobytes()

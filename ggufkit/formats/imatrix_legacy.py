@@ -70,7 +70,7 @@ class _Reader:
     def text(self, what: str) -> str:
         raw = self.take(min(self.i32(what), _MAX_NAME + 1), what)
         if len(raw) > _MAX_NAME or b"\0" in raw:
-            raise ImatrixError(f"{self.path}: {what} at byte {self.pos} is no text. {_DAMAGED}")
+            raise ImatrixError(f"{self.path}: {what} at byte {self.pos} is not text. {_DAMAGED}")
         try:
             return raw.decode()
         except UnicodeDecodeError as error:
@@ -79,7 +79,7 @@ class _Reader:
     def rows(self) -> Iterator[tuple[str, int, F32Array]]:
         n_entries = self.i32("the number of entries")
         if n_entries < 1:
-            raise ImatrixError(f"{self.path}: {n_entries} entries. This is no importance file of llama.cpp.")
+            raise ImatrixError(f"{self.path}: {n_entries} entries. This is not an importance file of llama.cpp.")
         for _ in range(n_entries):
             name = self.text("a name")
             ncall, nval = self.i32(f"the calls of {shown(name)}"), self.i32(f"the length of {shown(name)}")

@@ -90,7 +90,7 @@ def header_length(head: bytes, file_nbytes: int, where: str) -> int:
     if length > MAX_HEADER_NBYTES:
         raise CheckpointError(
             f"{where}: the header claims {length} bytes, at most {MAX_HEADER_NBYTES} are allowed. "
-            "This is no safetensors file, or a damaged one."
+            "This is not a safetensors file, or it is damaged."
         )
     if LENGTH_NBYTES + length > file_nbytes:
         raise CheckpointError(
@@ -102,7 +102,7 @@ def header_length(head: bytes, file_nbytes: int, where: str) -> int:
 def parse_header(header: bytes, file_nbytes: int, where: str) -> list[Entry]:
     """Entries of a header, in its order, checked against each other and the size of the file."""
     if not header.startswith(b"{"):
-        raise CheckpointError(f"{where}: the header does not begin with '{{'. This is no safetensors file.")
+        raise CheckpointError(f"{where}: the header does not begin with '{{'. This is not a safetensors file.")
     if (n_tensors := header.count(b'"data_offsets"')) > MAX_TENSORS:
         raise CheckpointError(
             f"{where}: the header lists {n_tensors} tensors, at most {MAX_TENSORS} are read. {_DAMAGED}"

@@ -198,8 +198,8 @@ def _block(finder: _Finder, ref: TensorRef, scales: TensorRef) -> tuple[int, int
         if whole and (stack == 1 or n_rows % stated[0] == 0):
             return stated[0], stated[1]
     raise CheckpointError(
-        f"{scales.file.path}: {scales.name} has shape {list(grid)}, which are no scales of {list(ref.shape)} in blocks "
-        f"of {stated!r:.40}."
+        f"{scales.file.path}: {scales.name} has shape {list(grid)}, which does not fit scales of {list(ref.shape)} in "
+        f"blocks of {stated!r:.40}."
     )
 
 

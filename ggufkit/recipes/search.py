@@ -26,7 +26,7 @@ from ggufkit.recipes.quantizable import layer_of
 from ggufkit.recipes.recipe import Recipe, RecipeRule
 from quant.allocate import Allocation, Choice, Group, fewest_bytes, least_loss, reachable
 
-_ALIGNMENT = 32
+_ALIGNMENT = 32  # of tensors in a file: GGUF's default
 _MAX_ROUNDS = 8
 
 

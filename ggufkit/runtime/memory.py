@@ -15,7 +15,7 @@ from ggufkit.formats.model import Hparams
 
 KV_BYTES = 2  # F16
 CTX_STEP = 256  # llama.cpp pads contexts to this
-N_UBATCH = 512
+N_UBATCH = 512  # llama.cpp's default
 SPARE = 0.9  # of the memory may be used; the rest is for everything else that runs
 _BASE_NBYTES = 64 << 20  # the process itself, with Python and numpy
 

@@ -26,7 +26,7 @@ from ggufkit.runtime.engine import N_BATCH, N_UBATCH, Device, Engine, Progress
 from ggufkit.runtime.memory import Decoding
 from quant import logits
 
-N_CTX = 512
+N_CTX = 512  # llama-perplexity's default, so that figures can be held against its
 MAX_LOGITS_NBYTES = 256 << 20  # of one batch; larger vocabularies get fewer chunks a batch
 
 
