@@ -5,7 +5,8 @@ Reference behaviour: llama.cpp's convert_hf_to_gguf.py at 0c1e57098; where we di
 the place and in tests/architectures/test_reference.py.
 """
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gguf import GGML_QUANT_VERSION, GGUFValueType, Keys
@@ -22,6 +23,7 @@ from ggufkit.architectures.vocabulary import vocabulary_metadata
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.checkpoint import Checkpoint
 from ggufkit.formats.gguf_source import hparams_of
+from ggufkit.formats.lora import Adapter, merged
 from ggufkit.formats.model import KV, Model, ModelTensor
 from ggufkit.formats.unpack import unpack
 
@@ -59,11 +61,19 @@ def _class_of(model_type: Any) -> str | None:
     return next((name for name in classes if name.removesuffix("ForCausalLM").replace("_", "").lower() == short), None)
 
 
-def convert(checkpoint: Checkpoint, *, name: str | None = None, mtp: bool = True, requantize: bool = False) -> Model:
+def convert(
+    checkpoint: Checkpoint,
+    *,
+    name: str | None = None,
+    mtp: bool = True,
+    requantize: bool = False,
+    adapters: Sequence[Adapter] = (),
+) -> Model:
     """The GGUF model that `checkpoint` is: metadata and tensors in the order of llama.cpp's converter.
 
     name        for general.name, instead of the one guessed from the folder's name and the model card
     mtp         keep the block that guesses further tokens, where there is one
+    adapters    PEFT adapters to add to the weights, one after the other
     requantize  decode MXFP4 weights like any others; otherwise they are taken over as they are
 
     general.file_type is that of the weights as they are; a plan replaces it with its own. Raises CheckpointError and
@@ -74,6 +84,8 @@ def convert(checkpoint: Checkpoint, *, name: str | None = None, mtp: bool = True
     check_sizes(config)
     stated = config.get("quantization_config")
     refs, lines = unpack(checkpoint.tensors, stated if isinstance(stated, dict) else {}, keep=not requantize)
+    for adapter in adapters:
+        refs = list(merged({ref.name: ref for ref in refs}, adapter).values())
     tensors, dropped = map_tensors(family, config, refs, mtp=mtp)
     arch = family.arch_name
     entries: list[KV] = [KV(Keys.General.ARCHITECTURE, GGUFValueType.STRING, arch)]
@@ -82,6 +94,7 @@ def convert(checkpoint: Checkpoint, *, name: str | None = None, mtp: bool = True
     entries += [kv for rule in family.rules for kv in rule(config, arch)]
     entries.append(KV(Keys.General.QUANTIZATION_VERSION, GGUFValueType.UINT32, GGML_QUANT_VERSION))
     entries += vocabulary_metadata(family, config)
+    entries += [kv for rule in family.roles for kv in rule(config, arch)]
     last = {kv.key: kv for rule in family.after for kv in rule(config, arch)}
     entries = [kv for kv in entries if kv.key not in last] + list(last.values())
     check_arithmetic(family, config, tensors)
@@ -90,7 +103,7 @@ def convert(checkpoint: Checkpoint, *, name: str | None = None, mtp: bool = True
         hparams=hparams_of(str(checkpoint.path), {kv.key: kv for kv in metadata}),
         metadata=metadata,
         tensors=tensors,
-        source={"kind": "safetensors", "fingerprint": checkpoint.fingerprint()},
+        source={"kind": "safetensors", "fingerprint": _fingerprint(checkpoint, adapters)},
         dropped=dropped,
         notes=_few([*checkpoint.notes, *lines]),
     )
@@ -101,6 +114,13 @@ def _few(notes: Iterable[str]) -> tuple[str, ...]:
     found = list(dict.fromkeys(notes))
     more = (f"and {len(found) - MAX_NOTES} notes more",) if len(found) > MAX_NOTES else ()
     return (*found[:MAX_NOTES], *more)
+
+
+def _fingerprint(checkpoint: Checkpoint, adapters: Sequence[Adapter]) -> str:
+    own = checkpoint.fingerprint()
+    if not adapters:
+        return own
+    return hashlib.sha256(" ".join([own, *(adapter.fingerprint() for adapter in adapters)]).encode()).hexdigest()
 
 
 def _resolve(entries: Iterable[KV], tensors: Iterable[ModelTensor]) -> tuple[KV, ...]:

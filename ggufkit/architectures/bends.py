@@ -12,7 +12,7 @@ from ggufkit.architectures.config import Config, Size
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.bend import Bend, Order, Value
 from ggufkit.formats.model import ModelTensor
-from ggufkit.formats.packed import PackedRef
+from ggufkit.formats.packed import Mxfp4, PackedRef
 from ggufkit.formats.tensor import TensorRef
 
 Bender = Callable[[Config, ModelTensor], ModelTensor]
@@ -99,6 +99,18 @@ def halves(first: str, second: str) -> Splitter:
     return split
 
 
+def stacked_rows(*names: str) -> Splitter:
+    """(m n, k): the rows of each name one after the other, n each."""
+
+    def split(config: Config, ref: TensorRef) -> Iterable[ModelTensor]:
+        check(len(ref.shape) == 2 and ref.n_rows % len(names) == 0, ref, f"wanted {len(names)} parts of equal rows")
+        n = ref.n_rows // len(names)
+        for i, name in enumerate(names):
+            yield model_tensor(name, (n, ref.n_per_row), [ref.sliced(i * n, (i + 1) * n)])
+
+    return split
+
+
 def rows_of_groups(n_group: Size, sizes: Callable[[Config], dict[str, list[int]]]) -> Splitter:
     """(n_group (a + b + …), k): the rows of each group lie together; those that belong to one tensor are drawn out.
 
@@ -122,7 +134,7 @@ def every_second(names: tuple[str, str]) -> Splitter:
 
     def split(config: Config, ref: TensorRef) -> Iterable[ModelTensor]:
         n_expert, n_rows, n_per_row = matrices(ref)
-        transposed = not isinstance(ref, PackedRef)
+        transposed = not is_mxfp4(ref)
         both, width = (n_per_row, n_rows) if transposed else (n_rows, n_per_row)
         check(both % 2 == 0, ref, "wanted two halves")
         for k, name in enumerate(names):
@@ -149,7 +161,7 @@ def transposed(name: str) -> Splitter:
 
     def split(config: Config, ref: TensorRef) -> Iterable[ModelTensor]:
         n_expert, n_rows, n_per_row = matrices(ref)
-        if isinstance(ref, PackedRef):
+        if is_mxfp4(ref):
             yield model_tensor(name, ref.shape, [ref])
         else:
             yield replace(model_tensor(name, (n_expert, n_per_row, n_rows), [ref]), bend=Bend(transposed=True))
@@ -176,6 +188,11 @@ def absorbed(n_head: Size, n_key: Size, key: str, value: str) -> Splitter:
 def renamed(name: str) -> Splitter:
     """The whole tensor under the GGUF name `name`."""
     return lambda config, ref: [model_tensor(name, ref.shape, [ref])]
+
+
+def is_mxfp4(ref: TensorRef) -> bool:
+    """Whether rows are packed, the way round in which they are multiplied."""
+    return isinstance(ref, PackedRef) and isinstance(ref.packed, Mxfp4)
 
 
 def matrices(ref: TensorRef) -> tuple[int, int, int]:

@@ -11,7 +11,7 @@ from typing import Any
 from ggufkit.errors import CheckpointError
 
 MAX_INTEGER = 1 << 31
-Default = int | float | bool | str | Callable[["Config"], int | str]
+Default = int | float | bool | str | Callable[["Config"], int | float | str | None]
 
 
 class Config:
@@ -141,6 +141,11 @@ def even_head_dim(config: Config) -> int:
             f"{config.folder / 'config.json'}: hidden_size {n_embd} does not divide among {n_head} heads."
         )
     return n_embd // n_head
+
+
+def theta_where_windowed(config: Config) -> float | None:
+    """The same RoPE base for the layers with a window, where there are such layers (OLMo 3)."""
+    return None if config.get("sliding_window") is None else config.rope_number("rope_theta")
 
 
 def deepseek_scoring(config: Config) -> str:

@@ -88,6 +88,10 @@ def n_ff_shexp(config: Config) -> int:
     return n_ff_expert(config) * config.integer("n_shared_experts")
 
 
+def n_ff_shared_granite(config: Config) -> int:
+    return config.integer("shared_intermediate_size")
+
+
 def n_expert(config: Config) -> int:
     return config.integer("num_local_experts", "num_experts", "n_routed_experts")
 
@@ -216,13 +220,14 @@ class Family:
     classes    config.json's `architectures` that belong here
     source     llama.cpp's converter class, where every rule can be looked up
     rules      metadata after general.*, in order; before: rules whose entries come before general.type
+    roles      rules for tokens that play a role which no file of the tokenizer gives them
     after      rules whose entries come last, in place of what the vocabulary says
     whole      tensors outside the layers; layers: those of each kind of layer
     optional   tensors that may be absent (of layers, without blk.N.)
     bends      GGUF name without blk.N. (a pattern) → what is done to that tensor
     splits     the checkpoint's name in its layer → the GGUF tensors that it makes
     renames    pattern of a checkpoint's name → what stands there instead, before names are looked up
-    mtp        a name of mtp.… → its name in the block behind the layers; none: the family has no such block
+    mtp        a name of mtp.… → its name in the block behind the layers; None: the family has no such block
     beyond     why layers past the last are left out; "" where they are an error
     computed   tensors that are made from config.json
     pre_alias  the family's name for a pre-tokenizer that it shares with others
@@ -245,12 +250,13 @@ class Family:
     bends: Mapping[str, Bender] = field(default_factory=dict)
     splits: Mapping[str, Splitter] = field(default_factory=dict)
     renames: Mapping[str, str] = field(default_factory=dict)
-    mtp: Mapping[str, str] = field(default_factory=dict)
+    mtp: Mapping[str, str] | None = None
     beyond: str = ""
     experts: Experts | None = None
     computed: Callable[[Config], Iterable[ModelTensor]] | None = None
     pre_alias: Mapping[str, str] = field(default_factory=dict)
     after: tuple[Rule, ...] = ()
+    roles: tuple[Rule, ...] = ()
     computes: Mapping[str, Values] = field(default_factory=dict)
     n_layer: Size = n_layer
 

@@ -13,6 +13,7 @@ from gguf import GGUFValueType, Keys, RopeScalingType
 
 from ggufkit.architectures.config import Config, even_head_dim
 from ggufkit.errors import CheckpointError
+from ggufkit.formats.checkpoint import read_json
 from ggufkit.formats.model import KV
 
 Rule = Callable[[Config, str], Iterable[KV]]
@@ -60,12 +61,12 @@ def f32(key: str, *names: str, required: bool = False) -> Rule:
     return rule
 
 
-def boolean(key: str, name: str) -> Rule:
-    """True where config.json says so; left out otherwise."""
+def boolean(key: str, name: str, *, both: bool = False) -> Rule:
+    """True where config.json says so; left out otherwise, or False where `both` are written."""
 
     def rule(config: Config, arch: str) -> Iterable[KV]:
-        if config.flag(name):
-            yield KV(key.format(arch=arch), GGUFValueType.BOOL, True)
+        if config.flag(name) or both:
+            yield KV(key.format(arch=arch), GGUFValueType.BOOL, config.flag(name))
 
     return rule
 
@@ -242,6 +243,38 @@ def gemma_scale(n_layer_27b: int) -> Rule:
     return rule
 
 
+def nope_pattern(period: int) -> Rule:
+    """No entry: llama.cpp leaves every `period`-th layer without RoPE. Raises CheckpointError for another pattern."""
+
+    def rule(config: Config, arch: str) -> Iterable[KV]:
+        n_layer = config.integer("num_hidden_layers")
+        wanted = [int((i + 1) % period != 0) for i in range(n_layer)]
+        listed, interval = config.layer_list("no_rope_layers"), config.get("no_rope_layer_interval")
+        if (listed is not None and listed != wanted) or (listed is None and interval not in (None, period)):
+            raise CheckpointError(
+                f"{config.folder / 'config.json'}: no_rope_layers is {listed!r:.60}, llama.cpp leaves every {period}th "
+                "layer without RoPE, so the file would be another model."
+            )
+        return ()
+
+    return rule
+
+
+def added_token(key: str, text: str) -> Rule:
+    """The number of an added token that plays a role which no file of the tokenizer gives it; absent ones are left out.
+
+    Source: _set_special_token in the converter's set_vocab of a family.
+    """
+
+    def rule(config: Config, arch: str) -> Iterable[KV]:
+        tokenizer = read_json(config.folder, "tokenizer.json") or {}
+        for token in tokenizer.get("added_tokens") or []:
+            if isinstance(token, dict) and token.get("content") == text:
+                yield KV(key, U32, config.checked_integer(text, token.get("id"), low=0))
+
+    return rule
+
+
 def leading_dense(config: Config, arch: str) -> Iterable[KV]:
     n_dense = config.checked_integer("first_k_dense_replace", config.get("first_k_dense_replace") or 0, low=0)
     yield KV(Keys.LLM.LEADING_DENSE_BLOCK_COUNT.format(arch=arch), U32, n_dense)
@@ -277,6 +310,36 @@ def yarn_log_multiplier(config: Config, arch: str) -> Iterable[KV]:
     """A tenth of mscale_all_dim: llama.cpp multiplies by ten where it reads it."""
     if config.rope.get("mscale_all_dim") is not None:
         yield KV(Keys.Rope.SCALING_YARN_LOG_MUL.format(arch=arch), F32, 0.1 * config.rope_number("mscale_all_dim"))
+
+
+def ministral3(config: Config, arch: str) -> Iterable[KV]:
+    """Ministral 3 stretches YaRN's attention and lets queries grow with their position; Mistral Small does not."""
+    if config.get("model_type") == "ministral3":
+        yield KV(Keys.Rope.SCALING_YARN_LOG_MUL.format(arch=arch), F32, config.rope_number("mscale_all_dim"))
+        beta = config.rope_number("llama_4_scaling_beta")
+        yield KV(Keys.Attention.TEMPERATURE_SCALE.format(arch=arch), F32, beta)
+
+
+def olmo3_window(config: Config, arch: str) -> Iterable[KV]:
+    """OLMo 3's window and the layers that see no more than it; OLMo 2 has none."""
+    if config.get("sliding_window") is None:
+        return
+    n_layer = config.integer("num_hidden_layers")
+    listed = config.layer_list("layer_types")
+    flags = [(i + 1) % 4 != 0 for i in range(n_layer)] if listed is None else [t == "sliding_attention" for t in listed]
+    yield KV(Keys.Attention.SLIDING_WINDOW.format(arch=arch), U32, config.integer("sliding_window"))
+    yield KV(Keys.Attention.SLIDING_WINDOW_PATTERN.format(arch=arch), GGUFValueType.ARRAY, flags, GGUFValueType.BOOL)
+
+
+def command_r_norms(config: Config, arch: str) -> Iterable[KV]:
+    """No entry: llama.cpp expects norms of queries and keys from 64 layers on. Source: command-r.cpp."""
+    n_layer, normed = config.integer("num_hidden_layers"), config.flag("use_qk_norm")
+    if normed != (n_layer >= 64):
+        raise CheckpointError(
+            f"{config.folder / 'config.json'}: use_qk_norm is {normed} in a model of {n_layer} layers. llama.cpp "
+            "expects these norms from 64 layers on and only there, so the file would not run."
+        )
+    return ()
 
 
 def feed_forward_4x(config: Config, arch: str) -> Iterable[KV]:
@@ -335,7 +398,7 @@ FEED_FORWARD_LENGTH = u32(Keys.LLM.FEED_FORWARD_LENGTH, "intermediate_size", req
 HEAD_COUNT = u32(Keys.Attention.HEAD_COUNT, "num_attention_heads", required=True)
 HEAD_COUNT_KV = u32(Keys.Attention.HEAD_COUNT_KV, "num_key_value_heads")
 RMS_EPS = f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps")
-LAYER_NORM_EPS = f32(Keys.Attention.LAYERNORM_EPS, "layer_norm_eps", "layer_norm_epsilon")
+LAYER_NORM_EPS = f32(Keys.Attention.LAYERNORM_EPS, "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 VOCAB_SIZE = u32(Keys.LLM.VOCAB_SIZE, "vocab_size", required=True)
 EXPERT_FEED_FORWARD = u32(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, "moe_intermediate_size")
 SHARED_FEED_FORWARD = u32(Keys.LLM.EXPERT_SHARED_FEED_FORWARD_LENGTH, "shared_expert_intermediate_size")
@@ -344,7 +407,7 @@ FILE_TYPE = fixed(Keys.General.FILE_TYPE, U32, 0)  # its place; `convert` fills 
 
 HEAD_LENGTHS = (u32(Keys.Attention.KEY_LENGTH, "head_dim"), u32(Keys.Attention.VALUE_LENGTH, "head_dim"))
 
-COMMON: tuple[Rule, ...] = (
+COMMON_BUT_HEADS: tuple[Rule, ...] = (
     BLOCK_COUNT,
     CONTEXT_LENGTH,
     EMBEDDING_LENGTH,
@@ -362,5 +425,5 @@ COMMON: tuple[Rule, ...] = (
     u32(Keys.LLM.EXPERT_GROUP_COUNT, "n_group"),
     u32(Keys.LLM.EXPERT_GROUP_USED_COUNT, "topk_group"),
     expert_gating,
-    *HEAD_LENGTHS,
 )
+COMMON: tuple[Rule, ...] = (*COMMON_BUT_HEADS, *HEAD_LENGTHS)

@@ -75,7 +75,7 @@ def map_tensors(
 
 def _n_mtp(family: Family, config: Config, refs: Iterable[TensorRef]) -> int:
     """Blocks that guess further tokens, counted by their tensors: many fine-tunes have lost them, whatever they say."""
-    if not family.mtp:
+    if family.mtp is None:
         return 0
     names = (_renamed(family, config, ref.name) for ref in refs)
     n_layer = config.integer("num_hidden_layers")
@@ -87,7 +87,7 @@ def _renamed(family: Family, config: Config, name: str) -> str:
     for pattern, text in {**RENAMES, **family.renames}.items():
         name = re.sub(pattern, text, name)
     match = re.match(r"(?:model\.)?mtp\.(?:layers\.(\d{1,5})|(\w+))\.", name) if family.mtp else None
-    if match is None or (match[2] and match[2] not in family.mtp):
+    if match is None or not family.mtp or (match[2] and match[2] not in family.mtp):
         return name
     layer = config.integer("num_hidden_layers") + int(match[1] or 0)
     inside = f"{family.mtp[match[2]]}." if match[2] else ""
@@ -103,7 +103,7 @@ def _dropped(family: Family, config: Config, name: str) -> str | None:
     if name == "lm_head.weight" and "output.weight" not in family.whole:
         return "the family's embeddings make the logits"
     layer = re.match(r"model\.layers\.(\d{1,5})\.", name)
-    if family.mtp and not config.n_mtp and layer and int(layer[1]) >= config.n_layer:
+    if family.mtp is not None and not config.n_mtp and layer and int(layer[1]) >= config.n_layer:
         return "the block that guesses further tokens: left out as asked"
     if family.beyond and layer and int(layer[1]) >= family.n_layer(config):
         return family.beyond

@@ -23,12 +23,16 @@ CODE_LLAMA_INFILL = {
     Keys.Tokenizer.EOT_ID: 32010,
 }
 GRANITE_VOCAB = 49152
+# converter classes that inherit LlamaModel.set_vocab
+LLAMA_KIN = (
+    MODEL_ARCH.LLAMA, MODEL_ARCH.SMOLLM3, MODEL_ARCH.GRANITE, MODEL_ARCH.GRANITE_MOE, MODEL_ARCH.MISTRAL3,
+)  # fmt: skip
 
 
 def vocabulary_metadata(family: Family, config: Config) -> Iterable[KV]:
     """tokenizer.*, in the converter's order. Raises TokenizerError."""
     n_vocab = config.integer("vocab_size")
-    is_llama = family.arch is MODEL_ARCH.LLAMA
+    is_llama = family.arch in LLAMA_KIN
     declared = read_optional(config.folder, "tokenizer_config.json", notes=[])  # load_vocabulary says what is wrong
     if is_llama and isinstance(prefix := declared.get("add_prefix_space"), bool):
         yield KV(Keys.Tokenizer.ADD_PREFIX, GGUFValueType.BOOL, prefix)

@@ -86,6 +86,27 @@ target_bpw: Decorator = click.option(
     help="Choose types for so many bits a weight.",
 )  # fmt: skip
 
+
+class Adapter(click.ParamType[tuple[Path, float]]):
+    """A PEFT adapter's folder, and how strongly it is added: PATH or PATH=0.5."""
+
+    name = "adapter"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Path, float]:
+        path, equals, factor = str(value).rpartition("=")
+        if not equals or Path(value).exists():
+            return Path(value), 1.0
+        try:
+            return Path(path), float(factor)
+        except ValueError:
+            self.fail(f"{factor!r} is no number. Write PATH or PATH=0.5.", param, ctx)
+
+
+lora: Decorator = click.option(
+    "--lora", type=Adapter(), multiple=True, metavar="PATH[=FACTOR]",
+    help="PEFT adapter to add to a checkpoint's weights, repeatable.",
+)  # fmt: skip
+
 json_flag: Decorator = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 threads: Decorator = click.option(
     "-t", "--threads", type=click.IntRange(1, 512), default=None, help="Threads. Default: the processors at hand."

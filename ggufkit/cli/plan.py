@@ -18,6 +18,7 @@ from ggufkit.cli import console, options
 @options.max_memory
 @options.allow_requantize
 @options.mtp
+@options.lora
 @options.json_flag
 def command(
     *,
@@ -31,6 +32,7 @@ def command(
     max_memory: int | None,
     allow_requantize: bool,
     mtp: bool,
+    lora: tuple[tuple[Path, float], ...],
     as_json: bool,
 ) -> None:
     """Show what every tensor of SOURCE would become, the file's size, and what it takes to make and to run it.
@@ -58,6 +60,7 @@ def command(
         allow_requantize=allow_requantize,
         mtp=mtp,
         target=Target(nbytes=target_size, bpw=target_bpw) if has_target else None,
+        lora=lora,
     )
     if as_json:
         console.print_json(as_dict(report))

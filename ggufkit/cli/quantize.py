@@ -48,6 +48,7 @@ Examples:
 @click.option("--allow-nonfinite", is_flag=True, help="Encode weights that are NaN or infinite.")
 @options.allow_requantize
 @options.mtp
+@options.lora
 @options.json_flag
 def command(
     *,

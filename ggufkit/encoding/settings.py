@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import quant
+from ggufkit.architectures.source import open_source
+from ggufkit.formats.model import Model
 from ggufkit.recipes.recipe import Recipe
 
 DEFAULT_MAX_MEMORY = 2 << 30
@@ -20,6 +22,7 @@ class QuantizeSettings:
     threads      encoders at work; 0 takes every processor that the process may use
     max_memory   cap on resident bytes; None takes 2 GiB, or half of the machine's where experts are fitted
     mtp          keep the block of a checkpoint that guesses further tokens, where it has one
+    lora         folders of PEFT adapters to add to a checkpoint's weights, and how strongly
     provenance   whether the file says what it was made from; False gives llama_model_quantize's exact file
     """
 
@@ -37,3 +40,8 @@ class QuantizeSettings:
     allow_nonfinite: bool = False
     allow_requantize: bool = False
     mtp: bool = True
+    lora: tuple[tuple[Path, float], ...] = ()
+
+    def open(self) -> Model:
+        """The source as these settings want it. Raises what `open_source` raises."""
+        return open_source(self.source, allow_requantize=self.allow_requantize, mtp=self.mtp, lora=self.lora)

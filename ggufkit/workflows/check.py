@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufkit.architectures.source import open_source
 from ggufkit.encoding.destination import copy_path, forget_copy
 from ggufkit.encoding.encoder import PlainEncoder
 from ggufkit.formats.partial import check_space
@@ -82,7 +81,7 @@ def runnable(settings: QuantizeSettings) -> Iterator[tuple[Path, str]]:
         return
     path = copy_path(settings.output, "check")
     try:
-        with open_source(settings.source) as model:
+        with settings.open() as model:
             widest = max((t.dtype for t in model.tensors if not t.keep_f32), key=_bits)
             copy = dataclasses.replace(
                 settings, output=path, recipe=widest, imatrix=None, resume=False, restart=True, force=True

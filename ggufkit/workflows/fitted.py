@@ -267,8 +267,7 @@ class FittedJob:
 @contextmanager
 def opened(settings: FitSettings) -> Iterator[FittedJob]:
     """The job, while its source is open. Raises what `quantize` raises before its first byte."""
-    source = settings.quantize
-    with open_source(source.source, allow_requantize=source.allow_requantize, mtp=source.mtp) as model:
+    with settings.quantize.open() as model:
         yield FittedJob(settings, model)
 
 

@@ -82,6 +82,7 @@ def plan(
     allow_requantize: bool = False,
     mtp: bool = True,
     target: Target | None = None,
+    lora: tuple[tuple[Path, float], ...] = (),
 ) -> PlanReport:
     """Plan the quantization of `source`. Raises what `quantize` would raise before its first byte.
 
@@ -96,6 +97,7 @@ def plan(
         max_memory=max_memory,
         allow_requantize=allow_requantize,
         mtp=mtp,
+        lora=lora,
     )
     with opened(settings) as job:
         if target is None:

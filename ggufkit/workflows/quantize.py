@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ggufkit.architectures.source import open_source
 from ggufkit.encoding.encoder import RowEncoder, plain_encoder
 from ggufkit.encoding.job import Job, prepare, write
 from ggufkit.encoding.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
@@ -41,7 +40,7 @@ def quantize(settings: QuantizeSettings, on_progress: OnProgress = ignore) -> Qu
 
     The result is under its final name only when it is complete; see `encoding.job.Output`.
     """
-    with open_source(settings.source, allow_requantize=settings.allow_requantize, mtp=settings.mtp) as model:
+    with settings.open() as model:
         return encode(settings, model, plain_encoder(settings, model), on_progress)
 
 
@@ -71,7 +70,7 @@ def report_of(job: Job, resumed_nbytes: int, seconds: float) -> QuantizeReport:
 @contextmanager
 def opened(settings: QuantizeSettings) -> Iterator[Job]:
     """The job that `quantize` would do, while its source is open."""
-    with open_source(settings.source, allow_requantize=settings.allow_requantize, mtp=settings.mtp) as model:
+    with settings.open() as model:
         yield prepare(settings, model, plain_encoder(settings, model))
 
 

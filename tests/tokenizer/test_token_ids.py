@@ -21,7 +21,7 @@ DECLARED = json.loads((tiny.DATA / "pretokenizers.json").read_text())
 # llama.cpp does not compose letters and marks (NFC); it cuts numbers whole for DeepSeek's older tokenizers, whose
 # vocabularies join no two digits (ours does)
 KNOWN_TO_DIFFER = {
-    "qwen2": {"marks"}, "qwen35": {"marks"}, "olmo": {"marks"}, "deepseek-llm": {"numbers"},
+    "qwen2": {"marks"}, "qwen35": {"marks"}, "olmo": {"marks"}, "command-r": {"marks"}, "deepseek-llm": {"numbers"},
 }  # fmt: skip
 SPM_CASES = [name for name in tiny.CASES if tiny.load_case(name)["vocabulary"] != "bpe.json"]
 BPE_CASES = [name for name in tiny.CASES if tiny.load_case(name)["vocabulary"] == "bpe.json"]

@@ -6,11 +6,15 @@ Sources: the classes of llama.cpp's converter at 0c1e57098 and llama-model.cpp's
 of the configuration classes of transformers 5.23.
 """
 
+from ggufkit.architectures.families.cohere import COHERE2, COMMAND_R
 from ggufkit.architectures.families.deepseek import DEEPSEEK
 from ggufkit.architectures.families.gemma import GEMMA2, GEMMA3
+from ggufkit.architectures.families.glm import GLM4, GLM4_MOE
 from ggufkit.architectures.families.gpt_oss import GPT_OSS
 from ggufkit.architectures.families.llama import LLAMA, MISTRAL, MIXTRAL
-from ggufkit.architectures.families.olmo import OLMOE
+from ggufkit.architectures.families.llama_kin import GRANITE, GRANITE_MOE, MINISTRAL3, SMOLLM3
+from ggufkit.architectures.families.olmo import OLMO2, OLMOE
+from ggufkit.architectures.families.others import MINIMAX_M2, SEED_OSS, STARCODER2
 from ggufkit.architectures.families.phi import PHI2, PHI3
 from ggufkit.architectures.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
 from ggufkit.architectures.families.qwen_next import QWEN3_NEXT, QWEN35, QWEN35_MOE
@@ -33,4 +37,16 @@ FAMILIES = (
     QWEN35,
     QWEN35_MOE,
     GPT_OSS,
+    SMOLLM3,
+    GRANITE,
+    GRANITE_MOE,
+    MINISTRAL3,
+    GLM4,
+    GLM4_MOE,
+    OLMO2,
+    COMMAND_R,
+    COHERE2,
+    MINIMAX_M2,
+    SEED_OSS,
+    STARCODER2,
 )

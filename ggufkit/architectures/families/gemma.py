@@ -8,7 +8,7 @@ from ggufkit.architectures.bends import (
     changed,
 )
 from ggufkit.architectures.config import Default
-from ggufkit.architectures.families.parts import ATTENTION, DENSE, HEAD_NORMS, WHOLE
+from ggufkit.architectures.families.parts import ATTENTION, DENSE, HEAD_NORMS, TIED, WHOLE
 from ggufkit.architectures.family import (
     Family,
     Layers,
@@ -20,7 +20,6 @@ from ggufkit.tokenizer import VocabKind
 
 POST_NORMS: dict[str, Shape] = {"post_attention_norm.weight": (n_embd,), "post_ffw_norm.weight": (n_embd,)}
 
-TIED: dict[str, Shape] = {name: WHOLE[name] for name in ("token_embd.weight", "output_norm.weight")}
 
 NO_PREFIX = (hp.fixed(Keys.Tokenizer.ADD_PREFIX, GGUFValueType.BOOL, False),)
 

@@ -26,6 +26,8 @@ WHOLE: dict[str, Shape] = {
     "output.weight": (n_vocab, n_embd),
 }
 
+TIED: dict[str, Shape] = {name: WHOLE[name] for name in ("token_embd.weight", "output_norm.weight")}
+
 ATTENTION: dict[str, Shape] = {
     "attn_norm.weight": (n_embd,),
     "attn_q.weight": (n_q, n_embd),

@@ -76,6 +76,20 @@ QWEN35_ROPE = {
     "rope_parameters": {"mrope_interleaved": True, "mrope_section": [2, 1, 1], "rope_type": "default",
                         "rope_theta": 1e7, "partial_rotary_factor": 0.25},
 }  # fmt: skip
+STARCODER = bpe(
+    {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, GPT2]},
+    special("<|endoftext|>", "<fim_prefix>"), post_processor=GPT2,
+)  # fmt: skip
+STARCODER_CONFIG = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+COHERE = bpe(
+    {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, GPT2]},
+    special("<BOS_TOKEN>", "<|END|>"), normalizer={"type": "NFC"},
+)  # fmt: skip
+COHERE_CONFIG = {
+    "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<BOS_TOKEN>", "eos_token": "<|END|>", "add_bos_token": True,
+}  # fmt: skip
+GLM_TOKENS = special("<|endoftext|>", "<|user|>", "[gMASK]", "<|observation|>")
+GLM_CONFIG = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "bos_token": None, "chat_template": CHAT}
 PHI_SPACES = [(" " * n, False, True) for n in (5, 4, 3, 2)] + [("\t\t", False, True)]
 
 CASES = {
@@ -365,6 +379,113 @@ CASES = {
         bpe(split("o200k"), special("<|startoftext|>", "<|return|>", "<|channel|>"), ignore_merges=True),
         "gpt-4o",
         {"bos_token": "<|startoftext|>", "eos_token": "<|return|>", "chat_template": CHAT},
+    ),
+    # every fourth layer without RoPE
+    "smollm3-3b": bpe_case(
+        config("smollm3", "SmolLM3ForCausalLM", num_hidden_layers=4, num_key_value_heads=2, vocab_size=656, rope_theta=5e6,
+               no_rope_layers=[1, 1, 1, 0], no_rope_layer_interval=4, pad_token_id=641, rms_norm_eps=1e-6, tie_word_embeddings=True, **ENDS),
+        bpe(split("cl100k"), LLAMA3_TOKENS, ignore_merges=True),
+        "llama-bpe", {"bos_token": None, "eos_token": "<|end_of_text|>", "chat_template": CHAT},
+    ),
+    "granite-3.3-2b-instruct": bpe_case(
+        config("granite", "GraniteForCausalLM", num_key_value_heads=2, vocab_size=656, rope_theta=1e7, rms_norm_eps=1e-5,
+               attention_multiplier=0.015625, embedding_multiplier=12.0, residual_multiplier=0.22, logits_scaling=8.0,
+               tie_word_embeddings=True, **ENDS),
+        STARCODER, "refact", STARCODER_CONFIG,
+    ),
+    "granite-3.1-3b-a800m-instruct": bpe_case(
+        config("granitemoe", "GraniteMoeForCausalLM", num_key_value_heads=2, vocab_size=656, rope_theta=10000.0, rms_norm_eps=1e-6,
+               attention_multiplier=0.0625, embedding_multiplier=12.0, residual_multiplier=0.22, logits_scaling=6.0,
+               num_local_experts=4, num_experts_per_tok=2, intermediate_size=32, tie_word_embeddings=True, **ENDS),
+        STARCODER, "refact", STARCODER_CONFIG,
+    ),
+    "granite-moe-shared": bpe_case(
+        config("granitemoeshared", "GraniteMoeSharedForCausalLM", num_key_value_heads=2, vocab_size=656, rope_theta=10000.0,
+               rms_norm_eps=1e-6, attention_multiplier=0.0625, embedding_multiplier=12.0, residual_multiplier=0.22,
+               logits_scaling=6.0, num_local_experts=4, num_experts_per_tok=2, intermediate_size=32,
+               shared_intermediate_size=64, tie_word_embeddings=True, **ENDS),
+        STARCODER, "refact", STARCODER_CONFIG,
+    ),
+    "ministral-3-3b": bpe_case(
+        {
+            "architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3", "image_token_index": 650,
+            "spatial_merge_size": 2, "tie_word_embeddings": True,
+            "text_config": SIZES | ENDS | {
+                "model_type": "ministral3", "num_key_value_heads": 2, "vocab_size": 656, "head_dim": 32, "rms_norm_eps": 1e-5,
+                "tie_word_embeddings": True,
+                "rope_parameters": {"beta_fast": 32.0, "beta_slow": 1.0, "factor": 16.0, "llama_4_scaling_beta": 0.1,
+                                    "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 64,
+                                    "rope_theta": 1e6, "rope_type": "yarn", "type": "yarn"},
+            },
+            "vision_config": {"model_type": "pixtral", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+                              "num_attention_heads": 2, "image_size": 8, "patch_size": 2, "head_dim": 8},
+        },
+        bpe(split("tekken"), special("<s>", "</s>", "[INST]"), ignore_merges=True, post_processor=template("<s>")),
+        "tekken", {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True},
+    ),
+    "mistral-small-3.2-24b": bpe_case(
+        {
+            "architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3", "image_token_index": 650,
+            "spatial_merge_size": 2, "tie_word_embeddings": False,
+            "text_config": SIZES | ENDS | {"model_type": "mistral", "num_key_value_heads": 2, "vocab_size": 656, "head_dim": 32,
+                                           "rms_norm_eps": 1e-5, "rope_theta": 1e9, "sliding_window": None, "tie_word_embeddings": False},
+            "vision_config": {"model_type": "pixtral", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+                              "num_attention_heads": 2, "image_size": 8, "patch_size": 2, "head_dim": 8},
+        },
+        bpe(split("tekken"), special("<s>", "</s>", "[INST]"), ignore_merges=True, post_processor=template("<s>")),
+        "tekken", {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True},
+    ),
+    "glm-4-9b-0414": bpe_case(
+        config("glm4", "Glm4ForCausalLM", num_key_value_heads=2, vocab_size=656, head_dim=16, rope_theta=10000.0,
+               partial_rotary_factor=0.5, attention_bias=True, rms_norm_eps=1e-5, pad_token_id=640, eos_token_id=[640, 641],
+               bos_token_id=None),
+        bpe(split("cl100k"), GLM_TOKENS), "glm4", GLM_CONFIG,
+    ),
+    "glm-4.5-air": bpe_case(
+        config("glm4_moe", "Glm4MoeForCausalLM", num_key_value_heads=2, vocab_size=656, head_dim=16, rope_theta=1e6,
+               partial_rotary_factor=0.5, attention_bias=True, rms_norm_eps=1e-5, n_routed_experts=4, n_shared_experts=1,
+               num_experts_per_tok=2, moe_intermediate_size=32, first_k_dense_replace=1, n_group=1, topk_group=1,
+               routed_scaling_factor=1.5, norm_topk_prob=True, use_qk_norm=True, num_nextn_predict_layers=1,
+               eos_token_id=[640, 641], bos_token_id=None),
+        bpe(split("cl100k"), GLM_TOKENS), "glm4", GLM_CONFIG, mtp="glm",
+    ),
+    "olmo-2-1124-7b": bpe_case(
+        config("olmo2", "Olmo2ForCausalLM", num_key_value_heads=2, vocab_size=656, rope_theta=500000.0, rms_norm_eps=1e-6,
+               eos_token_id=640, bos_token_id=None, pad_token_id=641),
+        bpe(split("cl100k"), special("<|endoftext|>", "<|pad|>")), "dbrx", {"bos_token": None, "eos_token": "<|endoftext|>"},
+    ),
+    "olmo-3-7b": bpe_case(
+        config("olmo3", "Olmo3ForCausalLM", num_key_value_heads=2, vocab_size=656, rope_theta=500000.0, rms_norm_eps=1e-6,
+               sliding_window=8, layer_types=["sliding_attention", "full_attention"], eos_token_id=640, bos_token_id=None),
+        bpe(split("cl100k"), special("<|endoftext|>", "<|pad|>")), "dbrx", {"bos_token": None, "eos_token": "<|endoftext|>"},
+    ),
+    "c4ai-command-r-v01": bpe_case(
+        config("cohere", "CohereForCausalLM", num_key_value_heads=2, vocab_size=656, rope_theta=8e6, layer_norm_eps=1e-5,
+               logit_scale=0.0625, use_qk_norm=False, model_max_length=512, tie_word_embeddings=True, **ENDS),
+        COHERE, "command-r", COHERE_CONFIG,
+    ),
+    "command-r7b-12-2024": bpe_case(
+        config("cohere2", "Cohere2ForCausalLM", num_hidden_layers=4, num_key_value_heads=2, vocab_size=656, rope_theta=50000,
+               layer_norm_eps=1e-5, logit_scale=0.25, rotary_pct=1.0, sliding_window=8, head_dim=16, tie_word_embeddings=True,
+               layer_types=["sliding_attention"] * 3 + ["full_attention"], **ENDS),
+        COHERE, "command-r", COHERE_CONFIG,
+    ),
+    "minimax-m2": bpe_case(
+        config("minimax_m2", "MiniMaxM2ForCausalLM", num_key_value_heads=2, head_dim=16, vocab_size=656, rope_theta=5e6, rotary_dim=8,
+               rms_norm_eps=1e-6, num_local_experts=4, num_experts_per_tok=2, intermediate_size=32, scoring_func="sigmoid",
+               use_routing_bias=True, use_qk_norm=True, qk_norm_type="per_layer", **ENDS),
+        bpe(split("o200k"), special("]~!b[", "[e~[", "]~b]")), "minimax-m2", {"bos_token": "]~!b[", "eos_token": "[e~["},
+    ),
+    "seed-oss-36b-instruct": bpe_case(
+        config("seed_oss", "SeedOssForCausalLM", num_key_value_heads=2, head_dim=32, vocab_size=656, rope_theta=1e7,
+               rms_norm_eps=1e-6, attention_bias=True, attention_out_bias=False, mlp_bias=False, **ENDS),
+        bpe(split("seed"), special("<seed:bos>", "<seed:eos>")), "seed-coder", {"bos_token": "<seed:bos>", "eos_token": "<seed:eos>"},
+    ),
+    "starcoder2-3b": bpe_case(
+        config("starcoder2", "Starcoder2ForCausalLM", num_key_value_heads=2, vocab_size=656, rope_theta=999999.4, norm_epsilon=1e-5,
+               use_bias=True, sliding_window=64, hidden_act="gelu_pytorch_tanh", tie_word_embeddings=True, eos_token_id=640,
+               bos_token_id=640),
+        STARCODER, "starcoder", STARCODER_CONFIG,
     ),
 }  # fmt: skip
 

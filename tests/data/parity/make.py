@@ -60,6 +60,19 @@ def mtp_shapes(source, n_layer):
     return out
 
 
+def glm_mtp_shapes(source, n_layer):
+    """The same behind the layers, as GLM and DeepSeek name it."""
+    n_vocab, n_embd = source["model.embed_tokens.weight"]
+    block = f"model.layers.{n_layer}."
+    out = {f"{block}{name}.weight": [n_embd] for name in ("enorm", "hnorm", "shared_head.norm")}
+    out |= {f"{block}{name}.weight": [n_vocab, n_embd] for name in ("embed_tokens", "shared_head.head")}
+    out[f"{block}eh_proj.weight"] = [n_embd, 2 * n_embd]
+    for name, shape in source.items():
+        if inside := name.partition(f"model.layers.{n_layer - 1}.")[2]:
+            out[f"{block}{inside}"] = shape
+    return out
+
+
 def mxfp4_shapes(source):
     """gpt-oss as it is published: experts in blocks of 32 with their exponents, rows and columns exchanged."""
     out = {}
@@ -130,9 +143,9 @@ def make_case(name, scratch):
     folder = scratch / name
     tiny.write_files(facts, folder)
     facts["source"] = source_shapes(folder, scratch / "saved")
-    if facts.pop("mtp", False):
+    if kind := facts.pop("mtp", None):
         n_layer = facts["config"].get("text_config", facts["config"])["num_hidden_layers"]
-        facts["source"] |= mtp_shapes(facts["source"], n_layer)
+        facts["source"] |= (glm_mtp_shapes if kind == "glm" else mtp_shapes)(facts["source"], n_layer)
     quantized = facts["config"].get("quantization_config", {})
     if quantized.get("quant_method") == "mxfp4":
         facts["source"] = mxfp4_shapes(facts["source"])

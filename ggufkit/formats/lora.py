@@ -1,0 +1,189 @@
+"""PEFT adapters (LoRA, rsLoRA, DoRA), added to the weights of a checkpoint row by row while they are read.
+
+Knows adapter_config.json and the names of an adapter's tensors. Does not know architectures. Nothing is computed before
+rows are asked for:
+
+    W + scale · B A                      scale = alpha / r, or alpha / sqrt(r) (rsLoRA)
+    m (W + scale · B A) / |rows of it|   DoRA
+
+Source: peft 0.17 tuners/lora/layer.py and dora.py.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ggufkit.errors import CheckpointError
+from ggufkit.formats.checkpoint import read_json
+from ggufkit.formats.packed import packed_ref
+from ggufkit.formats.safetensors import SafetensorsFile, open_safetensors
+from ggufkit.formats.tensor import F32Array, TensorRef
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BLOCK_ROWS = 64  # products are made in blocks of so many rows, always the same ones: their bits do not depend on slabs
+_PREFIX = "base_model.model."
+_PARTS = re.compile(
+    r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(\.default)?(\.weight)?"
+)
+_FLOATS = ("F32", "F16", "BF16", "F64")
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """One weight matrix with an adapter's product added. See the module.
+
+    down       A: (r, n_per_row); up: B: (n_rows, r)
+    embedding  the adapter's matrices are those of the transposed weight: down (r, n_rows), up (n_per_row, r)
+    magnitude  DoRA's length of each row, or None
+    """
+
+    base: TensorRef
+    down: TensorRef
+    up: TensorRef
+    scale: float
+    embedding: bool
+    magnitude: TensorRef | None
+
+    def rows(self, start: int, stop: int) -> F32Array:
+        first, last = start // BLOCK_ROWS * BLOCK_ROWS, min(-(-stop // BLOCK_ROWS) * BLOCK_ROWS, self.base.n_rows)
+        blocks = [self._block(at, min(at + BLOCK_ROWS, last)) for at in range(first, last, BLOCK_ROWS)]
+        return np.concatenate(blocks)[start - first : stop - first]
+
+    def _block(self, start: int, stop: int) -> F32Array:
+        if self.embedding:
+            up, down = self.down.columns(start, stop), self.up.columns(0, self.up.n_per_row)
+        else:
+            up, down = self.up.rows(start, stop), self.down.rows(0, self.down.n_rows)
+        product = np.ascontiguousarray(up) @ np.ascontiguousarray(down)
+        out: F32Array = self.base.rows(start, stop) + product * np.float32(self.scale)
+        if self.magnitude is not None:
+            lengths = np.sqrt((out.astype(np.float64) ** 2).sum(axis=1)).astype(np.float32)
+            out *= (self.magnitude.rows(0, self.magnitude.n_rows).reshape(-1)[start:stop] / lengths)[:, None]
+        return out
+
+
+@dataclass(slots=True)
+class Adapter:
+    """An opened adapter folder.
+
+    modules   the checkpoint's module → part → tensor
+    replaced  tensors that the adapter holds whole (modules_to_save)
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    file: SafetensorsFile
+    factor: float
+    modules: dict[str, dict[str, TensorRef]] = field(default_factory=dict)
+    replaced: dict[str, TensorRef] = field(default_factory=dict)
+
+    def fingerprint(self) -> str:
+        """Of every byte: adapters are small."""
+        digest = hashlib.sha256(repr((sorted(self.config.items(), key=str), self.factor)).encode())
+        digest.update(self.file.file.pread(0, self.file.nbytes).tobytes())
+        return digest.hexdigest()
+
+    def scale_of(self, module: str, rank: int) -> float:
+        alpha = self._of(module, "alpha_pattern", "lora_alpha", 8)
+        return self.factor * alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+
+    def _of(self, module: str, patterns: str, name: str, default: float) -> float:
+        """A number of adapter_config.json, or the one that its patterns have for the module."""
+        listed = self.config.get(patterns) or {}
+        value = self.config.get(name, default)
+        if isinstance(listed, dict):
+            for pattern, number in listed.items():
+                if module == pattern or module.endswith(f".{pattern}"):
+                    value = number
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise CheckpointError(f"{self.path / CONFIG}: {name} is {value!r:.40}, wanted a number.")
+        return float(value)
+
+
+def open_adapter(folder: Path, factor: float = 1.0) -> Adapter:
+    """Read the headers of a PEFT adapter. Raises CheckpointError for other kinds of adapter and for damaged ones.
+
+    factor  how strongly it is added; 1 as it was trained
+    """
+    config = read_json(folder, CONFIG) if folder.is_dir() else None
+    if config is None:
+        raise CheckpointError(f"{folder} holds no {CONFIG}. Pass the folder of a PEFT adapter.")
+    if (kind := config.get("peft_type", "LORA")) != "LORA":
+        raise CheckpointError(f"{folder / CONFIG}: peft_type is {kind!r:.40}, only LORA can be merged.")
+    for key in ("lora_bias", "fan_in_fan_out", "target_parameters", "trainable_token_indices"):
+        if config.get(key):
+            raise CheckpointError(f"{folder / CONFIG}: {key} is set, which cannot be merged yet. Merge it with peft.")
+    if not (folder / WEIGHTS).exists():
+        raise CheckpointError(f"{folder} holds no {WEIGHTS}. Save the adapter with safe_serialization=True.")
+    adapter = Adapter(folder, config, open_safetensors(folder / WEIGHTS), factor)
+    for name, ref in adapter.file.tensors.items():
+        if ref.dtype not in _FLOATS:
+            raise CheckpointError(f"{folder / WEIGHTS}: {name} is {ref.dtype}, wanted {', '.join(_FLOATS)}.")
+        bare = name.removeprefix(_PREFIX)
+        if match := _PARTS.fullmatch(bare):
+            adapter.modules.setdefault(match["module"], {})[match["part"]] = ref
+        elif bare.endswith((".weight", ".bias")):
+            adapter.replaced[re.sub(r"\.(modules_to_save(\.default)?|base_layer)(?=\.)", "", bare)] = ref
+        else:
+            raise CheckpointError(f"{folder / WEIGHTS}: {name} is no part of a LoRA adapter that is known.")
+    return adapter
+
+
+def merged(tensors: Mapping[str, TensorRef], adapter: Adapter) -> dict[str, TensorRef]:
+    """The tensors with the adapter's added. Raises CheckpointError for parts that have no place or do not fit."""
+    out, by_canonical = dict(tensors), {canonical(name): name for name in tensors}
+
+    def place(name: str) -> str:
+        found = by_canonical.get(canonical(name))
+        if found is None:
+            raise CheckpointError(
+                f"{adapter.path / WEIGHTS}: {name} has no place in this model. Is it an adapter of another one?"
+            )
+        return found
+
+    for name, ref in adapter.replaced.items():
+        _check(adapter, ref, out[place(name)].shape)
+        out[place(name)] = ref
+    for module, parts in adapter.modules.items():
+        name = place(f"{module}.weight")
+        out[name] = _merged(adapter, module, out[name], parts)
+    return out
+
+
+def canonical(name: str) -> str:
+    """A name whatever wrapper stood around the language model when it was written."""
+    return re.sub(r"^(model\.)?(language_model\.)?(model\.)?", "", name)
+
+
+def _merged(adapter: Adapter, module: str, base: TensorRef, parts: Mapping[str, TensorRef]) -> TensorRef:
+    embedding = "lora_embedding_A" in parts
+    kind = "lora_embedding_" if embedding else "lora_"
+    down, up, magnitude = parts.get(f"{kind}A"), parts.get(f"{kind}B"), parts.get("lora_magnitude_vector")
+    if down is None or up is None or len(base.shape) != 2:
+        raise CheckpointError(f"{adapter.path / WEIGHTS}: {module} lacks {kind}A or {kind}B, or is no matrix.")
+    rank = down.shape[0] if down.shape else 0
+    n_rows, n_per_row = base.shape[::-1] if embedding else base.shape
+    _check(adapter, down, (rank, n_per_row))
+    _check(adapter, up, (n_rows, rank))
+    if magnitude is not None:
+        if adapter.factor != 1:
+            raise CheckpointError(f"{adapter.path}: a DoRA adapter is added whole; leave out its factor.")
+        if int(np.prod(magnitude.shape)) != base.shape[0]:
+            _check(adapter, magnitude, (base.shape[0],))
+    packed = Merged(base, down, up, adapter.scale_of(module, max(rank, 1)), embedding, magnitude)
+    dtype = {"F64": "F32", "MXFP4": "BF16"}.get(base.dtype, base.dtype)
+    return packed_ref(base.name, base.shape, dtype, base, packed)
+
+
+def _check(adapter: Adapter, ref: TensorRef, wanted: tuple[int, ...]) -> None:
+    if ref.shape != wanted:
+        raise CheckpointError(
+            f"{adapter.path / WEIGHTS}: {ref.name} has shape {list(ref.shape)}, the model wants {list(wanted)}. "
+            "Resized embeddings, or an adapter of another model?"
+        )
