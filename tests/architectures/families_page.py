@@ -1,4 +1,4 @@
-"""Writes docs/families.md, and the table of README.md, from the table of families and the cases that hold it against the reference.
+"""Writes docs/families.md and the table of README.md from the table of families and its cases.
 
 python -m tests.architectures.families_page
 """
