@@ -6,9 +6,9 @@ run in both and are taken off: what is printed is the processor time outside of 
 median of the rounds. The token that is drawn is replaced by one of a fixed list, so that no end token ends early and
 both see the same text.
 
-Then the speed of generating with two threads, alone and beside one process that keeps a core busy: waiting threads
-sleep (what ggufkit sets), spin a little, or spin as often as GNU's OpenMP has them by itself. On a machine with other
-work only the ratios tell something. --model FILE.gguf takes another model here than the shipped tiny-mixtral.
+Then the speed of generating, alone and beside one process that keeps a core busy: as ggufkit has threads wait and
+shares the cores, and as two threads or one would do otherwise. On a machine with other work only the ratios tell
+something. --model FILE.gguf takes another model here than the shipped tiny-mixtral.
 """
 
 import argparse
@@ -36,10 +36,12 @@ from quant import waiting
 ROOT = Path(__file__).parents[1]
 PROMPT = "Once upon a time"
 N_CTX = 4096
-WAITING = {
-    "asleep": {"OMP_WAIT_POLICY": "passive"},
-    "1000 spins": {"GOMP_SPINCOUNT": "1000"},
-    "300000 spins": {"GOMP_SPINCOUNT": "300000"},  # what GNU's OpenMP does by itself
+WAITING = {  # name -> environment, threads (None: as ggufkit chooses while it runs)
+    "as ggufkit sets": ({}, None),
+    "1000 spins": ({"GOMP_SPINCOUNT": "1000"}, 2),
+    "asleep at once": ({"OMP_WAIT_POLICY": "passive"}, 2),
+    "GNU's own": ({"GOMP_SPINCOUNT": "300000"}, 2),
+    "one thread": ({}, 1),
 }
 
 
@@ -91,9 +93,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", type=Path, default=None)
     parser.add_argument("--speed-of", type=Path, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.speed_of:
-        print(speed(options.speed_of))
+        print(speed(options.speed_of, options.threads))
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "stories.gguf"
@@ -134,10 +137,10 @@ def compare(path: Path, lengths: list[int], rounds: int) -> None:
     peer.close()
 
 
-def speed(path: Path) -> float:
-    """Tokens generated a second with two threads, the best of three answers."""
+def speed(path: Path, threads: int | None) -> float:
+    """Tokens generated a second, the best of three answers."""
     found = []
-    with Engine.open(path, n_ctx=512, threads=2) as engine:
+    with Engine.open(path, n_ctx=512, threads=threads) as engine:
         for _ in range(3):
             generation = generate(
                 engine, engine.tokenize(PROMPT), sampling=Sampling(temperature=0), max_tokens=64, stop=()
@@ -155,8 +158,9 @@ def wait(path: Path, rounds: int) -> None:
         for busy in (False, True):
             other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
             try:
-                for name, env in WAITING.items():
+                for name, (env, threads) in WAITING.items():
                     command = [sys.executable, __file__, "--speed-of", str(path)]
+                    command += ["--threads", str(threads)] if threads else []
                     clean = {key: value for key, value in os.environ.items() if key not in waiting.VARIABLES}
                     done = subprocess.run(command, env=clean | env, check=True, capture_output=True)
                     found.setdefault((name, busy), []).append(float(done.stdout))
@@ -164,11 +168,11 @@ def wait(path: Path, rounds: int) -> None:
                 if other is not None:
                     other.kill()
                     other.wait()
-    print(f"\n{path.name}: tokens/s with two threads on {os.cpu_count()} cores, median of {rounds} rounds")
-    print(f"{'waiting':>14}{'quiet':>9}{'beside a busy process':>24}{'of its quiet speed':>20}")
+    print(f"\n{path.name}: tokens/s on {os.cpu_count()} cores, median of {rounds} rounds")
+    print(f"{'waiting':>16}{'quiet':>9}{'beside a busy process':>24}{'of its quiet speed':>20}")
     for name in WAITING:
         quiet, beside = (statistics.median(found[name, busy]) for busy in (False, True))
-        print(f"{name:>14}{quiet:>9.1f}{beside:>24.1f}{100 * beside / quiet:>18.0f} %")
+        print(f"{name:>16}{quiet:>9.1f}{beside:>24.1f}{100 * beside / quiet:>18.0f} %")
 
 
 if __name__ == "__main__":

@@ -1,25 +1,28 @@
-"""How the threads of ggml wait for each other: asleep, not in a loop that burns a core.
+"""How the threads of ggml wait for each other: in a short loop, then asleep.
 
-GNU's OpenMP lets a thread spin at every barrier while it believes that a core is free for each thread. Beside one other
-busy process it is wrong, and generation falls to a hundredth. The runtime reads the environment once, as the library
-is loaded, so this comes before any load. Does not know ggml.
+GNU's OpenMP lets a thread spin at every barrier for milliseconds while it believes that a core is free for each thread.
+Beside one other busy process it is wrong, and generation falls to a hundredth. Not to spin at all costs more than half
+of the speed of a quiet machine, where waking a core takes longer than most operations: about fifty microseconds of
+spinning cost nothing there. The runtime reads the environment once, as the library is loaded, so this comes before any
+load. Does not know ggml.
 """
 
 import functools
 import os
 
-# what each OpenMP runtime reads: GNU's and LLVM's both know the first
+# what OpenMP runtimes read: a user who set one of them knows better
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+SPINS = "1000"  # benchmarks/generate.py compares
 
 
 @functools.cache
 def make_cheap() -> str:
-    """Have waiting threads sleep, unless the user chose already; says what is set, and by whom.
+    """Have waiting threads sleep soon, unless the user chose already; says what is set, and by whom.
 
-    Call it before a library that links OpenMP is loaded. Measured by benchmarks/generate.py.
+    Call it before a library that links OpenMP is loaded.
     """
     chosen = [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
     if chosen:
         return f"{', '.join(chosen)} (from the environment)"
-    os.environ["OMP_WAIT_POLICY"] = "passive"  # reaches C's environment too, and children
-    return "OMP_WAIT_POLICY=passive (set by ggufkit)"
+    os.environ["GOMP_SPINCOUNT"] = SPINS  # reaches C's environment too, and children
+    return f"GOMP_SPINCOUNT={SPINS} (set by ggufkit)"

@@ -22,6 +22,7 @@ from ggufkit.formats.tensor import F32Array
 from ggufkit.runtime import boundary, library, machine, probe
 from ggufkit.runtime.batch import Batch, I32Array
 from ggufkit.runtime.checks import incomplete_spelling, require_runnable
+from ggufkit.runtime.contention import Governor
 from ggufkit.runtime.interrupt import Interrupt
 from ggufkit.runtime.loading import (
     MAX_CTX,
@@ -60,7 +61,9 @@ class Engine:
         notices: Sequence[str] = (),
         on_load: Progress | None = None,
         eval_callback: Any = None,
+        governor: Governor | None = None,
     ) -> None:
+        self._governor = governor
         self.header, self.settings, self.notices = header, settings, tuple(notices)
         self.log, self.epoch = library.LogRing(), 0
         self._lib: ModuleType = library.load()
@@ -103,7 +106,7 @@ class Engine:
 
         n_ctx            tokens a sequence may hold; None takes the training length, or what fits this machine's memory
         n_outputs        most rows of logits a decode returns; None is one a sequence, all that generation needs
-        threads          None takes the physical cores this process may use
+        threads          None takes the physical cores this process may use; see `share_cores`
         use_extra_bufts  repacked and AMX kernels; None finds out whether they work here
         flash_attn       None is faster; False keeps F32 inside attention, some three times nearer to the exact logits
         on_load          called with the fraction loaded
@@ -133,7 +136,10 @@ class Engine:
             flash_attn=flash_attn,
         )
         notices = [line for line in (kernels.notice if kernels else "", notice) if line]
-        return cls(header, settings, notices=notices, on_load=on_load, eval_callback=eval_callback)
+        return cls(
+            header, settings, notices=notices, on_load=on_load, eval_callback=eval_callback,
+            governor=None if threads else Governor(settings.threads),
+        )  # fmt: skip
 
     def close(self) -> None:
         """Free the context, then the model. Safe to call twice."""
@@ -239,6 +245,15 @@ class Engine:
                 f"{self.path.name}: the model computes values that are not numbers (NaN logits), so there is no next "
                 "token. Its weights are damaged, or too large for this build. Fetch or make the file again."
             )
+
+    def share_cores(self) -> None:
+        """Compute with fewer threads while other programs are busy, with all again afterwards.
+
+        Only where the number of threads was left to us; called between decodes by who generates text.
+        """
+        n = self._governor.look() if self._governor is not None else None
+        if n is not None:
+            self._lib.llama_set_n_threads(self.handle, n, n)
 
     def forget(self, seq: int, start: int = 0) -> int:
         """Forget sequence `seq` from position `start` on; how many tokens stay, 0 where the memory cannot be cut."""

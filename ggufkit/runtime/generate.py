@@ -173,6 +173,7 @@ class Generation:
             self._n_kept = sequence.prefill(self._prompt, self._on_prompt)
             engine.require_numbers(whole=True)
             sample, append, check = sampler.sample, sequence.append, engine.require_numbers
+            share_cores = engine.share_cores
             piece, eog, limit, n_prompt = vocab.piece, vocab.eog, self._limit, len(self._prompt)
             for n in range(1, limit + 1):
                 check()
@@ -190,6 +191,7 @@ class Generation:
                         break
                 yield piece(token)
                 if n < limit:
+                    share_cores()
                     append(token)
         self._reason = FinishReason.LENGTH
 

@@ -31,6 +31,7 @@ class Sequence:
         for start in range(kept, len(prompt), step):
             if on_prompt is not None:
                 on_prompt(start, len(prompt))
+            self.engine.share_cores()
             part = prompt[start : start + step]
             last = np.arange(start, start + len(part)) == len(prompt) - 1
             self.engine.decode(part, start, seq=self._number, logits=last)
