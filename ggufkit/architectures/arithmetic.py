@@ -83,7 +83,8 @@ INERT = frozenset({
     "compression_config", "text_config", "id2label", "label2id", "problem_type",
     "finetuning_task", "task_specific_params", "tokenizer_class", "language", "license", "unsloth_fixed",
     "unsloth_version", "pretraining_tp", "tensor_parallel_size", "torchscript", "use_bfloat16", "tf_legacy_loss",
-    "bnb_4bit_compute_dtype", "gradient_checkpointing", "model_max_length", "max_sequence_length", "tokenizer_path",
+    "is_llama_config", "transformers.js_config", "resid_mlp_pdrop", "bnb_4bit_compute_dtype",
+    "gradient_checkpointing", "model_max_length", "max_sequence_length", "tokenizer_path",
     # training
     "attention_dropout", "attention_probs_dropout_prob", "attn_pdrop", "embd_pdrop", "resid_pdrop", "hidden_dropout",
     "hidden_dropout_prob", "classifier_dropout", "dropout", "initializer_range", "initializer_cutoff_factor",
