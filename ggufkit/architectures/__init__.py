@@ -6,6 +6,7 @@ the place and in tests/architectures/test_reference.py.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -32,6 +33,9 @@ __all__ = ["FAMILIES", "Family", "convert", "find_family"]
 MAX_NOTES = 20  # a stranger's file may give cause for a hundred thousand
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "MXFP4": 38}  # llama_ftype
 
+HEADS = re.compile(r"For(CausalLM|ConditionalGeneration)$")
+OTHER_HEADS = re.compile(r"(\w+?)(ForSequenceClassification|ForTokenClassification|ForQuestionAnswering|Model)")
+
 
 def find_family(checkpoint: Checkpoint) -> Family:
     """The table entry of the first known of config.json's `architectures`; of its model_type where there are none.
@@ -47,7 +51,13 @@ def find_family(checkpoint: Checkpoint) -> Family:
                     checkpoint.notes.append(f"config.json: architectures begins with {brief(names[0])}; read as {name}")
                 return family
     name = names[0]
-    known = ", ".join(sorted(each for family in FAMILIES for each in family.classes))
+    classes = sorted(each for family in FAMILIES for each in family.classes)
+    if (other := OTHER_HEADS.fullmatch(str(name))) and f"{other[1]}ForCausalLM" in classes:
+        raise CheckpointError(
+            f"{checkpoint.path / 'config.json'}: {brief(name)} predicts no tokens: its head is another one, or none. "
+            f"Use the checkpoint of {other[1]}ForCausalLM that it was made from."
+        )
+    known = ", ".join(classes)
     raise CheckpointError(
         f"{checkpoint.path / 'config.json'}: architecture {name!r:.80} is not known. Known: {known}. "
         "Convert other models with llama.cpp's converter and quantize the GGUF file."
@@ -58,7 +68,7 @@ def _class_of(model_type: Any) -> str | None:
     """The known class of transformers' short name: qwen2_moe is Qwen2MoeForCausalLM's, gemma3_text is Gemma3's."""
     short = str(model_type).removesuffix("_text").replace("_", "")
     classes = (name for family in FAMILIES for name in family.classes)
-    return next((name for name in classes if name.removesuffix("ForCausalLM").replace("_", "").lower() == short), None)
+    return next((name for name in classes if HEADS.sub("", name).replace("_", "").lower() == short), None)
 
 
 def convert(

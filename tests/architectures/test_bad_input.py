@@ -59,6 +59,14 @@ def test_a_class_of_somebodys_own_before_the_real_one_is_noted(tmp_path):
     assert model.notes == ("config.json: architectures begins with 'MyWrapper'; read as LlamaForCausalLM",)
 
 
+@pytest.mark.parametrize("name", ["LlamaModel", "LlamaForSequenceClassification", "LlamaForTokenClassification"])
+def test_a_model_with_another_head_says_what_to_use(name, tmp_path):
+    refused(
+        build(LLAMA, tmp_path, config={"architectures": [name]}),
+        f"{name}.* predicts no tokens.*Use the checkpoint of LlamaForCausalLM",
+    )
+
+
 def test_leftover_tensor_is_named(tmp_path):
     extra = "model.layers.0.self_attn.q_norm.weight"
     refused(
