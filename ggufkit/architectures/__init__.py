@@ -54,7 +54,7 @@ def find_family(checkpoint: Checkpoint) -> Family:
     classes = sorted(each for family in FAMILIES for each in family.classes)
     if (other := OTHER_HEADS.fullmatch(str(name))) and f"{other[1]}ForCausalLM" in classes:
         raise CheckpointError(
-            f"{checkpoint.path / 'config.json'}: {brief(name)} predicts no tokens: its head is another one, or none. "
+            f"{checkpoint.path / 'config.json'}: {other[0]:.80} predicts no tokens: its head is another one, or none. "
             f"Use the checkpoint of {other[1]}ForCausalLM that it was made from."
         )
     known = ", ".join(classes)
