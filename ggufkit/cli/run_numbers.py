@@ -1,6 +1,5 @@
 """What `ggufkit run` says of the work: the bar of a prompt, the line of numbers, the JSON document."""
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -70,12 +69,7 @@ def _mode(chat: bool) -> str:
 
 
 def as_dict(prompt: str, text: str, chat: bool, stats: GenerationStats) -> dict[str, Any]:
-    return {
-        "schema": "ggufkit/run@1",
-        "mode": _mode(chat),
-        "prompt": prompt,
-        "text": text,
-        **dataclasses.asdict(stats),
-        "prompt_per_second": stats.prompt_per_second,
-        "generated_per_second": stats.generated_per_second,
-    }
+    from ggufkit.reports.result import as_dict as plain
+    from ggufkit.reports.run_text import RunResult
+
+    return plain(RunResult.of(_mode(chat), prompt, text, stats))

@@ -20,6 +20,7 @@ SCHEMAS = {
     "diff@1": "ggufkit.workflows.diff:DiffReport",
     "baseline@1": "ggufkit.workflows.baseline:BaselineReport",
     "gate@1": "ggufkit.workflows.gate:GateResult",
+    "run@1": "ggufkit.reports.run_text:RunResult",
     "inspect@1": "ggufkit.workflows.inspect:InspectReport",
     "doctor@1": "ggufkit.runtime.doctor:DoctorReport",
 }

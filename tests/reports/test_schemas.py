@@ -54,6 +54,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         "diff": ("diff", base, cand),
         "baseline": ("baseline", base, "-o", folder / "b.baseline", "--chunks", 4, *on_text),
         "gate": ("gate", cand, "--baseline", base, "--chunks", 4, *on_text),
+        "run": ("run", cand, "-p", "Once", "-n", 4, "--seed", 1),
         "inspect": ("inspect", cand),
         "doctor": ("doctor",),
     }
