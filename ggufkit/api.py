@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 AnyPath = str | os.PathLike[str]
 Size = int | str
+Adapters = Sequence[tuple[AnyPath, float]]  # folders of PEFT adapters, and how strongly each is added
 
 
 def plan(
@@ -44,6 +45,7 @@ def plan(
     threads: int | None = None,
     max_memory: Size | None = None,
     mtp: bool = True,
+    lora: Adapters = (),
     allow_requantize: bool = False,
 ) -> "PlanReport":
     """What every tensor would become, the file's size, and what it takes to make and to run it; reads headers only."""
@@ -52,7 +54,8 @@ def plan(
     target = _target(target_size, target_bpw, None, type or recipe)
     return run(
         Path(source), _recipe(type, recipe), imatrix=_path(imatrix), threads=threads or 0,
-        max_memory=_size(max_memory), mtp=mtp, allow_requantize=allow_requantize, target=target,
+        max_memory=_size(max_memory), mtp=mtp, lora=_adapters(lora), allow_requantize=allow_requantize,
+        target=target,
     )  # fmt: skip
 
 
@@ -76,6 +79,7 @@ def quantize(
     restart: bool = False,
     force: bool = False,
     mtp: bool = True,
+    lora: Adapters = (),
     allow_nonfinite: bool = False,
     allow_requantize: bool = False,
     on_progress: OnProgress = ignore,
@@ -93,7 +97,7 @@ def quantize(
         source=Path(source), output=Path(output), recipe=_recipe(type, recipe), imatrix=_path(imatrix),
         encoder=quant.Encoder(encoder), threads=threads or 0, max_memory=_size(max_memory), resume=resume,
         restart=restart, force=force, allow_nonfinite=allow_nonfinite, allow_requantize=allow_requantize,
-        mtp=mtp,
+        mtp=mtp, lora=_adapters(lora),
     )  # fmt: skip
     if effort is None and target is None:
         return QuantizeResult.of(run(settings, on_progress))
@@ -286,6 +290,10 @@ def _size(size: Size | None) -> int | None:
         return parse_bytes(size)
     except ValueError as error:
         raise UsageError(f"{size!r} is not a size. Write 2GiB, 800M or a number of bytes.") from error
+
+
+def _adapters(lora: Adapters) -> tuple[tuple[Path, float], ...]:
+    return tuple((Path(folder), float(factor)) for folder, factor in lora)
 
 
 def _recipe(type_name: str | None, recipe: AnyPath | None) -> "Recipe | str":

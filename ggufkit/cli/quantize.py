@@ -71,6 +71,7 @@ def command(
     allow_nonfinite: bool,
     allow_requantize: bool,
     mtp: bool,
+    lora: tuple[tuple[Path, float], ...],
     as_json: bool,
 ) -> None:
     """Make a quantized GGUF from SOURCE, a Hugging Face folder or an F32, F16, BF16 or Q8_0 GGUF.
@@ -85,7 +86,7 @@ def command(
         source=source, output=output, recipe=options.chosen_recipe(type_name, recipe), imatrix=imatrix,
         encoder=quant.Encoder(encoder), threads=threads or 0, max_memory=max_memory, resume=resume,
         restart=restart and not dry_run, force=force, provenance=provenance, allow_nonfinite=allow_nonfinite,
-        allow_requantize=allow_requantize, mtp=mtp,
+        allow_requantize=allow_requantize, mtp=mtp, lora=lora,
     )  # fmt: skip
     if dry_run:
         _dry_run(settings, fit, type_given, as_json)
