@@ -20,6 +20,7 @@ from ggufkit.runtime.batch import I32Array
 from ggufkit.runtime.chat import Message, tokenize_chat
 from ggufkit.runtime.engine import Device, Engine
 from ggufkit.runtime.generate import FinishReason, Generation, GenerationStats, generate
+from ggufkit.runtime.interrupt import postponed_sigint
 from ggufkit.runtime.sampling import Sampling
 from ggufkit.runtime.sequence import Sequence
 
@@ -212,9 +213,10 @@ class Session:
             try:
                 for piece in generation:
                     progress.close()
-                    pieces.append(piece)
-                    if writer:
-                        writer.write(piece)
+                    with postponed_sigint(lambda: None):  # what is shown and what is kept are the same
+                        pieces.append(piece)
+                        if writer:
+                            writer.write(piece)
             except KeyboardInterrupt:
                 progress.close()  # the stats say that it was interrupted
         if writer:

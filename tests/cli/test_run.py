@@ -3,14 +3,16 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ggufkit.cli import answer, line_editor, piped
+from ggufkit.cli import answer, line_editor, piped, run_session
 from ggufkit.errors import InputError
+from ggufkit.runtime.engine import Engine
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
 from tests.cli.terminal import Terminal
 
@@ -192,6 +194,24 @@ def test_what_is_typed_ahead_is_the_next_message(model):
         assert "ahead of you" not in terminal.wait_for("first token")
         terminal.wait_for("> ahead of you")
         terminal.wait_for("first token")
+
+
+def test_an_interrupt_while_a_word_is_shown_loses_nothing(model, monkeypatch, capsys):
+    put = answer.AnswerWriter._put
+
+    def interrupted(writer, part):
+        if part == " ":
+            signal.raise_signal(signal.SIGINT)
+        put(writer, part)
+
+    monkeypatch.setattr(answer.AnswerWriter, "_put", interrupted)
+    monkeypatch.setattr(answer.AnswerWriter, "write", lambda self, text: [self._put(part) for part in ("a", " ", "b")])
+    options, sampling = run_session.parse({"chat": False, "max_tokens": 5, "temperature": 0.0})
+    with Engine.open(model, n_ctx=64, threads=1) as engine:
+        session = run_session.Session(engine, options, sampling)
+        with pytest.raises(KeyboardInterrupt):
+            session.answer_once("Once upon")
+    assert capsys.readouterr().out == "a b\n"
 
 
 def test_an_interrupted_question_is_not_part_of_the_next_one(model):
