@@ -1,4 +1,4 @@
-"""Mixtures give new families the types that llama.cpp's quantizer gives them, but for blocks that guess further tokens."""
+"""Mixtures give new families the types of llama.cpp, but for blocks that guess further tokens."""
 
 import pytest
 
@@ -10,7 +10,8 @@ from tests.architectures import tiny
 from tests.oracle import llama_quantize
 
 NAMES = [
-    "gemma-3-1b-it", "deepseek-v3", "qwen3.5-35b-a3b", "gpt-oss-20b", "glm-4.5-air", "minimax-m2", "command-r7b-12-2024",
+    "gemma-3-1b-it", "deepseek-v3", "qwen3.5-35b-a3b", "gpt-oss-20b", "glm-4.5-air", "minimax-m2",
+    "command-r7b-12-2024",
 ]  # fmt: skip
 
 
