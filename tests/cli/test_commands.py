@@ -194,6 +194,13 @@ def test_a_poor_terminal_shows_what_it_can(q8_0: Path) -> None:
     assert b"general.architecture" in done.stdout
 
 
+def test_json_is_utf8_under_an_8_bit_locale(q8_0: Path, tmp_path: Path) -> None:
+    named = tmp_path / "gr\u00f6\u00dfe-\u65e5\u672c.gguf"
+    named.hardlink_to(q8_0)
+    done = child("inspect", named, "--json", env=os.environ | {"PYTHONIOENCODING": "latin-1"}, stdout=subprocess.PIPE)
+    assert json.loads(done.stdout.decode("utf-8"))["file"] == named.name
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_no_mistake(q8_0: Path, closed: str) -> None:
     line = f"exec {sys.executable} -m ggufkit run {q8_0} -n 2 {closed}"

@@ -39,6 +39,7 @@ def test_trials_step_by_step_name_one_cause_a_line(monkeypatch, tmp_path):
     (problem,) = report.problems
     assert "another C++ library in the process" in problem.what
     assert "-static-libstdc++" in problem.advice
+    assert "-static-libgcc" not in problem.advice  # exceptions must pass from library to library
     assert "AMX" not in problem.what and "another processor" not in problem.what
 
 
