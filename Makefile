@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .PHONY: help setup demo test lint types format schemas fuzz clean bench-encode bench-pipeline bench-generate bench-perplexity \
-        accept bench-real bench-calibrate bench-fidelity bench-fitted bench-memory bench-levers bench-rare bench-compare bench-gate bench-inspect
+        accept bench-real bench-calibrate bench-layers bench-fidelity bench-fitted bench-memory bench-levers bench-rare bench-compare bench-gate bench-inspect
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
@@ -55,6 +55,9 @@ bench-perplexity: $(READY) ## perplexity against llama-perplexity
 
 bench-calibrate: $(READY)  ## importance against llama-imatrix
 	@$(BIN)/python benchmarks/calibrate.py
+
+bench-layers: $(READY)     ## a checkpoint calibrated layer by layer against llama-imatrix on the whole model
+	@$(BIN)/python benchmarks/layers.py
 
 bench-fidelity: $(READY)   ## KL divergence at equal bytes against llama.cpp with importance
 	@$(BIN)/python benchmarks/fidelity.py

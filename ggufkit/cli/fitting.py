@@ -43,6 +43,10 @@ class FitOptions:
         "--max-kld", type=click.FloatRange(min=0.0, min_open=True), default=None,
         help="Choose types for the smallest file with this predicted KL divergence (nats).",
     )  # fmt: skip
+    stream: str = options.option(
+        "--stream", type=click.Choice(["original", "stored"]), default="original", show_default=True,
+        help="What a layer is fitted to: what the source's layers before it give, or the output's.",
+    )  # fmt: skip
     save_recipe: Path | None = options.option(
         "--save-recipe", type=options.OUTPUT, default=None, help="Write the types that were chosen as TOML."
     )
@@ -62,7 +66,7 @@ class FitOptions:
     @property
     def is_asked(self) -> bool:
         """Whether any of the options asks for calibration."""
-        return bool(self.calibrate or self.effort or self.has_target)
+        return bool(self.calibrate or self.effort or self.has_target or self.stream != "original")
 
 
 @contextmanager
@@ -88,6 +92,7 @@ def run(job: "FittedJob", save_recipe: Path | None) -> "FitReport":
 def _fit_settings(settings: "QuantizeSettings", chosen: FitOptions, *, type_given: bool) -> "FitSettings":
     from ggufkit.errors import UsageError
     from ggufkit.fitting.encoders import Effort
+    from ggufkit.fitting.sources.layer_by_layer import Stream
     from ggufkit.workflows.fitted import FitSettings
 
     if sum(value is not None for value in chosen.targets) > 1:
@@ -104,6 +109,7 @@ def _fit_settings(settings: "QuantizeSettings", chosen: FitOptions, *, type_give
         text=chosen.calibration_text,
         n_tokens=chosen.n_tokens,
         target=chosen.targets if chosen.has_target else None,
+        stream=Stream(chosen.stream),
     )
 
 

@@ -37,14 +37,17 @@ from ggufkit.fitting.prober import Prober, Tried
 from ggufkit.fitting.sensitivity import Subject, measure
 from ggufkit.fitting.sources import OnChunk
 from ggufkit.fitting.sources.cut import is_cuttable
-from ggufkit.fitting.sources.layer_by_layer import LayerByLayer
+from ggufkit.fitting.sources.layer_by_layer import LayerByLayer, Stream
 from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.token_weights import TokenWeights, measure_weights
 from ggufkit.formats.model import Model, ModelTensor
-from ggufkit.formats.partial import check_space, check_unfinished, kept_path
+from ggufkit.formats.partial import check_space, check_unfinished, kept_path, partial_path
+from ggufkit.formats.source_file import SourceFile
+from ggufkit.formats.tensor import TensorRef
 from ggufkit.progress import OnProgress, Progress, Steps, ignore
 from ggufkit.recipes.build import make_plan
 from ggufkit.recipes.plan import QuantPlan
+from ggufkit.recipes.quantizable import layer_of
 from ggufkit.recipes.recipe import Recipe
 from ggufkit.recipes.search import Found, PlanOf, Problem, Target, search
 from ggufkit.runtime import machine
@@ -68,6 +71,7 @@ class FitSettings:
     target       choose types for a size or a divergence instead of taking quantize.recipe
     n_probe      chunks that a divergence is tried on, where that is the target
     by_layer     run the source layer by layer where its family allows it, whatever its size
+    stream       what a layer is shown: what the source's layers before it give, or those of the output
     """
 
     quantize: QuantizeSettings
@@ -78,6 +82,7 @@ class FitSettings:
     n_probe: int = 8
     device: Device = Device.AUTO
     by_layer: bool = True
+    stream: Stream = Stream.ORIGINAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,12 @@ class FittedJob:
         self.settings, self.model = settings, model
         text, self.texts = texts(settings.text)
         self.by_layer = settings.by_layer and is_cuttable(model)
+        fits = self.by_layer and settings.target is None and settings.effort is not Effort.FAST
+        if settings.stream is Stream.STORED and not fits:
+            raise UsageError(
+                "--stream stored goes with --effort balanced or best, with given types, and with families that are run "
+                "layer by layer. Leave it out."
+            )
         n_tokens = settings.n_tokens or len(text.encode()) // _BYTES_PER_TOKEN
         self.cost = _cost(settings, model, n_tokens if self.by_layer else None)
         max_memory = self.cost.peak_nbytes + _HEADER_NBYTES
@@ -116,7 +127,11 @@ class FittedJob:
             device=settings.device, type_name=quick_type(model) if is_quick else "",
         )  # fmt: skip
         folder = kept_path(self._job.output) / "layers"
-        self.source = LayerByLayer(model, corpus, folder) if self.by_layer else WholeModel(corpus, self._run_model)
+        self.source = (
+            LayerByLayer(model, corpus, folder, stream=settings.stream)
+            if self.by_layer
+            else WholeModel(corpus, self._run_model)
+        )
         self.evidence = Evidence(
             self.source, shapes_of(model), moments=_effort(settings) is not Effort.FAST,
             sums=settings.effort is Effort.FAST, max_nbytes=self.cost.budget_nbytes,
@@ -157,10 +172,16 @@ class FittedJob:
         return dataclasses.replace(job, notes=(*job.notes, NOTE))
 
     def run(self, on_progress: OnProgress = ignore) -> FitReport:
-        """Do it all. What is found out is kept beside the output until it is there, for a run that continues.
+        """Do it all. What is found out is kept beside the output until it is there, for a run that continues."""
+        try:
+            return self._run(on_progress)
+        except CutError as error:
+            whole = FittedJob(dataclasses.replace(self.settings, by_layer=False), self.model).run(on_progress)
+            notes = (*whole.quantized.notes, f"{error}. It was run as a whole.")
+            return dataclasses.replace(whole, quantized=dataclasses.replace(whole.quantized, notes=notes))
 
-        Raises CutError, before any work, where the model cannot be run layer by layer.
-        """
+    def _run(self, on_progress: OnProgress) -> FitReport:
+        """The same. Raises CutError, before any work, where the model cannot be run layer by layer."""
         started = time.perf_counter()
         self.check()
         self.evidence.notebook = Notebook(
@@ -223,6 +244,8 @@ class FittedJob:
         plain = {t.name for t in job.plan.tensors}.difference(*walks)
         with Output(job, steps.step(ENCODING)) as out:
             self._out = out
+            if isinstance(self.source, LayerByLayer):
+                self.source.stored = stored_model(job)
             out.encode(self.encoder, plain)
             for names in walks:
                 needs_moments = self.settings.effort is not Effort.FAST and bool(out.todo(names))
@@ -273,15 +296,20 @@ def opened(settings: FitSettings) -> Iterator[FittedJob]:
 
 def quantize_fitted(settings: FitSettings, on_progress: OnProgress = ignore) -> FitReport:
     """Do it all. Raises what `quantize`, `calibrate` and `search` raise."""
-    try:
-        with opened(settings) as job:
-            return job.run(on_progress)
-    except CutError as error:
-        note = f"{error}. It was run as a whole."
-    with opened(dataclasses.replace(settings, by_layer=False)) as job:
-        report = job.run(on_progress)
-    quantized = dataclasses.replace(report.quantized, notes=(*report.quantized.notes, note))
-    return dataclasses.replace(report, quantized=quantized)
+    with opened(settings) as job:
+        return job.run(on_progress)
+
+
+def stored_model(job: Job) -> Model:
+    """The source's model with its layers as they stand in the unfinished output."""
+    plan, file = job.plan, SourceFile(partial_path(job.settings.output))
+    layers = {}
+    for t in plan.tensors:
+        if layer_of(t.name) >= 0:
+            ref = TensorRef(t.name, t.tensor.shape, t.qtype.name, file, plan.data_offset + t.offset, t.nbytes)
+            layers[t.name] = ModelTensor(t.name, t.tensor.shape, t.qtype.name, (ref,))
+    tensors = tuple(layers.get(t.name, t) for t in job.model.tensors)
+    return dataclasses.replace(job.model, tensors=tensors)
 
 
 def weigher(corpus: Corpus, model: Model) -> Weigh:

@@ -12,13 +12,14 @@ import pytest
 import quant
 from ggufkit.architectures.source import open_source
 from ggufkit.encoding.destination import copy_path
-from ggufkit.errors import InputError, OutputError, UsageError
+from ggufkit.errors import CutError, InputError, OutputError, UsageError
 from ggufkit.fitting import cost
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.cost import shapes_of
 from ggufkit.fitting.encoders import Effort
 from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.prober import Prober
+from ggufkit.fitting.sources.layer_by_layer import Stream
 from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.walks import moments_nbytes, plan_walks, walks_nbytes
 from ggufkit.formats.gguf_reader import GgufFile
@@ -248,6 +249,38 @@ def test_a_quick_file_that_a_killed_run_left_is_removed(tmp_path: Path) -> None:
     job = QuantizeSettings(source=SOURCE, output=out, recipe="Q4_K_S", threads=1)
     quantize_fitted(FitSettings(quantize=job, effort=Effort.FAST, n_tokens=8 * 512))
     assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
+
+
+def test_a_model_that_cannot_be_cut_is_run_as_a_whole_and_says_so(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disagree(*_: object, **__: object) -> None:
+        raise CutError("this llama model cannot be run layer by layer: alone, layer 2 gives another output")
+
+    monkeypatch.setattr("ggufkit.fitting.sources.layer_by_layer.check_agreement", disagree)
+    report = fit(base, tmp_path / "out.gguf", Effort.FAST)
+    assert report.quantized.notes[-1].endswith("alone, layer 2 gives another output. It was run as a whole.")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
+
+
+@pytest.mark.parametrize("changes", [{"effort": Effort.FAST}, {"target": Target(bpw=4.0)}, {"by_layer": False}])
+def test_a_stream_that_cannot_be_had_is_refused(changes: dict[str, object], base: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--stream stored goes with --effort balanced or best"):
+        fit(base, tmp_path / "out.gguf", **({"effort": Effort.BALANCED} | changes), stream=Stream.STORED)
+    assert not list(tmp_path.iterdir())
+
+
+def test_later_layers_see_what_the_stored_ones_give(base: Path, tmp_path: Path) -> None:
+    for stream in Stream:
+        job = QuantizeSettings(source=base, output=tmp_path / f"{stream}.gguf", recipe="Q2_K", threads=1)
+        quantize_fitted(FitSettings(quantize=job, n_tokens=8 * 512, stream=stream))
+    raw = {}
+    for stream in Stream:
+        with closing(GgufFile.open(tmp_path / f"{stream}.gguf")) as file:
+            raw[stream] = {t.name: t.raw_rows(0, t.n_rows).tobytes() for t in file.tensors}
+    same = {name for name, one in raw[Stream.ORIGINAL].items() if raw[Stream.STORED][name] == one}
+    assert "blk.0.attn_q.weight" in same and "blk.0.ffn_down_exps.weight" in same
+    assert not {"blk.1.attn_q.weight", "blk.3.ffn_down_exps.weight"} & same
 
 
 def test_a_text_without_a_part_to_judge_on_is_refused(base: Path, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@
 The text is read once, however little memory there is: a layer in the source's own types, one chunk, and what the
 observer keeps. Layers are best asked for in order; going back costs another reading.
 
-Where `stored` layers are given, the stream goes on through those instead, so that each layer is shown what the layers
-before it give as they are stored:
+The stream may go on through the layers as they are `stored` in the output instead, so that each layer is shown what it
+will be given there:
 
     stream 1 ──► layer 1 ─ observer
        └─────► layer 1 as stored ──► stream 2
@@ -19,6 +19,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,13 @@ F32Array = NDArray[np.float32]
 I32Array = NDArray[np.int32]
 
 
+class Stream(StrEnum):
+    """What goes into a layer: what the layers before it give in the source, or as they are stored in the output."""
+
+    ORIGINAL = "original"
+    STORED = "stored"
+
+
 class LayerByLayer:
     """The `MomentSource` for models that need neither fit in memory nor be converted as a whole.
 
@@ -58,8 +66,9 @@ class LayerByLayer:
 
     starts_anywhere = False
 
-    def __init__(self, model: Model, corpus: Corpus, folder: Path, *, stored: Model | None = None) -> None:
-        self.corpus, self._model, self._stored, self.folder = corpus, model, stored, folder
+    def __init__(self, model: Model, corpus: Corpus, folder: Path, *, stream: Stream = Stream.ORIGINAL) -> None:
+        self.corpus, self._model, self.folder, self._stream = corpus, model, folder, stream
+        self.stored: Model | None = None
         self.text_sha256 = hashlib.sha256(corpus.text.encode()).hexdigest()
         self._threads = corpus.threads or machine.choose_threads().n
         self.n_layer = model.hparams.n_layer
@@ -96,7 +105,7 @@ class LayerByLayer:
     def identity(self) -> str:
         corpus = self.corpus
         text = f"{self.text_sha256} {corpus.n_tokens} {corpus.n_ctx} {corpus.skip_tokens} {corpus.spread} by layer"
-        return f"{text} as stored" if self._stored else text
+        return f"{text} as stored" if self._stream is Stream.STORED else text
 
     def walks(self, shapes: Mapping[str, Shape], max_nbytes: int) -> list[frozenset[str]]:
         return plan_layer_walks(shapes, max_nbytes)
@@ -117,13 +126,14 @@ class LayerByLayer:
         there, last = self._on_disk.layers, max(wanted)
         for layer in range(max((one for one in there if one <= min(wanted)), default=0), last + 1):
             shows, keeps = layer in wanted, layer < self.n_layer - 1 and layer + 1 not in there
-            if self._stored is None:
+            if self._stream is Stream.ORIGINAL:
                 yield self._model, layer, shows, keeps
                 continue
             if shows:
                 yield self._model, layer, True, False
             if layer < last:
-                yield self._stored, layer, False, keeps
+                assert self.stored is not None, "no layers are stored yet"
+                yield self.stored, layer, False, keeps
 
     def names_of(self, layer: int) -> Iterator[str]:
         """Tensors that are seen when that layer is run."""
@@ -209,9 +219,3 @@ def chunks_of(model: Model, corpus: Corpus, folder: Path) -> I32Array:
             return corpus_chunks(vocab, corpus)
     finally:
         path.unlink(missing_ok=True)
-
-
-def stored_layers(model: Model, stored: Model) -> Model:
-    """`model` with the layers as they are in `stored`; what stands outside the layers stays the model's own."""
-    layers = {t.name: t for t in stored.tensors if layer_of(t.name) >= 0}
-    return dataclasses.replace(model, tensors=tuple(layers.get(t.name, t) for t in model.tensors))
