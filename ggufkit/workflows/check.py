@@ -4,22 +4,20 @@ A Hugging Face folder is first converted, unquantized, to a temporary file besid
 GGUF only; the file is removed again. Does not print.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufkit.encoding.destination import copy_path, forget_copy
-from ggufkit.encoding.encoder import PlainEncoder
+from ggufkit.encoding.running import running_copy
 from ggufkit.formats.partial import check_space
 from ggufkit.formats.text import EVALUATION_TEXT, read_text, shipped_text
 from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.runtime import scoring
 from ggufkit.workflows.inspect import inspect
 from ggufkit.workflows.perplexity import standard_error_of_means
-from ggufkit.workflows.quantize import QuantizeSettings, encode, opened
+from ggufkit.workflows.quantize import QuantizeSettings, opened
 from quant.stats import known
 
 MAX_CHUNKS = 60  # of 512 tokens: enough to tell a broken file, a few seconds on a small model
@@ -79,17 +77,10 @@ def runnable(settings: QuantizeSettings) -> Iterator[tuple[Path, str]]:
     if settings.source.is_file():
         yield settings.source, inspect(settings.source).type or "GGUF"
         return
-    path = copy_path(settings.output, "check")
-    try:
-        with settings.open() as model:
-            widest = max((t.dtype for t in model.tensors if not t.keep_f32), key=_bits)
-            copy = dataclasses.replace(
-                settings, output=path, recipe=widest, imatrix=None, resume=False, restart=True, force=True
-            )
-            encode(copy, model, PlainEncoder(settings.encoder))
-        yield path, widest
-    finally:
-        forget_copy(settings.output, "check")
+    with settings.open() as model:
+        widest = max((t.dtype for t in model.tensors if not t.keep_f32), key=_bits)
+        with running_copy(settings, model, widest, "check") as path:
+            yield path, widest
 
 
 def _part(on_progress: OnProgress, first: int, what: str) -> Callable[[float], None]:

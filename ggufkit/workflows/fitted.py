@@ -12,17 +12,17 @@ import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import quant
 from ggufkit import __version__
 from ggufkit.architectures.source import open_source
-from ggufkit.encoding.destination import copy_path, forget_copy
-from ggufkit.encoding.encoder import PlainEncoder
+from ggufkit.encoding.destination import forget_copy
 from ggufkit.encoding.job import Job, Output, check_place, prepare
 from ggufkit.encoding.provenance import code_digest
+from ggufkit.encoding.running import running_copy, running_path
 from ggufkit.encoding.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
 from ggufkit.errors import CutError, UsageError
 from ggufkit.fitting.corpus import Corpus
@@ -53,9 +53,10 @@ from ggufkit.recipes.search import Found, PlanOf, Problem, Target, search
 from ggufkit.runtime import machine
 from ggufkit.runtime.engine import Device
 from ggufkit.workflows.calibrate import texts
-from ggufkit.workflows.quantize import QuantizeReport, encode, report_of
+from ggufkit.workflows.quantize import QuantizeReport, report_of
 
 N_TOKENS = 100_000
+_PURPOSE = "calibration"
 _BYTES_PER_TOKEN = 3  # of the text, fewer than most tokenizers take, where a disk is planned for
 _HEADER_NBYTES = 1 << 20  # what a file owes to calibration is in its header, and not in the plan that is costed
 
@@ -123,7 +124,7 @@ class FittedJob:
         # tokens are weighed and types tried in the whole model, whatever the moments come from
         is_quick = self._job.source.is_dir() and not (self.by_layer and _effort(settings) is Effort.FAST)
         corpus = Corpus(
-            running_path(self._job), text, n_tokens=settings.n_tokens, threads=self._job.threads or None,
+            running_path(self._job, _PURPOSE), text, n_tokens=settings.n_tokens, threads=self._job.threads or None,
             device=settings.device, type_name=quick_type(model) if is_quick else "",
         )  # fmt: skip
         folder = kept_path(self._job.output) / "layers"
@@ -188,15 +189,17 @@ class FittedJob:
             kept_path(self._job.output), self._identity(), reserve_nbytes=self.plain.plan.file_nbytes
         )
         if self._job.source.is_dir():
-            forget_copy(self._job.output, "calibration")  # a killed run's
+            forget_copy(self._job.output, _PURPOSE)  # a killed run's
         steps = Steps(self.seconds, on_progress)
         try:
             with ExitStack() as stack:  # the model is not needed where all that is asked of it was kept
                 if isinstance(self.source, LayerByLayer):
                     stack.callback(self.source.close)
                     self.source.start()
-                running = running_model(self._job, self.model, functools.partial(steps.step, QUICK))
-                self._model_runs = functools.cache(lambda: stack.enter_context(running))
+                step = functools.partial(steps.step, QUICK)
+                self._model_runs = functools.cache(
+                    lambda: stack.enter_context(running_model(self._job, self.model, step))
+                )
                 self.evidence.on_chunk = self._reading(steps)
                 if WEIGHING in self.seconds:
                     self.evidence.on_weighed = _chunks(steps.step(WEIGHING))
@@ -352,30 +355,15 @@ def cap_of(settings: FitSettings) -> int:
     return settings.quantize.max_memory or max(DEFAULT_MAX_MEMORY, machine.memory().total // 2)
 
 
-def running_path(settings: QuantizeSettings) -> Path:
-    """The GGUF of the model that llama.cpp runs: the source where it is one, else a quick file beside the output."""
-    return settings.source if settings.source.is_file() else copy_path(settings.output, "calibration")
+def running_model(
+    settings: QuantizeSettings, model: Model, step: Callable[[], OnProgress]
+) -> AbstractContextManager[Path]:
+    """The model as a GGUF that runs: the source, or a quick quantized file for a while.
 
-
-@contextmanager
-def running_model(settings: QuantizeSettings, model: Model, step: Callable[[], OnProgress]) -> Iterator[Path]:
-    """The file at `running_path`; a quick file is made first, and deleted afterwards.
-
-    step  called before that, for whom to tell how far it has come
+    step  called before that is made, for whom to tell how far it has come
     """
-    path = running_path(settings)
-    if path == settings.source:
-        yield path
-        return
-    kind = quick_type(model)
-    quick = dataclasses.replace(
-        settings, output=path, recipe=kind, imatrix=None, force=True, resume=False, restart=False
-    )
-    try:
-        encode(quick, model, PlainEncoder(), step())
-        yield path
-    finally:
-        forget_copy(settings.output, "calibration")
+    on_progress = ignore if settings.source.is_file() else step()
+    return running_copy(settings, model, quick_type(model), _PURPOSE, on_progress)
 
 
 @contextmanager
