@@ -86,7 +86,7 @@ def print_json(result: Any) -> None:
 def json_text(result: Any) -> str:
     """One JSON document and a line break. NaN and infinity, which JSON does not have, become null."""
     text = json.dumps(_finite(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return for_json(text).encode("utf-8", errors="replace").decode()  # a name that is not Unicode must not break it
+    return for_json(text.encode("utf-8", errors="replace").decode())  # a name that is not Unicode must not break it
 
 
 def print_text(text: str) -> None:
