@@ -33,6 +33,9 @@ F32Array = NDArray[np.float32]
 F64Array = NDArray[np.float64]
 
 MAX_CHUNKS = 24  # that gradients are taken for
+FLOOR = (
+    0.2  # of the mean weight, that every token counts at least: where few tokens weigh nearly all, they are not alone
+)
 _HEAD = 8  # positions with a mean of their own
 _SEED = 20_261_126
 
@@ -97,8 +100,8 @@ class TokenWeights:
         usual = _by_position(found.weights, self._n_ctx)
         last = found.weights.shape[1] - 1
         own = found.weights[place, np.minimum(position, last)]
-        out: F32Array = np.where(measured[:, None], own, usual[position])
-        return out
+        weights: F32Array = np.where(measured[:, None], own, usual[position])
+        return np.float32(1 - FLOOR) * weights + np.float32(FLOOR)
 
 
 def _by_position(weights: F32Array, n_ctx: int) -> F32Array:

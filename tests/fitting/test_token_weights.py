@@ -8,7 +8,7 @@ import pytest
 import quant
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.moments import MomentsObserver
-from ggufkit.fitting.token_weights import Stiffness, TokenWeights, measure_weights
+from ggufkit.fitting.token_weights import FLOOR, Stiffness, TokenWeights, measure_weights
 from ggufkit.runtime.activations import Activations
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
 from quant import feedback
@@ -23,24 +23,30 @@ def stiffness(weights: np.ndarray, chunks: list[int]) -> Stiffness:
     return Stiffness(weights.astype(np.float32), np.array(chunks), 1.0, np.ones(1))
 
 
+def without_floor(weights: np.ndarray) -> np.ndarray:
+    assert weights.min() >= FLOOR
+    return (weights - FLOOR) / (1 - FLOOR)
+
+
 def test_measured_chunks_have_their_own_weights_and_others_the_mean_of_their_position() -> None:
     rng = np.random.default_rng(0)
     own = rng.random((2, N_CTX, 1))
     own[:, 0, 0] = (50, 70)
     weights = TokenWeights({"w": stiffness(own, [1, 3])}, 4, N_CTX)
-    got = weights.of("w", 0, 4 * N_CTX).reshape(4, N_CTX)
+    got = without_floor(weights.of("w", 0, 4 * N_CTX)).reshape(4, N_CTX)
     assert np.allclose(got[[1, 3]], own[..., 0])
     assert np.array_equal(got[0], got[2])
     assert got[0, 0] == pytest.approx(60) and got[0, 3] == pytest.approx(own[:, 3].mean())
     assert np.allclose(got[0, 8:], own[:, 8:].mean())
-    assert np.array_equal(weights.of("w", N_CTX - 5, 20), got.reshape(-1, 1)[N_CTX - 5 : N_CTX + 15])
+    part = without_floor(weights.of("w", N_CTX - 5, 20))
+    assert np.array_equal(part, got.reshape(-1, 1)[N_CTX - 5 : N_CTX + 15])
     assert weights.of("other", 0, 4) is None
 
 
 def test_chunks_of_which_only_the_beginning_was_measured() -> None:
     own = np.ones((1, N_CTX // 2, 1))
     own[0, 0], own[0, 10] = 9, 4
-    got = TokenWeights({"w": stiffness(own, [0])}, 1, N_CTX).of("w", 0, N_CTX)[:, 0]
+    got = without_floor(TokenWeights({"w": stiffness(own, [0])}, 1, N_CTX).of("w", 0, N_CTX))[:, 0]
     assert np.allclose(got[: N_CTX // 2], own[0, :, 0])
     assert np.allclose(got[N_CTX // 2 :], own[0, 8:].mean())
 
