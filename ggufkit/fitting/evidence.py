@@ -73,6 +73,7 @@ class Evidence:
         self.counts: dict[str, I64Array] = {}  # tokens of each expert, of the walks that are done
         self.seen: frozenset[str] = frozenset()
         self._n_tokens = 0
+        self.walk_in_hand = 0  # number of the walk that is read now, or was last
         self._saved_chunks = 0  # of the reading in hand
         self._held: frozenset[str] = frozenset()
         self._moments: dict[str, Moments] = {}
@@ -126,7 +127,7 @@ class Evidence:
         reading.restore(self.notebook.load(self._label(names)))
         if reading.n_chunk:
             return reading
-        saved = time.monotonic()
+        saved, self.walk_in_hand = time.monotonic(), self.walks.index(names)
 
         def on_chunk(done: int, total: int) -> None:
             nonlocal saved

@@ -271,8 +271,7 @@ class FittedJob:
         walks, on_progress = self.evidence.walks, steps.step(CALIBRATION)
 
         def on_chunk(done: int, total: int) -> None:
-            before = sum(names <= self.evidence.seen for names in walks)
-            all_read = min(1.0, (before + done / total) / len(walks))
+            all_read = (self.evidence.walk_in_hand + done / total) / len(walks)
             on_progress(Progress(all_read, 1, "readings", f"chunk {done} of {total}"))
 
         return on_chunk

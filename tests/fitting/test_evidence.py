@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ggufkit.errors import InputError
+from ggufkit.fitting import evidence as evidence_module
 from ggufkit.fitting.corpus import GROUP_CHUNKS, Corpus
 from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.notebook import Notebook
@@ -89,6 +90,34 @@ def test_what_is_kept_is_not_read_again(tmp_path: Path) -> None:
     kept, read = (evidence.of("blk.1.ffn_up_exps.weight") for evidence in (other, one))
     assert kept is not None and read is not None
     assert np.array_equal(kept.fit.sums, read.fit.sums) and np.array_equal(kept.fit.mass, read.fit.mass)
+
+
+def test_a_reading_that_ended_early_goes_on_with_the_next_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence_module, "_SAVE_EVERY_S", 0.0)
+    told: list[int] = []
+
+    def stop(done: int, _total: int) -> None:
+        told.append(done)
+        if done == 6:
+            raise KeyboardInterrupt
+
+    whole = Evidence(Source(), SHAPES)
+    whole.hold(whole.walks[0])
+    cut = Evidence(Source(), SHAPES, notebook=Notebook(tmp_path / "kept", "same"), on_chunk=stop)
+    with pytest.raises(KeyboardInterrupt):
+        cut.hold(cut.walks[0])
+    assert cut.kept == "0 of 3 readings of the calibration text and 4 chunks of the next"
+    told.clear()
+    again = Evidence(
+        Source(), SHAPES, notebook=Notebook(tmp_path / "kept", "same"), on_chunk=lambda done, _: told.append(done)
+    )
+    again.hold(again.walks[0])
+    assert told == [5, 6, 7, 8]
+    one, other = (evidence.of("blk.0.ffn_up_exps.weight") for evidence in (whole, again))
+    assert one is not None and other is not None
+    assert np.array_equal(one.fit.sums, other.fit.sums) and np.array_equal(one.held_out.sums, other.held_out.sums)
 
 
 def test_sums_alone_take_one_reading() -> None:

@@ -64,18 +64,18 @@ def test_killed_in_a_step_it_goes_on_there(step: str, whole: bytes, tmp_path: Pa
     if kept_path(out).exists():
         with pytest.raises(OutputError, match="Continue it with --resume, or start again with --restart"):
             quantize_fitted(settings(out))
-    seen: dict[str, list[str]] = {}
+    seen: dict[str, list[int]] = {}  # percent of each step
 
     def watch(progress: Progress) -> None:
         found = re.match(r"step \d of \d, (.*?) (\d+) % ?(.*)", progress.what)
         assert found
-        seen.setdefault(found[1], []).append(found[3])
+        seen.setdefault(found[1], []).append(int(found[2]))
 
     quantize_fitted(settings(out, resume=True), watch)
     assert out.read_bytes() == whole
     assert os.listdir(tmp_path) == ["out.gguf"]
     if step == "calibration":
-        assert seen["calibration"][0] == "chunk 5 of 12"  # four had been read and kept when it was killed at the sixth
+        assert seen["calibration"][0] > 25  # killed at 50: the layer in hand is read again, no other
     if step in ("types", "encoding"):
         assert "calibration" not in seen
         assert "quick file" not in seen  # what types cost is read off what was gathered
