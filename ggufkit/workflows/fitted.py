@@ -185,6 +185,7 @@ class FittedJob:
         """The same. Raises CutError, before any work, where the model cannot be run layer by layer."""
         started = time.perf_counter()
         self.check()
+        self._job = dataclasses.replace(self._job, restart=False)  # done: what is found out from here on stays
         self.evidence.notebook = Notebook(
             kept_path(self._job.output), self._identity(), reserve_nbytes=self.plain.plan.file_nbytes
         )
