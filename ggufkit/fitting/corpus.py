@@ -1,7 +1,6 @@
 """`Corpus`: what is read while a model is watched, and how it is cut into chunks.
 
-Chunks are llama-imatrix's: `n_ctx` tokens each, the first replaced by BOS where the model wants one, the rest of the
-text left out.
+Chunks are llama-imatrix's (`runtime/chunks.py`).
 """
 
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.errors import InputError
+from ggufkit.runtime.chunks import whole_chunks, with_bos
 from ggufkit.runtime.engine import Device
 from ggufkit.runtime.vocabulary import Vocabulary
 
@@ -46,19 +46,17 @@ def text_chunks(
     """(n_chunk, n_ctx) token ids. Raises InputError where not a single chunk is left."""
     tokens = vocab.tokenize(text)
     left = tokens[skip_tokens - skip_tokens % n_ctx :]
-    n_whole = len(left) // n_ctx
-    if n_whole < 1:
+    whole = whole_chunks(left, n_ctx)
+    if not len(whole):
+        behind = f" behind the {skip_tokens} that were read before" if skip_tokens else ""
         raise InputError(
-            f"the calibration text has {len(left)} tokens of this model, at least {n_ctx} are needed "
+            f"the calibration text has {len(left)} tokens of this model{behind}, at least {n_ctx} are needed "
             "(20,000 or more are advised). Pass more --text."
         )
-    n_chunk = n_whole if n_tokens is None else max(1, min(n_whole, n_tokens // n_ctx))
-    chosen = np.arange(n_whole) * n_chunk // n_whole
+    n_chunk = len(whole) if n_tokens is None else max(1, min(len(whole), n_tokens // n_ctx))
+    chosen = np.arange(len(whole)) * n_chunk // len(whole)
     first_of_each = np.searchsorted(chosen, np.arange(n_chunk)) if spread else np.arange(n_chunk)
-    chunks: I32Array = left[: n_whole * n_ctx].reshape(n_whole, n_ctx)[first_of_each].copy()
-    if vocab.add_bos:
-        chunks[:, 0] = vocab.bos
-    return chunks
+    return with_bos(whole[first_of_each], vocab)
 
 
 def corpus_chunks(vocab: Vocabulary, corpus: Corpus) -> I32Array:

@@ -19,6 +19,7 @@ from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.gguf_source import read_hparams
 from ggufkit.proof.facts import ModelFacts, model_facts
 from ggufkit.proof.scores import Base, LiveBase, Scored
+from ggufkit.runtime.chunks import whole_chunks
 from ggufkit.runtime.engine import Engine
 from ggufkit.runtime.scoring import LogitsBlock
 from quant import logits
@@ -114,13 +115,13 @@ class _StoredBase:
 
 def cut_chunks(tokens: I32Array, n_ctx: int, most: int | None) -> I32Array:
     """(n_chunk, n_ctx) whole chunks of `tokens`. Raises InputError for fewer than two."""
-    n_chunk = min(len(tokens) // n_ctx, most or len(tokens))
-    if n_chunk < MIN_CHUNKS:
+    chunks = whole_chunks(tokens, n_ctx, most or None)
+    if len(chunks) < MIN_CHUNKS:
         raise InputError(
-            f"{len(tokens)} tokens of text make {n_chunk} chunks of {n_ctx}, at least {MIN_CHUNKS} are needed "
+            f"{len(tokens)} tokens of text make {len(chunks)} chunks of {n_ctx}, at least {MIN_CHUNKS} are needed "
             "to tell how sure a figure is. Use a longer text, a smaller --ctx or more --chunks."
         )
-    return tokens[: n_chunk * n_ctx].reshape(n_chunk, n_ctx)
+    return chunks
 
 
 def check_same_vocabulary(base: GgufFile, candidate: GgufFile) -> None:

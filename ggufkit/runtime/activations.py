@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.errors import EngineError
+from ggufkit.runtime.engine import Engine
 from ggufkit.runtime.library import INSTALL, library_folder
 
 F32Array = NDArray[np.float32]
@@ -110,6 +111,20 @@ class ActivationTap:
     def stop_early(self) -> None:
         """Compute no more than is looked at: layers behind the last wanted tensor are left out from now on."""
         self._last = self._latest
+
+    def decode(self, engine: Engine, x: I32Array | F32Array) -> None:
+        """Let `engine`, made with this tap, compute the tokens or rows `x` (n, …) as a sequence of their own.
+
+        All positions ask for logits: llama.cpp leaves out the last layer for those that do not. Raises what the
+        observer raised, which says more than the batch that it stopped.
+        """
+        engine.clear()
+        try:
+            engine.decode(x, 0, logits=1)
+        except EngineError:
+            self.reraise()
+            raise
+        self.reraise()
 
     def _on_node(self, address: int, ask: bool, _user: Any) -> bool:
         try:

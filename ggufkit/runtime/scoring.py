@@ -22,6 +22,7 @@ from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.gguf_source import read_hparams
 from ggufkit.formats.tensor import F32Array
 from ggufkit.runtime.batch import I32Array
+from ggufkit.runtime.chunks import whole_chunks, with_bos
 from ggufkit.runtime.engine import N_BATCH, N_UBATCH, Device, Engine, Progress
 from ggufkit.runtime.memory import Decoding
 from quant import logits
@@ -138,12 +139,11 @@ def iter_logits(
 
     A chunk longer than n_batch comes in several blocks. Raises InputError for a text of less than one chunk.
     """
-    n_chunk = _count_chunks(len(tokens), n_ctx, n_chunk)
-    chunks = tokens[: n_chunk * n_ctx].reshape(n_chunk, n_ctx)
+    chunks = with_bos(_chunks(tokens, n_ctx, n_chunk), engine.vocab)
     if n_ctx > engine.settings.n_ctx:
         raise UsageError(f"the engine holds {engine.settings.n_ctx} tokens a sequence, chunks have {n_ctx}")
     n_seq = max(1, min(engine.settings.n_seq, engine.settings.n_batch // n_ctx))
-    for first in range(0, n_chunk, n_seq):
+    for first in range(0, len(chunks), n_seq):
         group = chunks[first : first + n_seq]
         engine.clear()
         for start in range(0, n_ctx, engine.settings.n_batch):
@@ -162,7 +162,7 @@ def perplexity(
 
     on_chunk  called with the fraction done
     """
-    n_chunk = _count_chunks(len(tokens), n_ctx, n_chunk)
+    n_chunk = len(_chunks(tokens, n_ctx, n_chunk))
     logits.nll(np.zeros((1, 2), dtype=np.float32), [0])  # loads the compiled kernel: half a second, once a process
     started = perf_counter()
     nll = np.zeros((n_chunk, n_ctx - 1 - n_ctx // 2))
@@ -186,12 +186,8 @@ def _score_columns(engine: Engine, group: I32Array, first: int, start: int, stop
     n, n_ctx = group.shape
     columns = np.arange(start, stop, dtype=np.int32)
     scored = (columns >= n_ctx // 2) & (columns < n_ctx - 1)
-    part = group[:, start:stop].copy()
-    if start == 0 and engine.vocab.add_bos:
-        part[:, 0] = engine.vocab.bos
-    width = stop - start
-    seq = np.repeat(np.arange(n), width)
-    engine.decode(part.reshape(-1), np.tile(columns, n), seq=seq, logits=np.tile(scored, n))
+    seq = np.repeat(np.arange(n), stop - start)
+    engine.decode(group[:, start:stop].reshape(-1), np.tile(columns, n), seq=seq, logits=np.tile(scored, n))
     positions = columns[scored]
     if not len(positions):
         return
@@ -200,10 +196,10 @@ def _score_columns(engine: Engine, group: I32Array, first: int, start: int, stop
         yield LogitsBlock(first + i, positions, rows[i], group[i, positions + 1])
 
 
-def _count_chunks(n_token: int, n_ctx: int, n_chunk: int | None) -> int:
-    whole = n_token // n_ctx
-    if whole < 1:
+def _chunks(tokens: I32Array, n_ctx: int, most: int | None) -> I32Array:
+    chunks = whole_chunks(tokens, n_ctx, most)
+    if not len(chunks):
         raise InputError(
-            f"the text has {n_token} tokens, less than one chunk of {n_ctx}. Use a longer text or a smaller --ctx"
+            f"the text has {len(tokens)} tokens, less than one chunk of {n_ctx}. Use a longer text or a smaller --ctx"
         )
-    return whole if n_chunk is None else max(1, min(n_chunk, whole))
+    return chunks

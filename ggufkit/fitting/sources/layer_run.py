@@ -57,14 +57,7 @@ class LayerRun:
             one.clear()
         if x.ndim == 2 and self._input_scale != 1:
             x = (x / self._input_scale).astype(np.float32)
-        self._engine.clear()
-        try:
-            # all positions ask for logits: llama.cpp leaves out the last layer for those that do not
-            self._engine.decode(x, 0, logits=1)
-        except EngineError:
-            self._tap.reraise()  # the observer's own error says more than the batch that it stopped
-            raise
-        self._tap.reraise()
+        self._tap.decode(self._engine, x)
         if not all(self._outputs):
             raise EngineError("its layers' outputs are not called l_out")
         return [np.concatenate(one) for one in self._outputs]

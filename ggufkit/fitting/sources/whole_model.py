@@ -3,10 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ggufkit.errors import EngineError, InputError
+from ggufkit.errors import InputError
 from ggufkit.fitting.corpus import GROUP_CHUNKS, Corpus, corpus_chunks
 from ggufkit.fitting.sources import Observer, OnChunk
 from ggufkit.fitting.walks import Shape, plan_walks
@@ -14,8 +11,6 @@ from ggufkit.runtime.activations import Activations, ActivationTap
 from ggufkit.runtime.engine import Engine
 from ggufkit.runtime.library import load
 from quant.errors import NonFiniteError
-
-I32Array = NDArray[np.int32]
 
 
 class WholeModel:
@@ -41,7 +36,6 @@ class WholeModel:
         corpus = self.corpus
         self._ready()
         tap = ActivationTap(load(), naming(observer, corpus.model.name), observer.wants)
-        # all positions ask for logits: llama.cpp leaves out the last layer for those that do not
         with Engine.open(
             corpus.model, n_ctx=corpus.n_ctx, n_batch=corpus.n_ctx, n_outputs=corpus.n_ctx,
             threads=corpus.threads, device=corpus.device, eval_callback=tap.callback,
@@ -50,8 +44,7 @@ class WholeModel:
             for index, chunk in enumerate(chunks[first_group * GROUP_CHUNKS :], first_group * GROUP_CHUNKS):
                 if index % GROUP_CHUNKS == 0:
                     observer.begin_group(index // GROUP_CHUNKS)
-                engine.clear()
-                _decode(engine, tap, chunk)
+                tap.decode(engine, chunk)
                 tap.stop_early()
                 on_chunk(index + 1, len(chunks))
         return len(chunks)
@@ -70,12 +63,3 @@ def naming(observe: Callable[[Activations], None], model: str) -> Callable[[Acti
             ) from error
 
     return named
-
-
-def _decode(engine: Engine, tap: ActivationTap, chunk: I32Array) -> None:
-    try:
-        engine.decode(chunk, 0, logits=1)
-    except EngineError:
-        tap.reraise()  # the observer's own error says more than the batch that it stopped
-        raise
-    tap.reraise()
