@@ -4,7 +4,6 @@ Knows terminals and streams. Does not know what is being done.
 """
 
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -84,8 +83,8 @@ def print_json(result: Any) -> None:
 
 
 def json_text(result: Any) -> str:
-    """One JSON document and a line break. NaN and infinity, which JSON does not have, become null."""
-    text = json.dumps(_finite(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """One JSON document and a line break, of plain values (`reports.result.as_dict`): NaN and infinity are refused."""
+    text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return for_json(text.encode("utf-8", errors="replace").decode())  # a name that is not Unicode must not break it
 
 
@@ -103,14 +102,6 @@ def print_utf8(text: str) -> None:
         binary.flush()
     else:
         sys.stdout.write(raw.decode())
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(*columns: str, right: tuple[str, ...] = ()) -> Table:

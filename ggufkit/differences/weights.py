@@ -66,7 +66,7 @@ class Measured(NamedTuple):
         return TensorError(name, shape, *types, known(self.whole.error), experts, self.n_bad, known(expected))
 
 
-def measure(
+def measure_errors(
     base: Model, candidate: Model, threads: int, on_tensor: Callable[[str, int], None] = lambda *_: None
 ) -> Iterator[Measured]:
     """Sums of every tensor that both have in the same shape, in the candidate's order.

@@ -23,7 +23,7 @@ def guess(target: Target, model: Model, plan_of: PlanOf) -> Recipe:
             "look at the plan of that recipe; or plan a size with --target-size or --target-bpw."
         )
     alike = {
-        t.name: Sensitivity({name: 4.0 ** -quant.quant_type(name).bpw for name in candidates(t)}, 1.0, 0.0)
+        t.name: Sensitivity({name: 4.0 ** -quant.quant_type(name).bpw for name in candidates(t)}, 1.0)
         for t in tried_tensors(model)
     }
     recipe = search(Problem(tried_tensors(model), alike, plan_of, "guessed"), target).recipe

@@ -34,7 +34,7 @@ SAMPLE_ROWS = 64  # of each expert, evenly spread, and as many of those that cou
 TABLE_REFINE = 2
 
 
-def measure(model: Model, evidence: Evidence, on_progress: OnProgress = ignore) -> dict[str, Sensitivity]:
+def measure_costs(model: Model, evidence: Evidence, on_progress: OnProgress = ignore) -> dict[str, Sensitivity]:
     """Costs of every tensor that may be quantized, by name in the model's order.
 
     Raises InputError for a text without enough chunks, EngineError where the model does not run on the CPU.
@@ -44,7 +44,7 @@ def measure(model: Model, evidence: Evidence, on_progress: OnProgress = ignore) 
     for index, tensor in enumerate(sorted(tensors, key=lambda tensor: evidence.place(tensor.name))):
         on_progress(Progress(index, len(tensors), "tensors", tensor.name))
         errors, nats = remember(f"costs {tensor.name}", Subject(tensor, evidence).costs)
-        out[tensor.name] = Sensitivity(errors, nats, 0.0)
+        out[tensor.name] = Sensitivity(errors, nats)
     return {tensor.name: out[tensor.name] for tensor in tensors}
 
 

@@ -14,7 +14,7 @@ from ggufkit.errors import RecipeError, UsageError
 from ggufkit.formats.gguf_writer import TensorRow, header_bytes
 from ggufkit.formats.model import KV, Hparams, Model, ModelTensor
 from ggufkit.recipes.fallback import fitting
-from ggufkit.recipes.mixtures import Mixture, ModelFacts, Place, choose, mixture
+from ggufkit.recipes.mixtures import Mixture, ModelTraits, Place, choose, mixture
 from ggufkit.recipes.plan import PlannedTensor, QuantPlan
 from ggufkit.recipes.quantizable import Role, kept_reason, layer_of, n_dims, role_of, written_order
 from ggufkit.recipes.recipe import Recipe, check_rules_match, named
@@ -101,7 +101,7 @@ def _kept(tensor: ModelTensor) -> Choice | None:
     return Choice(quant_type(tensor.dtype), reason) if reason else None
 
 
-def _choose_free(free: Sequence[ModelTensor], facts: ModelFacts, recipe: Recipe) -> Iterable[Choice]:
+def _choose_free(free: Sequence[ModelTensor], facts: ModelTraits, recipe: Recipe) -> Iterable[Choice]:
     seen: Counter[Role] = Counter()
     for tensor in free:
         role = role_of(tensor.name)
@@ -139,7 +139,7 @@ def _with_mtp_pinned(
     ]
 
 
-def _by_mixture(tensor: ModelTensor, role: Role, rank: int, mix: Mixture, facts: ModelFacts) -> Choice:
+def _by_mixture(tensor: ModelTensor, role: Role, rank: int, mix: Mixture, facts: ModelTraits) -> Choice:
     default = quant_type(mix.default)
     if not default.is_quantized:
         return Choice(default, mix.name)
@@ -156,9 +156,9 @@ def _by_mixture(tensor: ModelTensor, role: Role, rank: int, mix: Mixture, facts:
     return _fitted(tensor, *choose(mix, role, place))
 
 
-def _facts(tensors: Sequence[ModelTensor], hparams: Hparams, has_importance: bool) -> ModelFacts:
+def _facts(tensors: Sequence[ModelTensor], hparams: Hparams, has_importance: bool) -> ModelTraits:
     names = [tensor.name for tensor in tensors]
-    return ModelFacts(
+    return ModelTraits(
         n_layer=hparams.n_layer,
         n_attn_v=sum(role_of(name) is Role.ATTN_V for name in names),
         n_gqa=hparams.n_gqa,

@@ -62,7 +62,7 @@ ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "MXFP4": "MXFP4
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFacts:
+class ModelTraits:
     """What the conditions below may ask of the model. `is_tied`: token_embd makes the logits too."""
 
     n_layer: int
@@ -90,7 +90,7 @@ class Place:
     rank: int
     is_stack: bool
     row_divides: bool
-    model: ModelFacts
+    model: ModelTraits
 
 
 Condition = Callable[[Place], bool]
@@ -275,7 +275,7 @@ def choose(mix: Mixture, role: Role, place: Place) -> tuple[str, str]:
     return mix.default, mix.name
 
 
-def _rules(mix: Mixture, role: Role, model: ModelFacts) -> tuple[Rule, ...]:
+def _rules(mix: Mixture, role: Role, model: ModelTraits) -> tuple[Rule, ...]:
     if role is Role.OUTPUT or (model.is_tied and role is Role.TOKEN_EMBD):
         return OUTPUT_RULES
     if mix.name == "MXFP4_MOE":

@@ -1,12 +1,6 @@
 """From measured sensitivities and a target to an ordinary recipe: read, edited and replayed like one written by hand.
 
-Tensors stored with relative output errors r are predicted to move the model by
-
-    D = Σ a r + √(Σ b² r)
-
-The first part is the smooth answer. The second is of routers that tip over as often as the error before them is large;
-errors of different tensors add up in squares. The solver wants a sum, so the root is replaced by its tangent at the
-last solution, which lies above it: each round's solution is exact for the tangent, and no round makes things worse.
+Tensors stored with relative output errors r are predicted to move the model by D = Σ a r nats.
 
 Knows plans and the solver. Does not know how sensitivities were measured. The file's size is that of the finished plan,
 header and padding included: a target is never exceeded.
@@ -15,7 +9,6 @@ header and padding included: a target is never exceeded.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from typing import NamedTuple
 
 import quant
@@ -42,19 +35,16 @@ class Target(NamedTuple):
 class Sensitivity:
     """What storing one tensor in some type costs.
 
-    errors     relative output error r by type name
-    quadratic  a, nats
-    tipping    b, nats
+    errors  relative output error r by type name
+    nats    a, what an error of 1 would cost
     """
 
     errors: Mapping[str, float]
-    quadratic: float
-    tipping: float
+    nats: float
 
     def alone(self, type_name: str) -> float:
         """D with this tensor alone in that type, nats."""
-        r = self.errors[type_name]
-        return self.quadratic * r + self.tipping * sqrt(r)
+        return self.nats * self.errors[type_name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +52,7 @@ class Found:
     """A recipe and why.
 
     kld         predicted mean KL divergence, nats
-    allocation  of the groups, in their order; its losses are those of the last tangent
+    allocation  of the groups, in their order
     plan        the whole file
     buys        what one step up would buy: "blk.3.ffn_down_exps.weight to Q5_K: 0.00021 nats for 73728 bytes"
     """
@@ -81,7 +71,7 @@ class Found:
 
 
 PlanOf = Callable[[Recipe], QuantPlan]
-Solve = Callable[[Sequence[Group], float], Allocation]
+Solve = Callable[[Sequence[Group]], Allocation]
 
 
 class Problem:
@@ -92,13 +82,12 @@ class Problem:
     ) -> None:
         self._tensors, self._costs, self._plan_of, self._name = tensors, sensitivities, plan_of, name
 
-    def groups(self, tipped: float) -> tuple[Group, ...]:
-        """One group a tensor, losses by the tangent at Σ b² r = `tipped`. Types of more bytes and no less loss go."""
+    def groups(self) -> tuple[Group, ...]:
+        """One group a tensor. Types of more bytes and no less loss go."""
         groups = []
         for tensor in self._tensors:
             cost = self._costs[tensor.name]
-            slope = cost.quadratic + cost.tipping**2 / (2 * sqrt(max(tipped, 1e-12)))
-            rows = sorted((_padded(tensor, name), slope * r, name) for name, r in cost.errors.items())
+            rows = sorted((_padded(tensor, name), cost.alone(name), name) for name in cost.errors)
             kept: list[Choice] = []
             for nbytes, loss, name in rows:
                 if not kept or loss < kept[-1].loss:
@@ -106,45 +95,13 @@ class Problem:
             groups.append(Group(tensor.name, tuple(kept)))
         return tuple(groups)
 
-    def solve(self, solver: Solve, *, start: float = 0.5, smallest: bool = False) -> Found:
-        """Rounds of tangents until the choice stands still; the round of least D, or the `smallest`, is returned.
-
-        solver  picks for one tangent: (groups, √tipped / 2), the latter what the tangent adds to the losses
-        start   the first tangent lies at all tensors' types this far up, 0 the coarsest and 1 the finest
-        """
-        tipped, found, seen = self._tipped_at(start), None, set()
-        for _ in range(_MAX_ROUNDS):
-            groups = self.groups(tipped)
-            allocation = solver(groups, sqrt(max(tipped, 1e-12)) / 2)
-            types = {g.name: g.choices[i].name for g, i in zip(groups, allocation.chosen, strict=True)}
-            kld, tipped = self.predicted(types)
-            rank = allocation.nbytes if smallest else kld
-            if found is None or rank < found[0]:
-                found = (rank, kld, groups, allocation, types)
-            key = tuple(types.values())
-            if key in seen:
-                break
-            seen.add(key)
-        if found is None:
-            raise AssertionError("no round was run")
-        _, kld, groups, allocation, types = found
+    def solve(self, solver: Solve) -> Found:
+        """What `solver` picks of the groups, as a recipe and its plan."""
+        groups = self.groups()
+        allocation = solver(groups)
         chosen = {g.name: g.choices[i] for g, i in zip(groups, allocation.chosen, strict=True)}
-        reasons = {name: self._costs[name].alone(choice.name) for name, choice in chosen.items()}
-        recipe = Recipe(name=self._name, default=_usual(chosen), rules=tuple(_rules(chosen, reasons)))
-        return Found(recipe, kld, allocation, groups, self._plan_of(recipe), _buys(groups, allocation))
-
-    def predicted(self, types: Mapping[str, str]) -> tuple[float, float]:
-        """D and Σ b² r of a choice of types by tensor."""
-        smooth = sum(self._costs[name].quadratic * self._costs[name].errors[kind] for name, kind in types.items())
-        tipped = sum(self._costs[name].tipping ** 2 * self._costs[name].errors[kind] for name, kind in types.items())
-        return smooth + sqrt(tipped), tipped
-
-    def _tipped_at(self, start: float) -> float:
-        types = {}
-        for tensor in self._tensors:
-            kinds = sorted(self._costs[tensor.name].errors, key=lambda name: quant.quant_type(name).bpw)
-            types[tensor.name] = kinds[round(start * (len(kinds) - 1))]
-        return self.predicted(types)[1]
+        recipe = Recipe(name=self._name, default=_usual(chosen), rules=tuple(_rules(chosen)))
+        return Found(recipe, allocation.loss, allocation, groups, self._plan_of(recipe), _buys(groups, allocation))
 
 
 def search(problem: Problem, target: Target) -> Found:
@@ -155,39 +112,39 @@ def search(problem: Problem, target: Target) -> Found:
     if target.kld is not None:
         kld = target.kld
         try:
-            return problem.solve(lambda groups, above: fewest_bytes(groups, kld - above), start=1.0, smallest=True)
+            return problem.solve(lambda groups: fewest_bytes(groups, kld))
         except quant.QuantError as error:
-            finest = problem.solve(lambda groups, _: least_loss(groups, reachable(groups)[1]))
+            finest = problem.solve(lambda groups: least_loss(groups, reachable(groups)[1]))
             raise UsageError(
                 f"--max-kld {kld:g} is out of reach: the best types at hand give {finest.kld:.2g}. Allow more, or keep "
                 "a 16-bit type with --type."
             ) from error
-    smallest = problem.solve(lambda groups, _: least_loss(groups, reachable(groups)[0]))
+    smallest = problem.solve(lambda groups: least_loss(groups, reachable(groups)[0]))
     bpw_nbytes = (target.bpw or 0.0) * smallest.plan.n_weights / 8
     wanted = target.nbytes if target.nbytes is not None else int(bpw_nbytes)
     budget = wanted - (smallest.plan.file_nbytes - smallest.allocation.nbytes)
     for _ in range(_MAX_ROUNDS):  # the recipe stands in the file's own header, so that its length has a say
         if budget < smallest.allocation.nbytes:
             break
-        found = problem.solve(lambda groups, _, room=budget: least_loss(groups, room))  # type: ignore[misc]
+        found = problem.solve(lambda groups, room=budget: least_loss(groups, room))  # type: ignore[misc]
         if found.plan.file_nbytes <= wanted:
             return found
         # from what was used: a smaller room that the same types still fit would give them again
         budget = found.allocation.nbytes - (found.plan.file_nbytes - wanted)
-    largest = problem.solve(lambda groups, _: least_loss(groups, reachable(groups)[1]))
+    largest = problem.solve(lambda groups: least_loss(groups, reachable(groups)[1]))
     raise UsageError(
         f"a file of {wanted} bytes is out of reach: the types at hand give {smallest.plan.file_nbytes} to "
         f"{largest.plan.file_nbytes} bytes. Choose a size in that range."
     )
 
 
-def _rules(chosen: Mapping[str, Choice], alone: Mapping[str, float]) -> list[RecipeRule]:
+def _rules(chosen: Mapping[str, Choice]) -> list[RecipeRule]:
     """One rule for each part of the layers and type, one for each tensor outside the layers."""
     layers: dict[tuple[str, str], list[str]] = defaultdict(list)
     rules = []
     for tensor, choice in chosen.items():
         if layer_of(tensor) < 0:
-            rules.append(RecipeRule(type=choice.name, match=tensor, reason=_reason(alone[tensor])))
+            rules.append(RecipeRule(type=choice.name, match=tensor, reason=_reason(choice.loss)))
         else:
             layers[tensor.split(".", 2)[2], choice.name].append(tensor)
     for (part, type_name), names in layers.items():
@@ -197,7 +154,7 @@ def _rules(chosen: Mapping[str, Choice], alone: Mapping[str, float]) -> list[Rec
                 type=type_name,
                 match=f"blk.*.{part}",
                 layers=numbers,
-                reason=_reason(sum(alone[name] for name in names)),
+                reason=_reason(sum(chosen[name].loss for name in names)),
             )
         )
     return rules

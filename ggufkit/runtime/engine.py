@@ -30,7 +30,7 @@ from ggufkit.runtime.loading import (
     N_UBATCH,
     ContextSettings,
     Device,
-    Progress,
+    OnFraction,
     default_ctx,
     load_model,
     new_context,
@@ -39,7 +39,7 @@ from ggufkit.runtime.loading import (
 from ggufkit.runtime.templates import TemplateWorker
 from ggufkit.runtime.vocabulary import Vocabulary
 
-__all__ = ["MAX_CTX", "N_BATCH", "N_UBATCH", "ContextSettings", "Device", "Engine", "Progress"]
+__all__ = ["MAX_CTX", "N_BATCH", "N_UBATCH", "ContextSettings", "Device", "Engine", "OnFraction"]
 
 
 class Engine:
@@ -59,7 +59,7 @@ class Engine:
         settings: ContextSettings,
         *,
         notices: Sequence[str] = (),
-        on_load: Progress | None = None,
+        on_load: OnFraction | None = None,
         eval_callback: Any = None,
         governor: Governor | None = None,
     ) -> None:
@@ -99,7 +99,7 @@ class Engine:
         device: Device = Device.AUTO,
         use_extra_bufts: bool | None = None,
         flash_attn: bool | None = None,
-        on_load: Progress | None = None,
+        on_load: OnFraction | None = None,
         eval_callback: Any = None,
     ) -> Self:
         """Load the file at `path` and make a context. The header is checked before llama.cpp sees the file.

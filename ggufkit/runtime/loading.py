@@ -22,7 +22,7 @@ MAX_CTX = 1 << 24
 # The default context: what an eighth of the free memory holds, 4,096 tokens at least where they fit, and no more than
 # today's models are trained on. A gigabyte of keys and values takes llama.cpp about a second to make.
 SHARE, MODEST_CTX, MOST_CTX = 1 / 8, 4096, 1 << 17
-Progress = Callable[[float], None]
+OnFraction = Callable[[float], None]
 
 
 class Device(StrEnum):
@@ -96,7 +96,7 @@ def wanted_ctx(header: GgufFile, n_ctx: int) -> tuple[int, str]:
     return n_ctx, f"context of {n_ctx} tokens: the model was trained on {n_train}, beyond that it gets worse."
 
 
-def load_model(lib: ModuleType, path: Path, settings: ContextSettings, on_load: Progress | None) -> Any:
+def load_model(lib: ModuleType, path: Path, settings: ContextSettings, on_load: OnFraction | None) -> Any:
     """The llama_model. Ctrl-C ends the loading. Raises EngineError with llama.cpp's reason."""
     params = lib.llama_model_default_params()
     params.n_gpu_layers = 0 if settings.device is Device.CPU else -1

@@ -23,7 +23,7 @@ from ggufkit.formats.gguf_source import read_hparams
 from ggufkit.formats.tensor import F32Array
 from ggufkit.runtime.batch import I32Array
 from ggufkit.runtime.chunks import whole_chunks, with_bos
-from ggufkit.runtime.engine import N_BATCH, N_UBATCH, Device, Engine, Progress
+from ggufkit.runtime.engine import N_BATCH, N_UBATCH, Device, Engine, OnFraction
 from ggufkit.runtime.memory import Decoding
 from quant import logits
 
@@ -85,7 +85,7 @@ def open_for_scoring(
     threads: int | None = None,
     device: Device = Device.AUTO,
     use_extra_bufts: bool | None = None,
-    on_load: Progress | None = None,
+    on_load: OnFraction | None = None,
     eval_callback: Any = None,
 ) -> Engine:
     """An engine whose batch holds as many chunks of `n_ctx` as llama-perplexity's, within a bound on logits.
@@ -156,7 +156,7 @@ def perplexity(
     *,
     n_ctx: int = N_CTX,
     n_chunk: int | None = None,
-    on_chunk: Progress | None = None,
+    on_chunk: OnFraction | None = None,
 ) -> Perplexity:
     """Perplexity of `tokens` (n,) in chunks of `n_ctx`, the second half of each scored.
 

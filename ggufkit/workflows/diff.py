@@ -12,7 +12,7 @@ from pathlib import Path
 from ggufkit.architectures.source import open_source
 from ggufkit.differences.diagnosis import expected_error, explain, requantized_from
 from ggufkit.differences.structure import Finding, Severity, compare_structure, structure_of
-from ggufkit.differences.weights import Measured, TensorError, measure
+from ggufkit.differences.weights import Measured, TensorError, measure_errors
 from ggufkit.errors import RecipeError, UsageError
 from ggufkit.formats.model import Model
 from ggufkit.progress import OnProgress, Progress, ignore
@@ -119,7 +119,7 @@ def _weights(
 ) -> tuple[list[TensorError], list[Finding]]:
     total = float(sum(t.n_weights for t in candidate.tensors))
     done, rows, findings, lossy = 0.0, list[TensorError](), list[Finding](), list[Measured]()
-    for measured in measure(base, candidate, threads or machine.choose_threads().n):
+    for measured in measure_errors(base, candidate, threads or machine.choose_threads().n):
         expected, sampled = expected_error(measured.base, measured)
         rows.append(measured.row(expected))
         found = list(explain(measured, base, expected * measured.whole.error / sampled if sampled else expected))

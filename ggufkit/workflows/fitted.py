@@ -34,7 +34,7 @@ from ggufkit.fitting.evidence import Evidence, Weigh
 from ggufkit.fitting.guess import NOTE, guess
 from ggufkit.fitting.notebook import Notebook
 from ggufkit.fitting.prober import Prober, Tried
-from ggufkit.fitting.sensitivity import Subject, measure
+from ggufkit.fitting.sensitivity import Subject, measure_costs
 from ggufkit.fitting.sources import OnChunk
 from ggufkit.fitting.sources.cut import is_cuttable
 from ggufkit.fitting.sources.layer_by_layer import LayerByLayer, Stream
@@ -404,7 +404,7 @@ def choose_types(
 
     ready  called before the model is run, where it has to be
     """
-    costs = measure(model, evidence, on_progress)
+    costs = measure_costs(model, evidence, on_progress)
     tensors = [t for t in model.tensors if t.name in costs]
     found = search(Problem(tensors, costs, plan_of, "searched"), target)
     if target.kld is None:
@@ -413,7 +413,7 @@ def choose_types(
     key = f"divergence {hashlib.sha256(str(sorted(found.types.items())).encode()).hexdigest()[:16]} {n_probe}"
     measured = evidence.notebook.remember(key, functools.partial(tried, on_progress=on_progress))
     factor = measured / max(found.kld, 1e-12)
-    scaled = {name: dataclasses.replace(cost, quadratic=factor * cost.quadratic) for name, cost in costs.items()}
+    scaled = {name: dataclasses.replace(cost, nats=factor * cost.nats) for name, cost in costs.items()}
     return search(Problem(tensors, scaled, plan_of, "searched"), target)
 
 

@@ -13,7 +13,7 @@ from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.cost import shapes_of
 from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.prober import Prober, Tried
-from ggufkit.fitting.sensitivity import Subject, candidates, measure
+from ggufkit.fitting.sensitivity import Subject, candidates, measure_costs
 from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.formats.model import Model
 from ggufkit.workflows.fitted import weigher
@@ -56,7 +56,7 @@ def test_predicted_costs_are_what_the_model_says(model: Model, evidence: Evidenc
 
 
 def test_finer_types_cost_less(model: Model, evidence: Evidence) -> None:
-    for name, cost in measure(model, evidence).items():
+    for name, cost in measure_costs(model, evidence).items():
         tensor = next(t for t in model.tensors if t.name == name)
         errors = [cost.alone(kind) for kind in ("Q4_0", "Q5_0", "Q8_0") if kind in candidates(tensor)]
         assert errors and all(later < 0.5 * earlier for earlier, later in itertools.pairwise(errors)), name
