@@ -1,0 +1,71 @@
+"""What an effort costs: walks and memory against the model's shapes, and a refusal that names what would do."""
+
+import re
+
+import pytest
+
+from ggufkit.errors import UsageError
+from ggufkit.fitting import cost
+from ggufkit.fitting.cost import effort_cost, shapes_of, tape_nbytes, taped_chunks, taped_tokens
+from ggufkit.fitting.encoders import Effort
+from ggufkit.fitting.token_weights import MAX_CHUNKS
+from ggufkit.fitting.walks import moments_nbytes
+from ggufkit.recipes.build import make_plan
+from tests.recipes.shapes import SHAPES, Shape, model_of
+
+SMALL = model_of(Shape("llama", 4, 256, 512, 8, 2, 300, n_expert=4))
+PLAN = make_plan(SMALL, "Q4_K_M")
+MIXTRAL = model_of(SHAPES["mixtral-8x7b"])
+PLENTY = 1 << 40
+
+
+def of(effort: Effort, max_memory: int = PLENTY, **changes: int) -> cost.EffortCost:
+    return effort_cost(SMALL, PLAN, effort, **({"threads": 2, "max_memory": max_memory} | changes))  # type: ignore[arg-type]
+
+
+def test_shapes_are_those_of_what_may_be_quantized() -> None:
+    shapes = shapes_of(SMALL)
+    assert shapes["blk.0.ffn_down_exps.weight"] == (4, 512) and shapes["output.weight"] == (1, 256)
+    assert not [name for name in shapes if "norm" in name or "gate_inp" in name]
+
+
+def test_with_plenty_all_moments_are_held_in_one_walk() -> None:
+    found = of(Effort.BALANCED)
+    assert (found.n_walks, found.moments_nbytes) == (1, sum(map(moments_nbytes, shapes_of(SMALL).values())))
+    assert of(Effort.FAST).n_walks == 1 and of(Effort.FAST).peak_nbytes < found.peak_nbytes
+
+
+def test_less_memory_takes_more_walks_within_it() -> None:
+    plan = make_plan(MIXTRAL, "Q4_K_M")
+    cap = 32 << 30  # where 178 GiB hold all moments
+    found = effort_cost(MIXTRAL, plan, Effort.BALANCED, threads=2, max_memory=cap)
+    assert found.n_walks > 1 and found.moments_nbytes <= found.budget_nbytes and found.peak_nbytes <= cap
+
+
+@pytest.mark.parametrize(("effort", "instead"), [(Effort.FAST, "fewer --threads"), (Effort.BEST, "--effort fast")])
+def test_the_least_that_is_named_is_enough(effort: Effort, instead: str) -> None:
+    with pytest.raises(UsageError, match=instead) as refused:
+        of(effort, 1 << 20)
+    least = int(re.search(r"needs (\d+)MiB", str(refused.value))[1]) << 20  # type: ignore[index]
+    assert of(effort, least).peak_nbytes <= least
+    with pytest.raises(UsageError):
+        of(effort, least - (1 << 20))
+
+
+def test_by_layer_the_stream_lies_twice_on_the_disk_beside_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "_layer_nbytes", lambda _: 12345)
+    found = of(Effort.BALANCED, n_tokens=1000)
+    assert found.n_walks == 1 and found.disk_nbytes == 2 * 4 * 1000 * 256 + 12345
+    assert of(Effort.BALANCED).disk_nbytes == 0
+
+
+def test_half_the_threads_take_twice_the_time() -> None:
+    assert of(Effort.BEST, threads=1).encode_seconds == pytest.approx(2 * of(Effort.BEST).encode_seconds)
+    assert of(Effort.FAST).encode_seconds < of(Effort.BALANCED).encode_seconds < of(Effort.BEST).encode_seconds
+
+
+def test_gradients_of_large_models_are_taken_of_fewer_tokens() -> None:
+    assert (taped_tokens(SMALL), taped_chunks(SMALL)) == (512, MAX_CHUNKS)
+    n, shapes = taped_tokens(MIXTRAL), shapes_of(MIXTRAL)
+    assert taped_chunks(MIXTRAL) == 8 and n < 512
+    assert tape_nbytes(MIXTRAL.hparams, shapes, n) <= 6 << 30 < tape_nbytes(MIXTRAL.hparams, shapes, 2 * n)
