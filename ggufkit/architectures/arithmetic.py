@@ -159,6 +159,11 @@ def _check_rope(family: "Family", config: Config, tensor_names: set[str]) -> Non
         raise _other(config, f"rope_type {label}", kind, why)
     if kind == "dynamic":
         config.notes.append("RoPE scaling is dynamic: beyond the context of the training llama.cpp does not scale")
+    if kind == "yarn" and config.rope.get("truncate") is False:
+        config.notes.append(
+            "truncate of the RoPE scaling is false: llama.cpp rounds the limits of YaRN whatever it says, which moves "
+            "the frequencies between them a little"
+        )
     known = (
         _ROPE | _ROPE_WRITTEN.get(kind, set()) | set(_ROPE_OTHER.get(kind, {})) | family.computes.keys() | config.read
     )

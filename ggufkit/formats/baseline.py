@@ -118,8 +118,10 @@ def _to_steps(log_probs: NDArray[np.float64]) -> NDArray[np.uint16]:
 
 
 def is_baseline(path: Path) -> bool:
-    """Whether the file begins as a baseline does. False for what cannot be read."""
+    """Whether the file begins as a baseline does. False for what cannot be read, pipes and devices among it."""
     try:
+        if not path.is_file():  # opening a pipe waits for its writer
+            return False
         with path.open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC
     except OSError:

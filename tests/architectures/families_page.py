@@ -49,6 +49,16 @@ report says so, because the result carries that loss and its own.
 | AWQ (gemm) | AutoAWQ |
 | bitsandbytes NF4 and FP4, nested or not | bitsandbytes |
 
+## Where llama.cpp computes something else than transformers
+
+A note of the conversion says so.
+
+* gpt-oss: `rope_scaling.truncate` is false: llama.cpp rounds the limits of YaRN whatever it says, which moves the
+  frequencies between them a little.
+* a sliding window in a family whose graph has none: texts longer than the window are read to their beginning.
+* a dynamic RoPE scaling: nothing is scaled beyond the context of the training.
+* experts chosen by groups (`topk_method: group_limited_greedy`): groups are ranked by their best two experts.
+
 ## Where we store something else than llama.cpp's converter
 
 """

@@ -131,6 +131,14 @@ def test_a_window_that_llama_cpp_does_not_keep_is_noted(architecture, config, no
     assert not noted or "sliding_window is 16: llama.cpp looks back to the beginning" in notes[0]
 
 
+@pytest.mark.parametrize(("truncate", "noted"), [(False, True), (True, False)])
+def test_gpt_oss_declares_limits_of_yarn_that_are_not_rounded(truncate, noted, tmp_path):
+    name = case_of("GptOssForCausalLM")
+    scaling = tiny.load_case(name)["config"]["rope_scaling"] | {"truncate": truncate}
+    notes = load(name, tmp_path, rope_scaling=scaling).notes
+    assert bool([note for note in notes if "truncate" in note and "llama.cpp rounds the limits" in note]) == noted
+
+
 def test_a_dynamic_scaling_is_noted(tmp_path):
     assert "dynamic" in load(LLAMA, tmp_path, rope_scaling={"type": "dynamic", "factor": 2.0}).notes[0]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import struct
 import zlib
 from hashlib import sha256
@@ -168,6 +169,8 @@ def test_other_files_are_named(tmp_path: Path) -> None:
         Baseline.open(tmp_path / "x")
     assert not is_baseline(tmp_path / "x")
     assert not is_baseline(tmp_path / "absent")
+    os.mkfifo(tmp_path / "pipe")
+    assert not is_baseline(tmp_path / "pipe")
 
 
 def test_an_error_on_the_way_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -11,6 +11,11 @@ from ggufkit.formats.model import KV
 
 MAX_LAYERS, MAX_EXPERTS = 512, 1024  # llama-hparams.h LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
 ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")  # llama-model.cpp LLAMA_ROPE_SCALING_TYPES
+_NO_ROPE = (  # models/*.cpp without a call of ggml_rope; llama_model_rope_type
+    "bert", "starcoder", "gpt2", "gptj", "mpt", "refact", "bloom", "mamba", "mamba2", "jamba", "jina-bert-v2", "t5",
+    "t5encoder", "jais", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7", "wavtokenizer-dec", "nemotron_h", "nemotron_h_moe",
+    "kimi-linear", "kimi-k3", "glm5-next",
+)  # fmt: skip
 _EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon")
 
 
@@ -37,10 +42,10 @@ class _Keys:
     """Values of one architecture's keys."""
 
     def __init__(self, metadata: Mapping[str, KV], arch: str) -> None:
-        self._metadata, self._arch = metadata, arch
+        self._metadata, self.arch = metadata, arch
 
     def value(self, name: str) -> Any:
-        kv = self._metadata.get(f"{self._arch}.{name}")
+        kv = self._metadata.get(f"{self.arch}.{name}")
         return None if kv is None else kv.value
 
     def whole(self, name: str) -> int:
@@ -49,13 +54,13 @@ class _Keys:
 
     def per_layer(self, name: str, n_layer: int) -> list[Any]:
         """One value a layer."""
-        kv = self._metadata.get(f"{self._arch}.{name}")
+        kv = self._metadata.get(f"{self.arch}.{name}")
         if kv is None:
             return []
         return list(kv.value) if kv.type is gguf.GGUFValueType.ARRAY else [kv.value] * n_layer
 
     def said(self, name: str, got: object, wanted: str) -> str:
-        return f"{shown(self._arch)}.{name} is {got}, wanted {wanted}"
+        return f"{shown(self.arch)}.{name} is {got}, wanted {wanted}"
 
 
 def _layers(keys: _Keys) -> Iterator[str]:
@@ -102,13 +107,17 @@ def _attention(keys: _Keys, tensors: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _rope(keys: _Keys) -> Iterator[str]:
-    """Columns are turned in pairs. A head's size is the key's, where attention is not latent."""
-    n_rot, n_embd = keys.value("rope.dimension_count"), keys.value("embedding_length")
-    heads = keys.whole("attention.head_count")
-    if type(n_rot) is not int:
-        return
-    if n_rot % 2:
-        yield keys.said("rope.dimension_count", n_rot, "an even number")
+    """Columns are turned in pairs; with none to turn, the loop over the others never ends. Not where no RoPE is."""
+    n_embd, heads = keys.value("embedding_length"), keys.whole("attention.head_count")
     size = keys.value("attention.key_length") or (n_embd // heads if type(n_embd) is int and heads else 0)
-    if type(size) is int and 0 < size < n_rot and keys.value("attention.kv_lora_rank") is None:
-        yield keys.said("rope.dimension_count", n_rot, f"at most the {size} columns of a head")
+    for layers in ("", "_swa"):  # layers that look back to a window may have heads of another size
+        n_rot = keys.value(f"rope.dimension_count{layers}")
+        size = keys.value(f"attention.key_length{layers}") or size
+        if type(n_rot) is not int:
+            continue
+        if n_rot % 2:
+            yield keys.said(f"rope.dimension_count{layers}", n_rot, "an even number")
+        elif n_rot == 0 and keys.arch not in _NO_ROPE:
+            yield keys.said(f"rope.dimension_count{layers}", n_rot, "2 or more")
+        if type(size) is int and 0 < size < n_rot and keys.value("attention.kv_lora_rank") is None:
+            yield keys.said(f"rope.dimension_count{layers}", n_rot, f"at most the {size} columns of a head")
