@@ -68,7 +68,7 @@ def from_model(files: TokenizerFiles, model: SentencePieceModel, n_vocab: int, *
     for text, number in files.read_object("added_tokens.json").items():
         if not is_int(number) or number < 0:
             files.note(f"added_tokens.json: {text!r:.80} has number {number!r:.80}, wanted one from 0")
-        elif has_row(files, text, number, n_vocab):
+        elif _has_place(files, pieces, text, number):
             pieces.put(number, text, ADDED_SCORE, TokenType.USER_DEFINED)
     quiet = quiet_roles(files)
     for token in declared_tokens(files):
@@ -103,7 +103,10 @@ def parse_added(entry: dict[str, Any], number: Any) -> AddedToken:
 
 
 def has_row(files: TokenizerFiles, text: str, number: int, n_vocab: int) -> bool:
-    """Whether a token can be used at all; one whose number has no row of embeddings is left out."""
+    """Whether a token can be used at all; one without a text, or whose number has no row of embeddings, is left out."""
+    if not text:
+        files.note(f"added token with number {number} has no text")
+        return False
     if number >= n_vocab:
         files.without_row[text] = number
     return number < n_vocab
@@ -139,11 +142,21 @@ def read_model(files: TokenizerFiles, n_vocab: int) -> SentencePieceModel:
     return model
 
 
+def _has_place(files: TokenizerFiles, pieces: Pieces, text: str, number: int) -> bool:
+    """A byte's number is not for another text: without all bytes llama.cpp dies of the first text that needs one."""
+    if not has_row(files, text, number, pieces.n_vocab):
+        return False
+    byte = pieces.texts[number] if pieces.types[number] == TokenType.BYTE else text
+    if byte != text:
+        files.note(f"added token {text!r:.80} has number {number}, which is the byte {byte}")
+    return byte == text
+
+
 def _put_declared(
     files: TokenizerFiles, pieces: Pieces, token: AddedToken, quiet: set[str], *, as_spelled: bool
 ) -> None:
     number, text = token.number, token.text
-    if not has_row(files, text, number, pieces.n_vocab):
+    if not _has_place(files, pieces, text, number):
         return
     if text in quiet and (pieces.texts[number], pieces.types[number]) == (text, TokenType.NORMAL):
         return  # an ordinary piece that also pads stays one: a control token would vanish from answers
