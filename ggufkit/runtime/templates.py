@@ -40,9 +40,7 @@ class TemplateWorker:
             except BaseException:  # Ctrl-C too: what it is doing now is nobody's any more
                 self._stop()
                 raise
-        if "error" in answer:
-            raise InputError(f"the chat template fails: {shown(answer['error'])}")
-        return str(answer["text"])
+        return str(_checked(answer)["text"])
 
     def close(self) -> None:
         """End the process. Safe to call twice; a later rendering starts another one."""
@@ -62,7 +60,7 @@ class TemplateWorker:
         )  # fmt: skip
         self._template = template
         try:
-            self._ask({"template": template})
+            _checked(self._ask({"template": template}))
         except BaseException:
             self._stop()
             raise
@@ -85,6 +83,12 @@ class TemplateWorker:
         answer = json.loads(line)
         assert isinstance(answer, dict)
         return answer
+
+
+def _checked(answer: dict[str, Any]) -> dict[str, Any]:
+    if "error" in answer:
+        raise InputError(f"the chat template fails: {shown(answer['error']).rstrip('.')}. --raw needs no template.")
+    return answer
 
 
 def _death(process: subprocess.Popen[bytes]) -> GgufkitError:

@@ -60,6 +60,21 @@ def test_a_hostile_template_is_refused(template, said):
     assert said in _answer(template)["error"]
 
 
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% for", "TemplateSyntaxError: unexpected 'end of template'"),
+        ("{{ ''.__class__ }}", "it reaches for '__class__'"),
+        ("{{ nothing.at }}", "'nothing' is undefined"),
+    ],
+)
+def test_what_is_wrong_with_a_template_reaches_the_user(template, said, worker):
+    """Faults found before it is rendered, too."""
+    for _ in range(2):
+        with pytest.raises(InputError, match=re.escape(said) + r".*\. --raw needs no template"):
+            worker.render(template, {"messages": []})
+
+
 def test_output_is_bounded(monkeypatch):
     monkeypatch.setattr(template_worker, "MAX_OUTPUT_CHARS", 1000)
     assert "more than 1000" in _answer("{% for i in range(1001) %}a{% endfor %}")["error"]
