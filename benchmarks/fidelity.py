@@ -1,7 +1,7 @@
 """How close quantized files come to their original, on text that took no part in calibration: one table, one run.
 
 Run it: python benchmarks/fidelity.py [MODEL …] [--types Q2_K,…] [--efforts fast,balanced] [--chunks 24]
-                                     [--tokens 50000] [--threads 2] [--peer LLAMA_IMATRIX]
+                                     [--tokens 50000] [--threads 2] [--peer LLAMA_IMATRIX] [--again]
 
 MODEL is a checkpoint folder, a 16-bit GGUF, or a name of benchmarks/models (smollm2, qwen2.5-coder, smollm2-moe).
 For every type: llama_model_quantize plain; the same with the importance of llama-imatrix (of --peer, LLAMA_IMATRIX or
@@ -10,7 +10,8 @@ effort with the same types; ours with types chosen for at most the bytes of llam
 figures are mean KL divergence to the 16-bit model with the standard error over chunks, its ratio to llama.cpp's with
 importance on the same chunks, the 99.9th percentile, ln of the perplexity ratio, the share of equal likeliest tokens,
 bytes and seconds of the whole command, calibration included. Half of the chunks are prose, half code, spread over the
-shipped evaluation texts. Both sides calibrate on the same tokens of the shipped calibration text.
+shipped evaluation texts. Both sides calibrate on the same tokens of the shipped calibration text. Rows of models of
+benchmarks/models are kept in benchmarks/history/; a type of a model that is there is not run again without --again.
 """
 
 import argparse
@@ -30,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from numpy.typing import NDArray
 
+import history
 import models
 from ggufkit.architectures.source import open_source
 from ggufkit.fitting.cost import shapes_of
@@ -138,8 +140,8 @@ def found(name: str) -> Path:
 class Bench:
     """All rows of one model."""
 
-    def __init__(self, source: Path, folder: Path, options: argparse.Namespace) -> None:
-        self.options, self.folder = options, folder
+    def __init__(self, name: str, source: Path, folder: Path, options: argparse.Namespace) -> None:
+        self.name, self.options, self.folder = name, options, folder
         self.base = source
         if source.is_dir():
             self.base = folder / "base.gguf"
@@ -148,6 +150,7 @@ class Bench:
             quantize(QuantizeSettings(source=source, output=self.base, recipe=widest, threads=options.threads))
         self.imatrix, maker = importance_file(self.base, folder, options)
         self.judge = Judge(self.base, options.chunks, options.threads)
+        self.kept: list[history.Row] = []
         print(f"\n{source.name}: base of {self.base.stat().st_size} bytes, importance by {maker}", flush=True)
 
     def run(self, type_name: str) -> None:
@@ -159,6 +162,10 @@ class Bench:
             self._row(type_name, f"ggufkit {effort}", self._ours(type_name, Effort(effort)), reference)
         chosen = self._ours(type_name, Effort.BALANCED, Target(nbytes=size))
         self._row(type_name, "ggufkit, types chosen", chosen, reference)
+        if self.name in models.NAMES:
+            kind = history.machine()
+            history.keep(history.path(kind), kind, self.kept)
+        self.kept.clear()
 
     def _llama(self, type_name: str, imatrix: Path | None) -> float:
         started = time.perf_counter()
@@ -184,23 +191,44 @@ class Bench:
             f"same top {100 * scores.same_top.mean():.2f} %  {path.stat().st_size:9d} bytes  {seconds:6.1f} s",
             flush=True,
         )
+        if reference is not None:
+            self.kept.append(self._result(type_name, label, scores, reference, seconds))
         return scores
+
+    def _result(self, type_name: str, label: str, ours: Scores, peer: Scores, seconds: float) -> history.Row:
+        mine, his = ours.kld.mean(axis=1), peer.kld.mean(axis=1)
+        share = mine.mean() / his.mean()
+        error = np.std(mine - share * his, ddof=1) / np.sqrt(len(his)) / his.mean()
+        tail = " and ".join(f"{np.quantile(scores.kld, 0.999):.2f}" for scores in (ours, peer))
+        top = " and ".join(f"{100 * scores.same_top.mean():.1f}" for scores in (ours, peer))
+        return history.Row(
+            "fidelity", self.name, f"{type_name}, {label}", "nats", "less", [float(mine.mean())], [float(his.mean())],
+            f"benchmarks/fidelity.py {self.name} --tokens {self.options.tokens} --chunks {len(his)}",
+            f"llama_model_quantize {type_name} with importance",
+            f"p99.9 {tail} nats, same top {top} %, {(self.folder / 'out.gguf').stat().st_size} bytes, {seconds:.0f} s",
+            float(error),
+        )  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", type=found, default=[])
+    parser.add_argument("models", nargs="*", default=MODELS)
     parser.add_argument("--types", default=TYPES)
     parser.add_argument("--efforts", default="fast,balanced")
     parser.add_argument("--chunks", type=int, default=24, help="of 512 tokens, half prose, half code")
     parser.add_argument("--tokens", type=int, default=50_000, help="to calibrate on")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peer", default=os.environ.get("LLAMA_IMATRIX") or shutil.which("llama-imatrix"))
+    parser.add_argument("--again", action="store_true", help="also what is there already")
     options = parser.parse_args()
-    for source in options.models or [found(name) for name in MODELS]:
+    done = {(row.model, row.figure.split(",")[0]) for row in history.read(history.path(history.machine()))}
+    for name in options.models:
+        types = [each for each in options.types.split(",") if options.again or (name, each) not in done]
+        if not types:
+            continue
         with tempfile.TemporaryDirectory() as folder:
-            bench = Bench(source, Path(folder), options)
-            for type_name in options.types.split(","):
+            bench = Bench(name, found(name), Path(folder), options)
+            for type_name in types:
                 bench.run(type_name)
 
 

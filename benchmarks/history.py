@@ -24,6 +24,7 @@ class Row:
     """One figure. `ours` and `peer` hold a number for each run, in turns; `peer` is empty where there is none.
 
     better  "less" or "more"
+    error   one standard error of ours / peer, where it is known
     """
 
     part: str
@@ -36,6 +37,7 @@ class Row:
     command: str
     peer_command: str = ""
     note: str = ""
+    error: float = 0.0
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -32,6 +32,11 @@ PARTS = {
     "perplexity": "perplexity",
     "generate": "128 tokens",
 }
+FITS = {
+    "ggufkit fast": "`--effort fast`",
+    "ggufkit balanced": "`balanced`, same types",
+    "ggufkit, types chosen": "`balanced`, types chosen",
+}
 _BLOCK = re.compile(r"(<!-- results: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -67,19 +72,14 @@ def speed(rows: list[Row]) -> str:
 
 def fidelity(rows: list[Row]) -> str:
     """Mean KL divergence at equal bytes: the peer's, and the shares of it that are left."""
-    shown = {(row.model, row.figure): row for row in rows if row.part == "fidelity"}
-    types = list(dict.fromkeys((model, figure.split(",")[0]) for model, figure in shown))
+    shown = {(row.model, *row.figure.split(", ", 1)): row for row in rows if row.part == "fidelity"}
     lines = []
-    for model, type_name in types:
-        held, chosen = (shown.get((model, f"{type_name}, types {how}")) for how in ("held", "chosen"))
-        known = held or chosen
-        assert known is not None
-        shares = (
-            f"**{statistics.median(row.ours) / statistics.median(row.peer):.2f}**" if row else ""
-            for row in (held, chosen)
-        )
-        lines.append((TITLES[model], type_name, f"{statistics.median(known.peer):.4f}", *shares))
-    return table(("model", "bytes of", "llama.cpp with importance", "same types", "types chosen"), lines)
+    for model, type_name in dict.fromkeys((model, type_name) for model, type_name, _ in shown):
+        found = [shown.get((model, type_name, label)) for label in FITS]
+        peer = next(row.peer[0] for row in found if row)
+        shares = (f"{row.ours[0] / row.peer[0]:.2f} ± {row.error:.2f}" if row else "" for row in found)
+        lines.append((TITLES[model], type_name, f"{peer:.4f}", *shares))
+    return table(("model", "bytes of", "llama.cpp + importance, nats", *FITS.values()), lines)
 
 
 TABLES: dict[str, Callable[[list[Row]], str]] = {"speed": speed, "fidelity": fidelity}
