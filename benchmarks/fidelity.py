@@ -28,10 +28,10 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import history
 import numpy as np
 from numpy.typing import NDArray
 
-import history
 import models
 from ggufkit.architectures.source import open_source
 from ggufkit.fitting.cost import shapes_of
@@ -205,8 +205,8 @@ class Bench:
             "fidelity", self.name, f"{type_name}, {label}", "nats", "less", [float(mine.mean())], [float(his.mean())],
             f"benchmarks/fidelity.py {self.name} --tokens {self.options.tokens} --chunks {len(his)}",
             f"llama_model_quantize {type_name} with importance",
-            f"p99.9 {tail} nats, same top {top} %, {(self.folder / 'out.gguf').stat().st_size} bytes, {seconds:.0f} s",
-            float(error),
+            f"p99.9 {tail} nats, same top {top} %, {seconds:.0f} s",
+            float(error), (self.folder / "out.gguf").stat().st_size,
         )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ class Row:
 
     better  "less" or "more"
     error   one standard error of ours / peer, where it is known
+    nbytes  of our file, where the figure is one of a file
     """
 
     part: str
@@ -38,6 +39,7 @@ class Row:
     peer_command: str = ""
     note: str = ""
     error: float = 0.0
+    nbytes: int = 0
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -37,6 +37,8 @@ FITS = {
     "ggufkit balanced": "`balanced`, same types",
     "ggufkit, types chosen": "`balanced`, types chosen",
 }
+LINES = {"ggufkit balanced": ("s-", "tab:blue"), "ggufkit, types chosen": ("D-", "tab:green")}
+MIB = float(1 << 20)
 _BLOCK = re.compile(r"(<!-- results: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -92,6 +94,31 @@ def filled(text: str, rows: list[Row]) -> str:
     return _BLOCK.sub(fill, text)
 
 
+def draw(rows: list[Row]) -> None:
+    """docs/real-models.svg: size against divergence of each model, the peer's files and ours."""
+    import matplotlib.pyplot as plt
+
+    shown = [row for row in rows if row.part == "fidelity" and row.nbytes]
+    names = list(dict.fromkeys(row.model for row in shown))
+    if not names:
+        return
+    plt.rcParams["svg.hashsalt"] = "ggufkit"  # the same bytes every time
+    figure, panels = plt.subplots(1, len(names), figsize=(4.2 * len(names), 3.8), squeeze=False, layout="constrained")
+    for panel, name in zip(panels[0], names, strict=True):
+        of_model = [row for row in shown if row.model == name]
+        peer = sorted({(row.nbytes / MIB, row.peer[0]) for row in of_model if row.figure.endswith("balanced")})
+        panel.plot(*zip(*peer, strict=True), "o-", color="0.55", label="llama-quantize + importance")
+        for label, (style, color) in LINES.items():
+            points = sorted((row.nbytes / MIB, row.ours[0]) for row in of_model if row.figure.endswith(label))
+            if points:
+                panel.plot(*zip(*points, strict=True), style, color=color, label=FITS[label].replace("`", ""))
+        panel.set(title=TITLES[name], xlabel="size of the file, MiB", yscale="log")
+        panel.grid(alpha=0.3, which="both")
+    panels[0][0].set_ylabel("mean KL divergence to the original, nats")
+    panels[0][-1].legend(frameon=False, fontsize=8)
+    figure.savefig(ROOT / "docs" / "real-models.svg", metadata={"Date": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
@@ -107,6 +134,8 @@ def main() -> None:
             stale.append(page.relative_to(ROOT).as_posix())
             if not options.check:
                 page.write_text(new)
+    if not options.check:
+        draw(rows)
     if options.check and stale:
         sys.exit(f"{', '.join(stale)}: not what benchmarks/history says. Run benchmarks/pages.py.")
 
