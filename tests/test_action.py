@@ -101,9 +101,7 @@ def test_a_line_break_adds_no_output(name: str, tmp_path: Path) -> None:
     assert left(tmp_path) == set()
 
 
-@pytest.mark.parametrize(
-    "settings", [{"TYPE": "--help"}, {"BASELINE": "--help"}, {"CONFIG": "--help"}, {"SOURCE": "--help"}]
-)
+@pytest.mark.parametrize("name", ["TYPE", "BASELINE", "CONFIG", "SOURCE"])
 def test_without_a_gate_there_is_no_verdict(name: str, tmp_path: Path) -> None:
     done = act(tmp_path, **{name: "--help"})
     assert done.returncode in (1, 2)
