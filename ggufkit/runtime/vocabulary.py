@@ -7,7 +7,7 @@ import codecs
 import ctypes
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -17,11 +17,12 @@ import numpy as np
 
 from ggufkit.errors import EngineError, InputError
 from ggufkit.formats.files import shown
-from ggufkit.runtime import library
+from ggufkit.runtime import boundary, library
 from ggufkit.runtime.batch import I32Array
 from ggufkit.runtime.checks.vocabulary import Spelling
 
 MAX_TEXT_NBYTES = 1 << 30  # llama_tokenize takes an int32 length
+_LONG_NBYTES = 64 << 10  # llama.cpp looks for every user-defined token in all of a text: half a minute in one call
 _TYPE_NONE = 0  # llama.h LLAMA_VOCAB_TYPE_NONE
 # llama.h LLAMA_TOKEN_ATTR_*
 _ATTR_UNKNOWN, _ATTR_CONTROL, _ATTR_USER_DEFINED = 1 << 0, 1 << 3, 1 << 4
@@ -81,7 +82,8 @@ class Vocabulary:
         for _ in range(2):
             out = np.empty(n_max, dtype=np.int32)
             pointer = out.ctypes.data_as(self._lib.llama_token_p)
-            n = self._lib.llama_tokenize(vocab, raw, len(raw), pointer, n_max, add_special, parse_special)
+            with boundary.mortal() if len(raw) > _LONG_NBYTES else nullcontext():
+                n = self._lib.llama_tokenize(vocab, raw, len(raw), pointer, n_max, add_special, parse_special)
             if n >= 0:
                 return out[:n].copy()
             n_max = -n

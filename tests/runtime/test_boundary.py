@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.runtime.boundary import last_words
 from tests.formats.build import STRING
 from tests.runtime.edited import as_type, edited, key
+from tests.workflows.faults import rewrite
 
 UNCHECKED = (
     "import ggufkit.runtime.engine as engine; engine.require_runnable = lambda header: None; "
@@ -75,6 +78,25 @@ def test_a_signal_sent_to_the_command_alone_reaches_the_work() -> None:
         assert running.stdout and running.stdout.readline() == b"ready\n"
         running.send_signal(signal.SIGINT)
         assert running.wait(20) == 130
+
+
+def test_ctrl_c_ends_a_long_reading_of_tokens(stories: Path, tmp_path: Path) -> None:
+    """llama.cpp looks for each of 510 user-defined tokens in half a megabyte, in one call that cannot be stopped."""
+
+    with closing(GgufFile.open(stories)) as file:
+        kinds = file.value("tokenizer.ggml.token_type")
+    path = rewrite(
+        stories, tmp_path / "slow.gguf", metadata={"tokenizer.ggml.token_type": [*kinds[:3], *(4 for _ in kinds[3:])]}
+    )
+    main = "from ggufkit.cli import main; main()"
+    with subprocess.Popen(
+        command(main, "calibrate", path, "-o", tmp_path / "slow.imatrix"), stderr=subprocess.PIPE
+    ) as running:
+        time.sleep(4)
+        asked = time.monotonic()
+        running.send_signal(signal.SIGINT)
+        assert running.wait(20) in (130, -signal.SIGINT)
+        assert time.monotonic() - asked < 10
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone ends a child with its parent")
