@@ -73,6 +73,7 @@ def quantize(
     target_size: Size | None = None,
     target_bpw: float | None = None,
     max_kld: float | None = None,
+    stream: Literal["original", "stored"] = "original",
     threads: int | None = None,
     max_memory: Size | None = None,
     resume: bool = False,
@@ -88,6 +89,7 @@ def quantize(
     import quant
     from ggufkit.encoding.settings import QuantizeSettings
     from ggufkit.fitting.encoders import Effort
+    from ggufkit.fitting.sources.layer_by_layer import Stream
     from ggufkit.reports.quantize_text import QuantizeResult, fit_notes
     from ggufkit.workflows.fitted import FitSettings, quantize_fitted
     from ggufkit.workflows.quantize import quantize as run
@@ -99,13 +101,13 @@ def quantize(
         restart=restart, force=force, allow_nonfinite=allow_nonfinite, allow_requantize=allow_requantize,
         mtp=mtp, lora=_adapters(lora),
     )  # fmt: skip
-    if effort is None and target is None:
+    if effort is None and target is None and stream == "original":
         return QuantizeResult.of(run(settings, on_progress))
     if imatrix is not None:
         raise UsageError("imatrix and effort exclude each other: calibration gathers its own evidence.")
     fit = FitSettings(
         quantize=settings, effort=Effort(effort or "balanced"), text=tuple(map(Path, calibration_text)),
-        n_tokens=n_tokens, target=target,
+        n_tokens=n_tokens, target=target, stream=Stream(stream),
     )  # fmt: skip
     report = quantize_fitted(fit, on_progress)
     return QuantizeResult.of(report.quantized).with_more(notes=fit_notes(report))
