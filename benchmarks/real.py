@@ -143,7 +143,7 @@ def generate(bench: Bench) -> list[Row]:
 
     def ours() -> float:
         report = json.loads(measured(one).out)
-        return float(report["answer_tokens_per_second"])
+        return float(report["generated_per_second"])
 
     def theirs() -> float:
         return float(json.loads(measured(two).out)[0]["avg_ts"])
