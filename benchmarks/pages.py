@@ -113,6 +113,8 @@ def draw(rows: list[Row]) -> None:
             if points:
                 panel.plot(*zip(*points, strict=True), style, color=color, label=FITS[label].replace("`", ""))
         panel.set(title=TITLES[name], xlabel="size of the file, MiB", yscale="log")
+        sizes = [row.nbytes / MIB for row in of_model]
+        panel.set_xlim(0.9 * min(sizes), 1.1 * max(sizes))
         panel.grid(alpha=0.3, which="both")
     panels[0][0].set_ylabel("mean KL divergence to the original, nats")
     panels[0][-1].legend(frameon=False, fontsize=8)

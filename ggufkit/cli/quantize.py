@@ -8,7 +8,7 @@ import click
 from ggufkit.cli import console, fitting, options
 
 if TYPE_CHECKING:
-    from ggufkit.workflows.check import Check
+    from ggufkit.workflows.check import BeforeAfter
     from ggufkit.workflows.quantize import Job, QuantizeReport, QuantizeSettings
 
 EXAMPLES = """
@@ -126,7 +126,7 @@ def _require_check(settings: "QuantizeSettings", text: Path | None, *, wanted: b
         raise UsageError("--text is what --check measures on. Add --check, or leave --text out.")
 
 
-def _before_and_after(settings: "QuantizeSettings", text: Path | None) -> "Check":
+def _before_and_after(settings: "QuantizeSettings", text: Path | None) -> "BeforeAfter":
     from ggufkit.workflows.check import check
 
     with console.progress("perplexity before and after") as update:

@@ -4,7 +4,7 @@ from ggufkit.formats.printable import cleaned
 from ggufkit.reports.columns import columns
 from ggufkit.reports.fold import fold
 from ggufkit.reports.units import human_bytes, human_count
-from ggufkit.workflows.plan import Fit, PlanReport, PlanRow
+from ggufkit.workflows.plan import Headroom, PlanReport, PlanRow
 
 
 def render(report: PlanReport, width: int | None = None) -> str:
@@ -50,7 +50,7 @@ def _fit_lines(report: PlanReport) -> str:
     return f"to run it: {needs or 'unknown, the source tells no context length'}\n{_verdict(fit)}"
 
 
-def _verdict(fit: Fit) -> str:
+def _verdict(fit: Headroom) -> str:
     here = f"this machine ({human_bytes(fit.memory_nbytes)}, a tenth left to others)"
     if fit.largest_ctx == 0:
         return f"It does not fit {here}. Choose a smaller type, or a larger machine."

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from ggufkit.formats.printable import cleaned
 from ggufkit.reports.units import human_bytes, human_count, human_seconds
-from ggufkit.workflows.check import Check
+from ggufkit.workflows.check import BeforeAfter
 from ggufkit.workflows.fitted import FitReport
 from ggufkit.workflows.quantize import QuantizeReport
 
@@ -29,7 +29,7 @@ class QuantizeResult:
     seconds: float
     resumed_nbytes: int
     notes: tuple[str, ...]
-    check: Check | None = None
+    check: BeforeAfter | None = None
 
     @classmethod
     def of(cls, report: QuantizeReport) -> "QuantizeResult":
@@ -49,7 +49,7 @@ class QuantizeResult:
             notes=report.notes,
         )
 
-    def with_more(self, *, notes: tuple[str, ...] = (), check: Check | None = None) -> "QuantizeResult":
+    def with_more(self, *, notes: tuple[str, ...] = (), check: BeforeAfter | None = None) -> "QuantizeResult":
         """The same with what other steps have to say."""
         return replace(self, notes=self.notes + notes, check=check)
 
@@ -84,7 +84,7 @@ def render(result: QuantizeResult) -> str:
     return "\n".join([*lines, _check(result.check)] if result.check else lines)
 
 
-def _check(check: Check) -> str:
+def _check(check: BeforeAfter) -> str:
     change = 100 * (check.ppl_after / check.ppl_before - 1)
     error = "" if check.ln_ratio_error is None else f" ± {100 * check.ln_ratio_error:.2f}"
     return (

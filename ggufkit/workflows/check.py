@@ -24,7 +24,7 @@ MAX_CHUNKS = 60  # of 512 tokens: enough to tell a broken file, a few seconds on
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class BeforeAfter:
     """Perplexity before and after.
 
     type_before     of the file that ran: the source itself, or its conversion
@@ -52,14 +52,14 @@ def require(settings: QuantizeSettings, text: Path | None) -> None:
             check_space(folder, job.plan.file_nbytes + job.model.source_nbytes, what)
 
 
-def check(settings: QuantizeSettings, text: Path | None, on_progress: OnProgress = ignore) -> Check:
+def check(settings: QuantizeSettings, text: Path | None, on_progress: OnProgress = ignore) -> BeforeAfter:
     """Measure `settings.output` against `settings.source` on `text` (None: the shipped prose)."""
     content = read_text(text) if text else shipped_text(EVALUATION_TEXT)
     with runnable(settings) as (before_path, type_before):
         before = _score(before_path, content, settings, _part(on_progress, 0, type_before))
         after = _score(settings.output, content, settings, _part(on_progress, 50, settings.output.name))
     difference = after.nll - before.nll
-    return Check(
+    return BeforeAfter(
         text=text.name if text else EVALUATION_TEXT,
         n_ctx=after.n_ctx,
         n_chunk=after.n_chunk,

@@ -32,7 +32,7 @@ class PlanRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class Headroom:
     """Whether the result runs on a machine.
 
     memory_nbytes  of the machine, all of it; a tenth is left to others
@@ -66,7 +66,7 @@ class PlanReport:
     disk_nbytes: int
     peak_nbytes: int
     threads: int
-    fit: Fit
+    fit: Headroom
     notes: tuple[str, ...]
     nbytes_by_type: dict[str, int]
     tensors: tuple[PlanRow, ...]
@@ -131,7 +131,7 @@ def plan_report(job: Job, *, memory_nbytes: int | None = None, guessed: bool = F
         disk_nbytes=job.plan.file_nbytes,
         peak_nbytes=job.peak_nbytes,
         threads=job.threads,
-        fit=fit(job.model.hparams, weights_nbytes, memory_nbytes or machine.memory().total),
+        fit=headroom(job.model.hparams, weights_nbytes, memory_nbytes or machine.memory().total),
         notes=(*notes(job), *([NOTE] if guessed else [])),
         nbytes_by_type=job.plan.nbytes_by_type,
         tensors=tuple(
@@ -140,11 +140,11 @@ def plan_report(job: Job, *, memory_nbytes: int | None = None, guessed: bool = F
     )
 
 
-def fit(hparams: Hparams, weights_nbytes: int, memory_nbytes: int) -> Fit:
+def headroom(hparams: Hparams, weights_nbytes: int, memory_nbytes: int) -> Headroom:
     """What running takes at the usual contexts up to the training length, and the longest context that fits."""
     n_train = hparams.n_ctx_train
     contexts = [n_ctx for n_ctx in CONTEXTS if n_ctx < n_train] + ([n_train] if n_train else [])
-    return Fit(
+    return Headroom(
         memory_nbytes=memory_nbytes,
         largest_ctx=memory.largest_ctx(memory_nbytes, weights_nbytes, hparams),
         n_ctx_train=n_train,

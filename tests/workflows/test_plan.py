@@ -14,7 +14,7 @@ from ggufkit.recipes.search import Target
 from ggufkit.reports.plan_text import render
 from ggufkit.reports.result import as_dict
 from ggufkit.runtime import memory
-from ggufkit.workflows.plan import fit, plan, plan_report
+from ggufkit.workflows.plan import headroom, plan, plan_report
 from ggufkit.workflows.quantize import Job, QuantizeSettings, quantize
 from tests.recipes.narrow import Narrow, write_narrow
 from tests.recipes.shapes import SHAPES, model_of
@@ -58,7 +58,7 @@ def test_text_says_whether_mixtral_runs_here(ram_gib: int, sentence: str) -> Non
 
 
 def test_fit_counts_weights_and_f16_keys_and_values() -> None:
-    found = fit(MIXTRAL.hparams, 26 * GIB, 32 * GIB)
+    found = headroom(MIXTRAL.hparams, 26 * GIB, 32 * GIB)
     per_token = 32 * 8 * (128 + 128) * 2
     assert found.needs[32768] - found.needs[2048] >= (32768 - 2048) * per_token
     assert memory.fits(32 * GIB, 26 * GIB, MIXTRAL.hparams, found.largest_ctx)
