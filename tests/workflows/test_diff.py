@@ -1,6 +1,5 @@
 """Every planted fault is found and named, and an honest file is clean whatever its type."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 
 import quant
-from ggufkit.differences.structure import Severity, Structure, compare_structure
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.recipes.recipe import parse_recipe
 from ggufkit.workflows.diff import DiffReport, DiffSettings, diff
@@ -191,18 +189,6 @@ def test_what_describes_the_file_is_no_error(tiny: Tiny, tmp_path: Path) -> None
     assert [one.where for one in report.findings] == ["general.name"]
 
 
-def test_missing_extra_and_misshapen_tensors_are_named() -> None:
-    base = Structure("llama", {}, {"token_embd.weight": (4, 8), "a": (2, 8), "b": (2, 8)}, {})
-    candidate = Structure(
-        "llama", {}, {"token_embd.weight": (4, 8), "b": (3, 8), "c": (1,), "output.weight": (4, 8)}, {}
-    )
-    found = {one.where: (one.message, one.severity) for one in compare_structure(base, candidate)}
-    assert found["a"] == ("a is missing", Severity.ERROR)
-    assert found["b"] == ("b has shape [3, 8], the original [2, 8]", Severity.ERROR)
-    assert found["c"] == ("c is not in the original", Severity.ERROR)
-    assert found["output.weight"][1] is Severity.NOTE
-
-
 def test_an_output_of_its_own_is_held_against_the_embeddings(tiny: Tiny, tmp_path: Path) -> None:
     """The original ties its output to token_embd.weight; candidates store one: a good one, and one of other weights."""
     from ggufkit.formats.gguf_writer import header_bytes
@@ -222,11 +208,3 @@ def test_an_output_of_its_own_is_held_against_the_embeddings(tiny: Tiny, tmp_pat
     )
     assert run(tied, good).errors == ()
     assert named(run(tied, tiny("BF16"))) == [("alien", "output.weight")]
-
-
-def test_a_structure_survives_json() -> None:
-    one = Structure("llama", {"llama.block_count": 4, "x": "3 items, SHA-256 00"}, {"a": (2, 8)}, {})
-    assert Structure.from_dict(json.loads(json.dumps(one.as_dict()))) == one
-    for bad in ({}, one.as_dict() | {"tensors": {"a": [2.5]}}, one.as_dict() | {"metadata": []}):
-        with pytest.raises(ValueError, match="missing|whole numbers"):
-            Structure.from_dict(bad)
