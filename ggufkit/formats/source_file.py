@@ -5,10 +5,11 @@ files that the process may hold open are kept open; the longest unused one is cl
 """
 
 import os
+import sys
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -85,8 +86,8 @@ class SourceFile:
         """Give the file back; reading opens it again."""
         _forget(self)
 
-    def __del__(self) -> None:
-        if self._fd >= 0:  # whoever drops a file that was refused need not remember to close it
+    def __del__(self, at_exit: Callable[[], bool] = sys.is_finalizing) -> None:  # then modules' names are gone
+        if self._fd >= 0 and not at_exit():  # whoever drops a file that was refused need not remember to close it
             self.close()
 
     def _open(self) -> int:

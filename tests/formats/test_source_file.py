@@ -3,6 +3,8 @@
 import gc
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +37,21 @@ def test_more_files_than_may_be_open(low_limit: int, tmp_path: Path) -> None:
     del files, file
     gc.collect()
     assert len(os.listdir("/dev/fd")) < before
+
+
+def test_a_file_that_outlives_its_module_at_exit_says_nothing() -> None:
+    """Names of a module are gone by then; the system closes the file."""
+    code = """if True:
+        import sys, types
+        from pathlib import Path
+        holder = sys.modules["holder"] = types.ModuleType("holder")  # is cleared after those that were imported later
+        from ggufkit.formats import source_file
+        holder.file = source_file.SourceFile(Path(sys.executable))
+        holder.file.pread(0, 1)
+        sys.kept = holder, source_file
+    """
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stderr == ""
 
 
 def changed(path: Path, how: str) -> None:
