@@ -43,6 +43,15 @@ def test_layers_that_do_not_count_are_a_hole(tmp_path: Path) -> None:
         assert bool(tensor.data.any()) != outside, tensor.name
 
 
+def test_a_disk_that_takes_less_at_a_time_gets_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwrite = os.pwrite
+    with open_source(stories.FOLDER) as model:
+        write_as_it_is(tmp_path / "at-once.gguf", model, threads=1)
+        monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[:1000], offset))
+        write_as_it_is(tmp_path / "bit-by-bit.gguf", model, threads=1)
+    assert (tmp_path / "bit-by-bit.gguf").read_bytes() == (tmp_path / "at-once.gguf").read_bytes()
+
+
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
