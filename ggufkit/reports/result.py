@@ -25,16 +25,16 @@ _WORDS = {"str": "text", "int": "a whole number", "float": "a number", "bool": "
 
 def as_dict(result: Any) -> dict[str, Any]:
     """A result for machines; `schema` says which and in which version (see `schemas.SCHEMAS`)."""
-    fields: dict[str, Any] = _plain(msgspec.to_builtins(result, str_keys=True, enc_hook=str))
+    fields: dict[str, Any] = plain(msgspec.to_builtins(result, str_keys=True, enc_hook=str))
     return {"schema": name_of(type(result))} | fields
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has lists for tuples, and null for numbers that are not finite."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not isfinite(value) else value
 
 

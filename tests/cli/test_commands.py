@@ -17,6 +17,7 @@ from rich.console import Console
 from ggufkit.cli import console, main
 from ggufkit.formats.text import shipped_text
 from ggufkit.progress import Progress
+from ggufkit.reports.result import plain
 from ggufkit.workflows import check
 from ggufkit.workflows.inspect import inspect
 from ggufkit.workflows.perplexity import PerplexitySettings, perplexity
@@ -69,7 +70,7 @@ def test_json_is_one_strict_document(args: list[object], schema: str, q8_0: Path
 
 
 def test_numbers_that_json_lacks_are_null(capsys: pytest.CaptureFixture[str]) -> None:
-    console.print_json({"a": [float("nan"), 1.5], "b": (float("-inf"),), "c": "\udce9"})
+    console.print_json(plain({"a": [float("nan"), 1.5], "b": (float("-inf"),), "c": "\udce9"}))
     assert strict(capsys.readouterr().out) == {"a": [None, 1.5], "b": [None], "c": "?"}
 
 

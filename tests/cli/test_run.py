@@ -161,6 +161,7 @@ def test_a_paste_of_several_lines_is_one_message(model):
         terminal.wait_for("the length")
         terminal.type('"""four\rfive"""\r')
         terminal.wait_for("the length")
+        terminal.wait_for("> ")
         terminal.type("\x04")
         assert terminal.exit_code() == 0
         assert terminal.shown.count("first token") == 2
