@@ -15,15 +15,15 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+import places
+
 TOOLS = ("llama-quantize", "llama-imatrix", "llama-perplexity", "llama-bench")
 _OFF = ("BUILD_SHARED_LIBS", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_SERVER", "LLAMA_CURL",
         "LLAMA_OPENSSL")  # fmt: skip
 
 
 def home() -> Path:
-    chosen = os.environ.get("GGUFKIT_PEER")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(chosen) if chosen else cache / "ggufkit" / "peer"
+    return places.kept("peer", "GGUFKIT_PEER")
 
 
 def version() -> str:

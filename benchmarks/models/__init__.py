@@ -9,9 +9,9 @@ Packages of the Python registry ship the first two as quantized GGUF files. `sta
 user's cache folder; a second call takes no time.
 """
 
-import os
 from pathlib import Path
 
+import places
 from models import checkpoint, registry, stand_in
 
 NAMES = ("smollm2", "qwen2.5-coder", "smollm2-moe")
@@ -25,9 +25,7 @@ _TITLES = {
 
 def home() -> Path:
     """The folder of all models. It is made where it is missing."""
-    chosen = os.environ.get("GGUFKIT_MODELS")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(chosen) if chosen else cache / "ggufkit" / "models"
+    folder = places.kept("models", "GGUFKIT_MODELS")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
