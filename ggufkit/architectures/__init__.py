@@ -14,10 +14,9 @@ from gguf import GGML_QUANT_VERSION, GGUFValueType, Keys
 
 from ggufkit.architectures.arithmetic import check_arithmetic
 from ggufkit.architectures.card import brief
-from ggufkit.architectures.config import Config
+from ggufkit.architectures.config import Config, check_sizes
 from ggufkit.architectures.families import FAMILIES
 from ggufkit.architectures.family import Family
-from ggufkit.architectures.hparams import check_sizes
 from ggufkit.architectures.naming import general_metadata
 from ggufkit.architectures.tensors import map_tensors
 from ggufkit.architectures.vocabulary import vocabulary_metadata

@@ -161,6 +161,24 @@ def same_as(name: str) -> Callable[[Config], int]:
     return lambda config: config.integer(name)
 
 
+def check_sizes(config: Config) -> None:
+    """Sizes that llama.cpp divides by each other, or dies of. Raises CheckpointError that names the entry."""
+    n_head, n_head_kv = config.integer("num_attention_heads"), config.n_head_kv
+    n_expert, used = (
+        config.get("num_local_experts", "num_experts", "n_routed_experts"),
+        config.get("num_experts_per_tok"),
+    )
+    wrong = None
+    if n_head % n_head_kv:
+        wrong = f"num_key_value_heads is {n_head_kv}, wanted a divisor of the {n_head} attention heads"
+    elif config.head_dim % 2:
+        wrong = f"head_dim is {config.head_dim}, wanted an even number: RoPE turns pairs"
+    elif isinstance(n_expert, int | float) and isinstance(used, int | float) and used > n_expert:
+        wrong = f"num_experts_per_tok is {used}, wanted at most the {n_expert} experts"
+    if wrong:
+        raise CheckpointError(f"{config.folder / 'config.json'}: {wrong}.")
+
+
 def _rope_parameters(config: Config) -> dict[str, Any]:
     """One dict whatever the spelling: `rope_parameters` (transformers 5), or `rope_scaling` beside `rope_theta` (4).
 

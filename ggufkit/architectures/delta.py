@@ -10,7 +10,7 @@ import numpy as np
 
 from ggufkit.architectures.bends import chain, changed, reordered, reordered_columns, rows_of_groups, squeezed
 from ggufkit.architectures.config import Config
-from ggufkit.architectures.family import delta_v_dim, n_delta_keys, n_delta_v
+from ggufkit.architectures.sizes import delta_v_dim, n_delta_keys, n_delta_v
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.bend import Order, negated_exp, plus_one
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from ggufkit.architectures.bends import model_tensor
 from ggufkit.architectures.config import Config
-from ggufkit.architectures.family import Experts, Family, n_expert
+from ggufkit.architectures.family import Experts, Family
+from ggufkit.architectures.sizes import n_expert
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.model import ModelTensor
 from ggufkit.formats.tensor import TensorRef

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.architectures.config import Config
-from ggufkit.architectures.hparams import n_rot
+from ggufkit.architectures.hparams.rope import n_rot
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.model import ModelTensor
 from ggufkit.formats.tensor import MemoryFile, TensorRef

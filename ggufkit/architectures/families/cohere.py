@@ -6,7 +6,8 @@ from ggufkit.architectures import hparams as hp
 from ggufkit.architectures.arithmetic import ANY
 from ggufkit.architectures.config import Default, same_as
 from ggufkit.architectures.families.parts import ATTENTION, DENSE, QKV_BIAS, ROPE, TIED
-from ggufkit.architectures.family import Family, Layers, Shape, head_dim, n_embd, n_head, n_head_kv
+from ggufkit.architectures.family import Family, Layers, Shape
+from ggufkit.architectures.sizes import head_dim, n_embd, n_head, n_head_kv
 from ggufkit.tokenizer import VocabKind
 
 SIDE_BY_SIDE: dict[str, Shape] = {name: ATTENTION[name] for name in ATTENTION if name != "ffn_norm.weight"} | DENSE
@@ -23,7 +24,7 @@ COMMAND_R = Family(
     arch=MODEL_ARCH.COMMAND_R,
     source="conversion/command_r.py CommandR2Model",
     rules=(
-        hp.BLOCK_COUNT,
+        hp.block_count,
         hp.u32(Keys.LLM.CONTEXT_LENGTH, "model_max_length", "max_position_embeddings"),
         *hp.COMMON[2:],
         hp.FILE_TYPE,

@@ -9,11 +9,8 @@ from ggufkit.architectures.bends import (
 )
 from ggufkit.architectures.config import deepseek_scoring, same_as
 from ggufkit.architectures.families.parts import DENSE, MLP_FUSED, MOE, ROPE, WHOLE
-from ggufkit.architectures.family import (
-    MLP_EXPERTS,
-    Family,
-    Layers,
-    Shape,
+from ggufkit.architectures.family import MLP_EXPERTS, Family, Layers, Shape
+from ggufkit.architectures.sizes import (
     is_dense,
     is_sparse,
     kv_lora_rank,

@@ -9,12 +9,8 @@ from ggufkit.architectures.bends import (
 )
 from ggufkit.architectures.config import Default
 from ggufkit.architectures.families.parts import ATTENTION, DENSE, HEAD_NORMS, TIED, WHOLE
-from ggufkit.architectures.family import (
-    Family,
-    Layers,
-    Shape,
-    n_embd,
-)
+from ggufkit.architectures.family import Family, Layers, Shape
+from ggufkit.architectures.sizes import n_embd
 from ggufkit.formats.bend import plus_one
 from ggufkit.tokenizer import VocabKind
 
@@ -38,7 +34,7 @@ GEMMA2 = Family(
     rules=(
         hp.CONTEXT_LENGTH,
         hp.EMBEDDING_LENGTH,
-        hp.BLOCK_COUNT,
+        hp.block_count,
         hp.FEED_FORWARD_LENGTH,
         hp.HEAD_COUNT,
         hp.HEAD_COUNT_KV,

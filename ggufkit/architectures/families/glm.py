@@ -9,19 +9,8 @@ from ggufkit.architectures.config import Default
 from ggufkit.architectures.families.deepseek import SHARED_EXPERTS
 from ggufkit.architectures.families.parts import ATTENTION, DENSE, HEAD_NORMS, MLP_FUSED, MOE, QKV_BIAS, ROPE, WHOLE
 from ggufkit.architectures.families.qwen_next import MTP, MTP_SPLITS
-from ggufkit.architectures.family import (
-    MLP_EXPERTS,
-    Family,
-    Layers,
-    is_dense,
-    is_mtp,
-    is_sparse,
-    n_embd,
-    n_expert,
-    n_ff,
-    n_ff_2,
-    n_vocab,
-)
+from ggufkit.architectures.family import MLP_EXPERTS, Family, Layers
+from ggufkit.architectures.sizes import is_dense, is_mtp, is_sparse, n_embd, n_expert, n_ff, n_ff_2, n_vocab
 from ggufkit.tokenizer import VocabKind
 
 CUTS = {"dbrx": "glm4", "llama-bpe": "glm4"}

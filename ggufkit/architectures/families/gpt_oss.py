@@ -11,15 +11,8 @@ from ggufkit.architectures.bends import (
     transposed,
 )
 from ggufkit.architectures.families.parts import ATTENTION, MOE, QKV_BIAS, WHOLE
-from ggufkit.architectures.family import (
-    Family,
-    Layers,
-    Shape,
-    n_embd,
-    n_expert,
-    n_ff_expert,
-    n_head,
-)
+from ggufkit.architectures.family import Family, Layers, Shape
+from ggufkit.architectures.sizes import n_embd, n_expert, n_ff_expert, n_head
 from ggufkit.tokenizer import VocabKind
 
 SINKS: dict[str, Shape] = (

@@ -19,17 +19,9 @@ from ggufkit.architectures.families.parts import (
     WHOLE,
     WINDOWED,
 )
-from ggufkit.architectures.family import (
-    MIXTRAL_EXPERTS,
-    Family,
-    Layers,
-    Shape,
-    n_embd,
-    n_ff,
-    n_head,
-    n_head_kv,
-)
+from ggufkit.architectures.family import MIXTRAL_EXPERTS, Family, Layers, Shape
 from ggufkit.architectures.rope import llama3_factors
+from ggufkit.architectures.sizes import n_embd, n_ff, n_head, n_head_kv
 from ggufkit.tokenizer import VocabKind
 
 SPM_FIRST = (VocabKind.SPM, VocabKind.LLAMA_HF, VocabKind.BPE)

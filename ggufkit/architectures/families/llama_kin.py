@@ -8,8 +8,9 @@ from ggufkit.architectures.bends import halves, stacked_rows
 from ggufkit.architectures.config import Default, even_head_dim, same_as
 from ggufkit.architectures.families.llama import DENSE_BIAS, INTERLEAVED, LLAMA_RULES, SPM_FIRST
 from ggufkit.architectures.families.parts import ATTENTION, DENSE, MOE, QKV_BIAS, ROPE, WHOLE
-from ggufkit.architectures.family import Family, Layers, Shape, n_embd, n_ff_shared_granite
+from ggufkit.architectures.family import Family, Layers, Shape
 from ggufkit.architectures.rope import llama3_factors
+from ggufkit.architectures.sizes import n_embd, n_ff_shared_granite
 from ggufkit.tokenizer import VocabKind
 
 OUTPUT_BIAS: dict[str, Shape] = {"attn_output.bias": (n_embd,)}

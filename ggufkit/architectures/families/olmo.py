@@ -6,15 +6,8 @@ from ggufkit.architectures import hparams as hp
 from ggufkit.architectures.arithmetic import ANY
 from ggufkit.architectures.config import same_as, theta_where_windowed
 from ggufkit.architectures.families.parts import ATTENTION, DENSE, MLP_FUSED, MOE, ROPE, WHOLE
-from ggufkit.architectures.family import (
-    MLP_EXPERTS,
-    Family,
-    Layers,
-    Shape,
-    n_embd,
-    n_kv,
-    n_q,
-)
+from ggufkit.architectures.family import MLP_EXPERTS, Family, Layers, Shape
+from ggufkit.architectures.sizes import n_embd, n_kv, n_q
 from ggufkit.tokenizer import VocabKind
 
 OLMOE = Family(

@@ -6,17 +6,8 @@ from ggufkit.architectures import hparams as hp
 from ggufkit.architectures.arithmetic import ANY, GELU_TANH
 from ggufkit.architectures.families.llama import MIXTRAL_FUSED
 from ggufkit.architectures.families.parts import ATTENTION, DENSE, MOE, QKV_BIAS, ROPE, WHOLE, WINDOWED
-from ggufkit.architectures.family import (
-    MIXTRAL_EXPERTS,
-    Family,
-    Layers,
-    Shape,
-    n_embd,
-    n_expert,
-    n_ff,
-    n_kv,
-    n_q,
-)
+from ggufkit.architectures.family import MIXTRAL_EXPERTS, Family, Layers, Shape
+from ggufkit.architectures.sizes import n_embd, n_expert, n_ff, n_kv, n_q
 from ggufkit.tokenizer import VocabKind
 
 ATTENTION_ALONE = {name: ATTENTION[name] for name in ATTENTION if name != "ffn_norm.weight"}

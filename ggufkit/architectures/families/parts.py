@@ -6,8 +6,8 @@ from ggufkit.architectures.bends import (
     renamed,
 )
 from ggufkit.architectures.config import Default
-from ggufkit.architectures.family import (
-    Shape,
+from ggufkit.architectures.family import Shape
+from ggufkit.architectures.sizes import (
     head_dim,
     n_embd,
     n_expert,

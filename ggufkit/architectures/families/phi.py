@@ -6,25 +6,16 @@ from ggufkit.architectures import hparams as hp
 from ggufkit.architectures.arithmetic import ANY, GELU_TANH
 from ggufkit.architectures.config import same_as
 from ggufkit.architectures.families.parts import ATTENTION, QKV_BIAS, ROPE, WHOLE, WINDOWED
-from ggufkit.architectures.family import (
-    Family,
-    Layers,
-    Shape,
-    n_embd,
-    n_ff,
-    n_ff_2,
-    n_q,
-    n_qkv,
-    n_vocab,
-)
+from ggufkit.architectures.family import Family, Layers, Shape
 from ggufkit.architectures.rope import longrope_factors
+from ggufkit.architectures.sizes import n_embd, n_ff, n_ff_2, n_q, n_qkv, n_vocab
 from ggufkit.tokenizer import VocabKind
 
 PHI2_RULES = (
     hp.CONTEXT_LENGTH,
     hp.EMBEDDING_LENGTH,
     hp.feed_forward_4x,
-    hp.BLOCK_COUNT,
+    hp.block_count,
     hp.HEAD_COUNT,
     hp.u32(Keys.Attention.HEAD_COUNT_KV, "num_attention_heads"),
     hp.LAYER_NORM_EPS,
@@ -45,7 +36,7 @@ PHI3_RULES = (
     hp.original_context,
     hp.EMBEDDING_LENGTH,
     hp.FEED_FORWARD_LENGTH,
-    hp.BLOCK_COUNT,
+    hp.block_count,
     hp.HEAD_COUNT,
     hp.HEAD_COUNT_KV,
     hp.RMS_EPS,

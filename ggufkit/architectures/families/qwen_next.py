@@ -10,11 +10,8 @@ from ggufkit.architectures.bends import (
 from ggufkit.architectures.config import Default
 from ggufkit.architectures.delta import IN_TURN, NORMS, PLAIN, SPLIT_QKVZ
 from ggufkit.architectures.families.parts import DENSE, HEAD_NORMS, MLP_FUSED, MOE, SHARED_EXPERT, WHOLE
-from ggufkit.architectures.family import (
-    MLP_EXPERTS,
-    Family,
-    Layers,
-    Shape,
+from ggufkit.architectures.family import MLP_EXPERTS, Family, Layers, Shape
+from ggufkit.architectures.sizes import (
     delta_v_dim,
     is_full,
     is_linear,
