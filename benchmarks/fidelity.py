@@ -9,8 +9,8 @@ PATH; without it of `ggufkit calibrate`, which gives the same numbers to 1e-3, a
 effort with the same types; ours with types chosen for at most the bytes of llama.cpp's file with importance. The
 figures are mean KL divergence to the 16-bit model with the standard error over chunks, its ratio to llama.cpp's with
 importance on the same chunks, the 99.9th percentile, ln of the perplexity ratio, the share of equal likeliest tokens,
-bytes and seconds of the whole command, calibration included. Half of the chunks are prose, half code, spread over the
-shipped evaluation texts. Both sides calibrate on the same tokens of the shipped calibration text. Rows of models of
+bytes and seconds of the whole command, with calibration where it is the first that needs it (`--evidence`). Half of
+the chunks are prose, half code, spread over the shipped evaluation texts. Both sides calibrate on the same tokens of the shipped calibration text. Rows of models of
 benchmarks/models are kept in benchmarks/history/; a type of a model that is there is not run again without --again.
 """
 
@@ -177,7 +177,9 @@ class Bench:
             source=self.base, output=self.folder / "out.gguf", recipe=type_name, threads=self.options.threads,
             force=True, provenance=target is not None,
         )  # fmt: skip
-        settings = FitSettings(quantize=job, effort=effort, target=target, n_tokens=self.options.tokens)
+        settings = FitSettings(
+            quantize=job, effort=effort, target=target, n_tokens=self.options.tokens, evidence=self.folder / "evidence"
+        )
         return quantize_fitted(settings).seconds
 
     def _row(self, type_name: str, label: str, seconds: float, reference: Scores | None) -> Scores:

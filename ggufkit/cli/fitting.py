@@ -47,6 +47,11 @@ class FitOptions:
         "--stream", type=click.Choice(["original", "stored"]), default="original", show_default=True,
         help="What a layer is fitted to: what the source's layers before it give, or the output's.",
     )  # fmt: skip
+    evidence: Path | None = options.option(
+        "--evidence", type=click.Path(path_type=Path, file_okay=False), default=None,
+        help="A folder where evidence stays: the next file of the same source and text skips calibration. Implies "
+        "--calibrate.",
+    )  # fmt: skip
     save_recipe: Path | None = options.option(
         "--save-recipe", type=options.OUTPUT, default=None, help="Write the types that were chosen as TOML."
     )
@@ -66,7 +71,7 @@ class FitOptions:
     @property
     def is_asked(self) -> bool:
         """Whether any of the options asks for calibration."""
-        return bool(self.calibrate or self.effort or self.has_target or self.stream != "original")
+        return bool(self.calibrate or self.effort or self.has_target or self.stream != "original" or self.evidence)
 
 
 @contextmanager
@@ -110,6 +115,7 @@ def _fit_settings(settings: "QuantizeSettings", chosen: FitOptions, *, type_give
         n_tokens=chosen.n_tokens,
         target=chosen.targets if chosen.has_target else None,
         stream=Stream(chosen.stream),
+        evidence=chosen.evidence,
     )
 
 

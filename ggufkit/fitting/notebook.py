@@ -31,11 +31,14 @@ class Notebook:
     """Remembers what it is told in `folder`; None remembers nothing.
 
     reserve_nbytes  of the disk that belong to others: the output itself
+    stays           nothing is dropped: other runs of the same identity read it later on
     notes           lines that a person should see
     """
 
-    def __init__(self, folder: Path | None, identity: str = "", *, reserve_nbytes: int = 0) -> None:
-        self._folder, self._reserve = folder, reserve_nbytes
+    def __init__(
+        self, folder: Path | None, identity: str = "", *, reserve_nbytes: int = 0, stays: bool = False
+    ) -> None:
+        self._folder, self._reserve, self._stays = folder, reserve_nbytes, stays
         self.notes: list[str] = []
         self._values: dict[str, Any] = {}
         if folder is not None:
@@ -59,8 +62,8 @@ class Notebook:
         return self._folder is None or not ({path.name for path in self._folder.iterdir()} - {"identity"})
 
     def discard(self) -> None:
-        """Remove the folder."""
-        if self._folder is not None:
+        """Remove the folder, unless it stays."""
+        if self._folder is not None and not self._stays:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def save(self, name: str, arrays: Arrays) -> bool:
@@ -91,15 +94,15 @@ class Notebook:
             return None
 
     def drop(self, name: str) -> None:
-        """Forget those arrays."""
-        if self._folder is not None:
+        """Forget those arrays, unless they stay."""
+        if self._folder is not None and not self._stays:
             self._path(name).unlink(missing_ok=True)
 
     def _open(self, folder: Path, identity: str) -> None:
         label = folder / "identity"
         try:
             if not label.exists():
-                folder.mkdir(exist_ok=True)
+                folder.mkdir(parents=self._stays, exist_ok=True)
                 label.write_text(identity)
             elif label.read_text() != identity:
                 raise OutputError(

@@ -12,7 +12,7 @@ import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +73,7 @@ class FitSettings:
     n_probe      chunks that a divergence is tried on, where that is the target
     by_layer     run the source layer by layer where its family allows it, whatever its size
     stream       what a layer is shown: what the source's layers before it give, or those of the output
+    evidence     a folder where what calibration finds out stays, for other files of the same source and text
     """
 
     quantize: QuantizeSettings
@@ -84,6 +85,7 @@ class FitSettings:
     device: Device = Device.AUTO
     by_layer: bool = True
     stream: Stream = Stream.ORIGINAL
+    evidence: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +188,7 @@ class FittedJob:
         started = time.perf_counter()
         self.check()
         self._job = dataclasses.replace(self._job, restart=False)  # done: what is found out from here on stays
-        self.evidence.notebook = Notebook(
-            kept_path(self._job.output), self._identity(), reserve_nbytes=self.plain.plan.file_nbytes
-        )
+        self.evidence.notebook = self._notebook()
         if self._job.source.is_dir():
             forget_copy(self._job.output, _PURPOSE)  # a killed run's
         steps = Steps(self.seconds, on_progress)
@@ -214,6 +214,8 @@ class FittedJob:
         finally:
             if self._out is None and self.evidence.notebook.is_empty:
                 self.evidence.notebook.discard()
+                with suppress(OSError):
+                    kept_path(self._job.output).rmdir()
         tally = list(self.encoder.tally.values())
         seconds = time.perf_counter() - started
         return FitReport(
@@ -226,6 +228,15 @@ class FittedJob:
             rows_plain=sum(row["plain"] for row in tally),
             seconds=seconds,
         )
+
+    def _notebook(self) -> Notebook:
+        """Beside the output until that is complete; or where it stays, in a folder of its own for each identity."""
+        identity, reserve = self._identity(), self.plain.plan.file_nbytes
+        if self.settings.evidence is None:
+            return Notebook(kept_path(self._job.output), identity, reserve_nbytes=reserve)
+        book = Notebook(self.settings.evidence / identity[:16], identity, reserve_nbytes=reserve, stays=True)
+        kept_path(self._job.output).mkdir(exist_ok=True)  # the stream's place, all the same
+        return book
 
     def _identity(self) -> str:
         """Digest of all that decides evidence and measurements."""

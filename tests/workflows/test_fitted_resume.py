@@ -12,9 +12,11 @@ import pytest
 
 from ggufkit.errors import OutputError
 from ggufkit.fitting.encoders import Effort
+from ggufkit.fitting.sources.layer_by_layer import LayerByLayer
 from ggufkit.formats.partial import kept_path, partial_path
 from ggufkit.progress import Progress
 from ggufkit.recipes.search import Target
+from ggufkit.workflows import fitted
 from ggufkit.workflows.fitted import FitSettings, quantize_fitted
 from ggufkit.workflows.quantize import QuantizeSettings
 
@@ -116,3 +118,37 @@ def test_another_target_uses_what_was_measured(whole: bytes, tmp_path: Path) -> 
     quantize_fitted(settings(out, resume=True), lambda p: steps.add(p.what[:20]))
     assert out.read_bytes() == whole
     assert not any("quick file" in step or "calibration" in step for step in steps)
+
+
+def test_evidence_that_stays_serves_the_next_file(
+    whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, first, second = tmp_path / "a" / "evidence", tmp_path / "first.gguf", tmp_path / "second.gguf"
+    smaller = dataclasses.replace(settings(first), target=Target(nbytes=250_000), evidence=kept)
+    quantize_fitted(smaller)
+    assert [path.name for path in kept.iterdir()] and not kept_path(first).exists()
+
+    def read_again(*_: object, **__: object) -> int:
+        raise AssertionError("the text was read again")
+
+    monkeypatch.setattr(LayerByLayer, "observe", read_again)
+    monkeypatch.setattr(fitted, "measure_weights", read_again)
+    quantize_fitted(dataclasses.replace(settings(second), evidence=kept))
+    assert second.read_bytes() == whole
+
+
+def test_evidence_of_another_text_is_not_taken(tmp_path: Path) -> None:
+    kept, text = tmp_path / "evidence", tmp_path / "text.txt"
+    text.write_text("Once upon a time there was a small house. " * 1000)
+    for index, more in enumerate(({}, {"text": (text,)})):
+        job = dataclasses.replace(settings(tmp_path / f"{index}.gguf"), evidence=kept, **more)
+        quantize_fitted(job)
+    assert len(list(kept.iterdir())) == 2
+    assert (tmp_path / "0.gguf").read_bytes() != (tmp_path / "1.gguf").read_bytes()
+
+
+def test_a_place_where_no_evidence_can_stay_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="Not a directory"):
+        quantize_fitted(dataclasses.replace(settings(tmp_path / "out.gguf"), evidence=tmp_path / "file" / "evidence"))
+    assert os.listdir(tmp_path) == ["file"]
