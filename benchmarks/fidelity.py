@@ -10,8 +10,9 @@ effort with the same types; ours with types chosen for at most the bytes of llam
 figures are mean KL divergence to the 16-bit model with the standard error over chunks, its ratio to llama.cpp's with
 importance on the same chunks, the 99.9th percentile, ln of the perplexity ratio, the share of equal likeliest tokens,
 bytes and seconds of the whole command, with calibration where it is the first that needs it (`--evidence`). Half of
-the chunks are prose, half code, spread over the shipped evaluation texts. Both sides calibrate on the same tokens of the shipped calibration text. Rows of models of
-benchmarks/models are kept in benchmarks/history/; a type of a model that is there is not run again without --again.
+the chunks are prose, half code, spread over the shipped evaluation texts. Both sides calibrate on the same tokens of
+the shipped calibration text. Rows of models of benchmarks/models are kept in benchmarks/history/; a type of a model
+that is there is not run again without --again.
 """
 
 import argparse
