@@ -25,7 +25,7 @@ from ggufkit.formats.checkpoint import Checkpoint
 from ggufkit.formats.gguf_source import hparams_of
 from ggufkit.formats.lora import Adapter, merged
 from ggufkit.formats.model import KV, Model, ModelTensor
-from ggufkit.formats.unpack import unpack
+from ggufkit.formats.packed import unpack
 
 __all__ = ["FAMILIES", "Family", "convert", "find_family"]
 

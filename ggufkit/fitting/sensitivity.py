@@ -22,7 +22,7 @@ from ggufkit.formats.model import Model, ModelTensor
 from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.recipes.quantizable import kept_reason
 from ggufkit.recipes.search import Sensitivity
-from ggufkit.runtime.backward import looked_up
+from ggufkit.runtime.tape import looked_up
 from quant import feedback
 from quant.grid import has_grid
 

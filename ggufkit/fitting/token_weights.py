@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from ggufkit.errors import EngineError
 from ggufkit.fitting.corpus import Corpus, corpus_chunks
 from ggufkit.fitting.sources import OnChunk
-from ggufkit.runtime.backward import Backward, looked_up
+from ggufkit.runtime.backward import Backward
 from ggufkit.runtime.engine import Device, Engine
 from ggufkit.runtime.library import load
 from ggufkit.runtime.machine import choose_threads
-from ggufkit.runtime.tape import Tape
+from ggufkit.runtime.tape import Tape, looked_up
 
 F32Array = NDArray[np.float32]
 F64Array = NDArray[np.float64]

@@ -38,6 +38,11 @@ _OF_WEIGHTS = frozenset(("MUL_MAT", "MUL_MAT_ID", "GET_ROWS"))
 _SAME_PLACE = frozenset(("NONE", "VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"))
 
 
+def looked_up(name: str) -> str:
+    """What a matrix is called where its rows are looked up and not multiplied with: an embedding on its way in."""
+    return f"{name} looked up"
+
+
 class Place(NamedTuple):
     """Where a tensor's elements lie in its root. Shape and strides in numpy's order, in elements."""
 
@@ -64,6 +69,9 @@ class Node:
     kept: dict[int, NDArray[Any]]
     weight: str = ""
     matrix: "Matrix | None" = None
+
+    def float_param(self, at: int) -> np.float32:
+        return np.float32(self.params[at : at + 1].view(np.float32)[0])
 
 
 @dataclass(frozen=True, slots=True)

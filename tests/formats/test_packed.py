@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from ggufkit.errors import CheckpointError
-from ggufkit.formats.packed import PackedRef
+from ggufkit.formats.packed import PackedRef, unpack
 from ggufkit.formats.safetensors import open_safetensors
-from ggufkit.formats.unpack import unpack
 
 PACKED = np.load(Path(__file__).parents[1] / "data" / "packed" / "packed.npz")
 FACTS = json.loads(str(PACKED["facts"]))
