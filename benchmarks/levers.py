@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 import quant
 from ggufkit.architectures.source import open_source
+from ggufkit.encoding.job import prepare
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.encoders import Effort, FittedEncoder
 from ggufkit.fitting.evidence import Evidence
@@ -97,8 +98,9 @@ def main() -> None:
             for label, encoder in variants(evidence, weighed).items():
                 started = time.perf_counter()
                 with open_source(base) as model:
-                    encode(QuantizeSettings(source=base, output=output, recipe=type_name, threads=options.threads,
-                                            force=True, provenance=False), model, encoder)  # fmt: skip
+                    settings = QuantizeSettings(source=base, output=output, recipe=type_name, threads=options.threads,
+                                                force=True, provenance=False)  # fmt: skip
+                    encode(prepare(settings, model, encoder), encoder)
                 seconds = time.perf_counter() - started
                 kld = judge.scores(output).kld.mean(axis=1)
                 first = kld if first is None else first

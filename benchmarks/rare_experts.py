@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 import quant
 from ggufkit.architectures.source import open_source
+from ggufkit.encoding.job import prepare
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.encoders import ImportanceEncoder
 from ggufkit.fitting.evidence import Evidence
@@ -80,7 +81,7 @@ class Bench:
         settings = QuantizeSettings(source=self.base, output=self.output, recipe=type_name, force=True,
                                     threads=self.options.threads, provenance=False)  # fmt: skip
         with open_source(self.base) as model:
-            encode(settings, model, encoder)
+            encode(prepare(settings, model, encoder), encoder)
         return float(self.judge.scores(self.output).kld.mean())
 
     def show(self, n_tokens: int) -> None:

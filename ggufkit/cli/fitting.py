@@ -13,6 +13,7 @@ import click
 from ggufkit.cli import console, options
 
 if TYPE_CHECKING:
+    from ggufkit.formats.model import Model
     from ggufkit.recipes.search import Target
     from ggufkit.workflows.fitted import FitReport, FitSettings, FittedJob
     from ggufkit.workflows.quantize import QuantizeSettings
@@ -74,14 +75,13 @@ class FitOptions:
         return bool(self.calibrate or self.effort or self.has_target or self.stream != "original" or self.evidence)
 
 
-@contextmanager
-def opened(settings: "QuantizeSettings", chosen: FitOptions, *, type_given: bool) -> Iterator["FittedJob"]:
-    """The FittedJob that the options ask for, its cost said. Raises UsageError for options that contradict."""
-    from ggufkit.workflows.fitted import opened as opened_job
+def prepared(settings: "FitSettings", model: "Model") -> "FittedJob":
+    """The job of a model that is open, its cost said."""
+    from ggufkit.workflows.fitted import FittedJob
 
-    with opened_job(_fit_settings(settings, chosen, type_given=type_given)) as job:
-        _say_cost(job)
-        yield job
+    job = FittedJob(settings, model)
+    _say_cost(job)
+    return job
 
 
 def run(job: "FittedJob", save_recipe: Path | None) -> "FitReport":
@@ -94,7 +94,8 @@ def run(job: "FittedJob", save_recipe: Path | None) -> "FitReport":
     return report
 
 
-def _fit_settings(settings: "QuantizeSettings", chosen: FitOptions, *, type_given: bool) -> "FitSettings":
+def settings_of(settings: "QuantizeSettings", chosen: FitOptions, *, type_given: bool) -> "FitSettings":
+    """What the options ask for. Raises UsageError for options that contradict each other."""
     from ggufkit.errors import UsageError
     from ggufkit.fitting.encoders import Effort
     from ggufkit.fitting.sources.layer_by_layer import Stream

@@ -1,14 +1,17 @@
 """`ggufkit quantize`."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from ggufkit.cli import console, fitting, options
 
 if TYPE_CHECKING:
+    from ggufkit.formats.model import Model
     from ggufkit.workflows.check import BeforeAfter
+    from ggufkit.workflows.fitted import FitSettings
     from ggufkit.workflows.quantize import Job, QuantizeReport, QuantizeSettings
 
 EXAMPLES = """
@@ -79,8 +82,11 @@ def command(
     One pass: weights go from safetensors to the finished file, with no 16-bit file in between.
     """
     import quant
+    from ggufkit.errors import UsageError
     from ggufkit.workflows.quantize import QuantizeSettings
 
+    if text and not check:
+        raise UsageError("--text is what --check measures on. Add --check, or leave --text out.")
     type_given = bool(type_name or recipe)
     settings = QuantizeSettings(
         source=source, output=output, recipe=options.chosen_recipe(type_name, recipe), imatrix=imatrix,
@@ -88,65 +94,87 @@ def command(
         restart=restart and not dry_run, force=force, provenance=provenance, allow_nonfinite=allow_nonfinite,
         allow_requantize=allow_requantize, mtp=mtp, lora=lora,
     )  # fmt: skip
-    if dry_run:
-        _dry_run(settings, fit, type_given, as_json)
-        return
-    _require_check(settings, text, wanted=check)
-    fitted = None
-    if fit.is_asked:
-        with fitting.opened(settings, fit, type_given=type_given) as job:
-            fitted = fitting.run(job, fit.save_recipe)
-    report = fitted.quantized if fitted else _run(settings)
-    from ggufkit.reports.quantize_text import QuantizeResult, fit_notes, render
-    from ggufkit.reports.result import as_dict
-
-    result = QuantizeResult.of(report).with_more(
-        notes=fit_notes(fitted) if fitted else (), check=_before_and_after(settings, text) if check else None
-    )
-    if as_json:
-        console.print_json(as_dict(result))
-    else:
-        console.show(lambda _: render(result))
+    fit_settings = fitting.settings_of(settings, fit, type_given=type_given) if fit.is_asked else None
+    with settings.open() as model:
+        work = _fitted(fit_settings, model, fit.save_recipe) if fit_settings else _plain(settings, model)
+        if dry_run:
+            _show_plan(work.planned(), as_json)
+            return
+        if check:
+            _require_check(work.job, text)
+        report, more_notes = work.run()
+        del work  # what calibration holds is let go before the check
+        measured = _before_and_after(settings, model, text) if check else None
+    _show(report, more_notes, measured, as_json)
 
 
-def _run(settings: "QuantizeSettings") -> "QuantizeReport":
-    from ggufkit.workflows.quantize import quantize
+class _Work(NamedTuple):
+    """What the options ask for, with or without calibration.
 
-    with console.progress(f"quantize {settings.output.name}") as update, fitting.resumable(settings.output):
-        return quantize(settings, update)
+    job      with the types that the options name
+    planned  the job that --dry-run shows
+    run      does it: the report, and what more is to be said
+    """
+
+    job: "Job"
+    planned: "Callable[[], Job]"
+    run: "Callable[[], tuple[QuantizeReport, tuple[str, ...]]]"
 
 
-def _require_check(settings: "QuantizeSettings", text: Path | None, *, wanted: bool) -> None:
-    from ggufkit.errors import UsageError
+def _plain(settings: "QuantizeSettings", model: "Model") -> _Work:
+    from ggufkit.encoding.encoder import plain_encoder
+    from ggufkit.encoding.job import prepare
+    from ggufkit.workflows.quantize import encode
+
+    encoder = plain_encoder(settings, model)
+    job = prepare(settings, model, encoder)
+
+    def run() -> "tuple[QuantizeReport, tuple[str, ...]]":
+        with console.progress(f"quantize {settings.output.name}") as update, fitting.resumable(settings.output):
+            return encode(job, encoder, update), ()
+
+    return _Work(job, lambda: job, run)
+
+
+def _fitted(settings: "FitSettings", model: "Model", save_recipe: Path | None) -> _Work:
+    job = fitting.prepared(settings, model)
+
+    def run() -> "tuple[QuantizeReport, tuple[str, ...]]":
+        from ggufkit.reports.quantize_text import fit_notes
+
+        report = fitting.run(job, save_recipe)
+        return report.quantized, fit_notes(report)
+
+    return _Work(job.plain, job.planned, run)
+
+
+def _require_check(job: "Job", text: Path | None) -> None:
     from ggufkit.workflows.check import require
 
-    if wanted:
-        require(settings, text)
-    elif text:
-        raise UsageError("--text is what --check measures on. Add --check, or leave --text out.")
+    require(job, text)
 
 
-def _before_and_after(settings: "QuantizeSettings", text: Path | None) -> "BeforeAfter":
+def _before_and_after(settings: "QuantizeSettings", model: "Model", text: Path | None) -> "BeforeAfter":
     from ggufkit.workflows.check import check
 
     with console.progress("perplexity before and after") as update:
         try:
-            return check(settings, text, update)
+            return check(settings, model, text, update)
         except BaseException as error:
             interrupted = "interrupted; " if isinstance(error, KeyboardInterrupt) else ""
             error.add_note(f"{interrupted}{settings.output} is complete, only the check is missing.")
             raise
 
 
-def _dry_run(settings: "QuantizeSettings", fit: fitting.FitOptions, type_given: bool, as_json: bool) -> None:
-    from ggufkit.workflows.quantize import opened
+def _show(report: "QuantizeReport", more_notes: tuple[str, ...], measured: "BeforeAfter | None", as_json: bool) -> None:
+    from ggufkit.reports.quantize_text import QuantizeResult, render
+    from ggufkit.reports.result import as_dict
 
-    if fit.is_asked:
-        with fitting.opened(settings, fit, type_given=type_given) as fitted:
-            _show_plan(fitted.planned(), as_json)
+    result = QuantizeResult.of(report).with_more(notes=more_notes, check=measured)
+    if as_json:
+        console.print_json(as_dict(result))
     else:
-        with opened(settings) as job:
-            _show_plan(job, as_json)
+        console.show(lambda _: render(result))
 
 
 def _show_plan(job: "Job", as_json: bool) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 
 from ggufkit.architectures.source import open_source
 from ggufkit.encoding.destination import layers_folder
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import CutError, ImatrixError, OutputError, UsageError
 from ggufkit.fitting.corpus import N_CTX, Corpus
 from ggufkit.fitting.coverage import Coverage, coverage_of
@@ -29,6 +30,7 @@ from ggufkit.fitting.sources.layer_by_layer import LayerByLayer
 from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.sums import SumsObserver, wants_block_weights
 from ggufkit.formats.imatrix import Imatrix, ImatrixEntry, read_imatrix, write_imatrix
+from ggufkit.formats.model import Model
 from ggufkit.formats.outputs import beside, require_place
 from ggufkit.formats.text import CALIBRATION_TEXT, read_text, shipped_text
 from ggufkit.progress import OnProgress, Progress, ignore
@@ -190,7 +192,7 @@ def _by_layer(settings: CalibrateSettings, text: str, on_progress: OnProgress) -
         try:
             source.start()
         except CutError as error:
-            return _on_quick_file(settings, text, on_progress, f"{error}. It was run as a quick quantized file.")
+            return _on_quick_file(settings, model, text, on_progress, f"{error}. It was run as a quick quantized file.")
         try:
             with closing(source):
                 sums = gather_sums(source, _wants(settings), on_progress)
@@ -200,10 +202,11 @@ def _by_layer(settings: CalibrateSettings, text: str, on_progress: OnProgress) -
     return _Seen(sums, source.n_chunk)
 
 
-def _on_quick_file(settings: CalibrateSettings, text: str, on_progress: OnProgress, note: str) -> _Seen:
-    from ggufkit.workflows.fitted import running_source
+def _on_quick_file(settings: CalibrateSettings, model: Model, text: str, on_progress: OnProgress, note: str) -> _Seen:
+    from ggufkit.workflows.fitted import running_model
 
-    with running_source(settings.model, settings.output, on_progress) as running:
+    made = QuantizeSettings(source=settings.model, output=settings.output)
+    with running_model(made, model, lambda: on_progress) as running:
         seen = _walk(dataclasses.replace(settings, model=running), text, on_progress)
     return seen._replace(notes=(note,))
 

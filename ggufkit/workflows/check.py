@@ -10,14 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ggufkit.encoding.job import Job
 from ggufkit.encoding.running import running_copy
+from ggufkit.encoding.settings import QuantizeSettings
+from ggufkit.formats.model import Model
 from ggufkit.formats.partial import check_space
 from ggufkit.formats.text import EVALUATION_TEXT, read_text, shipped_text
 from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.runtime import scoring
 from ggufkit.workflows.inspect import inspect
 from ggufkit.workflows.perplexity import standard_error_of_means
-from ggufkit.workflows.quantize import QuantizeSettings, opened
 from quant.stats import known
 
 MAX_CHUNKS = 60  # of 512 tokens: enough to tell a broken file, a few seconds on a small model
@@ -41,21 +43,20 @@ class BeforeAfter:
     ln_ratio_error: float | None
 
 
-def require(settings: QuantizeSettings, text: Path | None) -> None:
+def require(job: Job, text: Path | None) -> None:
     """Raise, before any work, what would keep `check` from ending: a text that cannot be read, or too little disk."""
     if text:
         read_text(text)
-    folder = settings.output.parent
-    if settings.source.is_dir() and folder.is_dir():
-        with opened(settings) as job:
-            what = f"{settings.output.name} and, for the check, an unquantized copy of the source"
-            check_space(folder, job.plan.file_nbytes + job.model.source_nbytes, what)
+    output = job.settings.output
+    if job.settings.source.is_dir() and output.parent.is_dir():
+        what = f"{output.name} and, for the check, an unquantized copy of the source"
+        check_space(output.parent, job.plan.file_nbytes + job.model.source_nbytes, what)
 
 
-def check(settings: QuantizeSettings, text: Path | None, on_progress: OnProgress = ignore) -> BeforeAfter:
-    """Measure `settings.output` against `settings.source` on `text` (None: the shipped prose)."""
+def check(settings: QuantizeSettings, model: Model, text: Path | None, on_progress: OnProgress = ignore) -> BeforeAfter:
+    """Measure `settings.output` against its source, open as `model`, on `text` (None: the shipped prose)."""
     content = read_text(text) if text else shipped_text(EVALUATION_TEXT)
-    with runnable(settings) as (before_path, type_before):
+    with runnable(settings, model) as (before_path, type_before):
         before = _score(before_path, content, settings, _part(on_progress, 0, type_before))
         after = _score(settings.output, content, settings, _part(on_progress, 50, settings.output.name))
     difference = after.nll - before.nll
@@ -72,15 +73,14 @@ def check(settings: QuantizeSettings, text: Path | None, on_progress: OnProgress
 
 
 @contextmanager
-def runnable(settings: QuantizeSettings) -> Iterator[tuple[Path, str]]:
+def runnable(settings: QuantizeSettings, model: Model) -> Iterator[tuple[Path, str]]:
     """A GGUF of the source that llama.cpp can run, and the name of its type."""
     if settings.source.is_file():
         yield settings.source, inspect(settings.source).type or "GGUF"
         return
-    with settings.open() as model:
-        widest = max((t.dtype for t in model.tensors if not t.keep_f32), key=_bits)
-        with running_copy(settings, model, widest, "check") as path:
-            yield path, widest
+    widest = max((t.dtype for t in model.tensors if not t.keep_f32), key=_bits)
+    with running_copy(settings, model, widest, "check") as path:
+        yield path, widest
 
 
 def _part(on_progress: OnProgress, first: int, what: str) -> Callable[[float], None]:

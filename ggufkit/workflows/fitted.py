@@ -18,7 +18,6 @@ from pathlib import Path
 
 import quant
 from ggufkit import __version__
-from ggufkit.architectures.source import open_source
 from ggufkit.encoding.destination import forget_copy
 from ggufkit.encoding.job import Job, Output, check_place, prepare
 from ggufkit.encoding.provenance import code_digest
@@ -375,17 +374,6 @@ def running_model(
     """
     on_progress = ignore if settings.source.is_file() else step()
     return running_copy(settings, model, quick_type(model), _PURPOSE, on_progress)
-
-
-@contextmanager
-def running_source(source: Path, output: Path, on_progress: OnProgress) -> Iterator[Path]:
-    """The same for a source that is to be calibrated only; the quick file lies beside `output`."""
-    if source.is_file():
-        yield source
-        return
-    settings = QuantizeSettings(source=source, output=output)
-    with open_source(source) as model, running_model(settings, model, lambda: on_progress) as running:
-        yield running
 
 
 def quick_type(model: Model) -> str:

@@ -12,7 +12,6 @@ from pathlib import Path
 from ggufkit.encoding.encoder import RowEncoder, plain_encoder
 from ggufkit.encoding.job import Job, prepare, write
 from ggufkit.encoding.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
-from ggufkit.formats.model import Model
 from ggufkit.progress import OnProgress, ignore
 from ggufkit.recipes.advice import fallback_note
 from ggufkit.recipes.plan import QuantPlan
@@ -41,15 +40,13 @@ def quantize(settings: QuantizeSettings, on_progress: OnProgress = ignore) -> Qu
     The result is under its final name only when it is complete; see `encoding.job.Output`.
     """
     with settings.open() as model:
-        return encode(settings, model, plain_encoder(settings, model), on_progress)
+        encoder = plain_encoder(settings, model)
+        return encode(prepare(settings, model, encoder), encoder, on_progress)
 
 
-def encode(
-    settings: QuantizeSettings, model: Model, encoder: RowEncoder, on_progress: OnProgress = ignore
-) -> QuantizeReport:
-    """The same for a model that is open, with any encoder."""
+def encode(job: Job, encoder: RowEncoder, on_progress: OnProgress = ignore) -> QuantizeReport:
+    """The same for a job that is prepared, with any encoder."""
     started = time.perf_counter()
-    job = prepare(settings, model, encoder)
     resumed = write(job, encoder, on_progress)
     return report_of(job, resumed, time.perf_counter() - started)
 

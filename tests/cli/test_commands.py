@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from ggufkit.cli import console, main
-from ggufkit.formats.text import shipped_text
+from ggufkit.formats.checkpoint import Checkpoint
+from ggufkit.formats.text import EVALUATION_TEXT, shipped_text
 from ggufkit.progress import Progress
 from ggufkit.reports.result import plain
 from ggufkit.workflows import check
@@ -173,9 +174,25 @@ def test_a_file_without_permission_is_no_usage_error(verb: str, q8_0: Path, monk
     assert result.output.strip() == f"Error: {q8_0}: {said}"
 
 
+@pytest.mark.parametrize(
+    "more", [["--check"], ["--check", "--dry-run"], ["--effort", "fast", "--tokens", "1024", "--check"]]
+)
+def test_a_folder_is_opened_once(more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+    original = Checkpoint.open
+    monkeypatch.setattr(Checkpoint, "open", lambda path: opened.append(path) or original(path))
+    text = tmp_path / "text.txt"
+    text.write_text(shipped_text(EVALUATION_TEXT)[:8000])
+    out = tmp_path / "x.gguf"
+    result = invoke("quantize", MODEL, "-o", out, "--type", "Q4_0", "--threads", "1", "--text", text, *more)
+    assert result.exit_code == 0, result.output
+    assert opened == [MODEL]
+    assert out.exists() != ("--dry-run" in more)
+
+
 def test_what_is_compared_with_is_converted_and_nothing_else(tmp_path: Path) -> None:
     settings = QuantizeSettings(source=MODEL, output=tmp_path / "x.gguf", imatrix=tmp_path / "not there")
-    with check.runnable(settings) as (path, name):
+    with settings.open() as model, check.runnable(settings, model) as (path, name):
         assert (name, inspect(path).type) == ("BF16", "BF16")
     assert os.listdir(tmp_path) == []
 
