@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 import quant
 from ggufkit.errors import InputError
-from ggufkit.fitting.corpus import GROUP_CHUNKS, Corpus, text_chunks
+from ggufkit.fitting.corpus import Corpus, text_chunks
 from ggufkit.formats.model import ModelTensor
-from ggufkit.runtime.engine import Device, Engine
+from ggufkit.runtime.engine import Device
 from ggufkit.runtime.library import load
 from ggufkit.runtime.patches import Differences, WeightPatch
+from ggufkit.runtime.scoring import iter_logits, open_for_scoring
 from quant import logits
 
 F32Array = NDArray[np.float32]
@@ -38,10 +39,9 @@ class Prober:
 
     def __init__(self, corpus: Corpus, n_chunks: int) -> None:
         self._patch = WeightPatch(load())
-        n_rows = GROUP_CHUNKS * corpus.n_ctx
-        self._engine = Engine.open(
-            corpus.model, n_ctx=corpus.n_ctx, n_seq=GROUP_CHUNKS, n_batch=n_rows, n_outputs=n_rows,
-            threads=corpus.threads, device=Device.CPU, eval_callback=self._patch.callback,
+        self._engine = open_for_scoring(
+            corpus.model, n_ctx=corpus.n_ctx, threads=corpus.threads, device=Device.CPU,
+            eval_callback=self._patch.callback,
         )  # fmt: skip
         try:
             chunks = text_chunks(
@@ -52,7 +52,7 @@ class Prober:
                     f"the calibration text has {len(chunks)} chunks of {corpus.n_ctx} tokens, choosing types needs at "
                     "least 4. Pass more --text."
                 )
-            self._groups = [chunks[i : i + GROUP_CHUNKS] for i in range(0, len(chunks), GROUP_CHUNKS)]
+            self._tokens, self._n_ctx = chunks.reshape(-1), corpus.n_ctx
             self._base = list(self._logits())
         except BaseException:
             self.close()
@@ -62,7 +62,7 @@ class Prober:
         self._engine.close()
 
     def kld(self, differences: Mapping[str, Differences]) -> tuple[float, float]:
-        """Mean divergence from the unchanged model, nats a token, and one standard error over groups of chunks.
+        """Mean divergence from the unchanged model, nats a token, and one standard error over chunks.
 
         differences  by tensor name, other weights minus the model's: (n_rows, n_per_row) of each expert
         """
@@ -75,15 +75,10 @@ class Prober:
         return float(means.mean()), float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else 0.0
 
     def _logits(self) -> Iterator[F32Array]:
-        """Logits of the second half of each chunk, (n_chunks · n_ctx / 2, n_vocab) for every group."""
-        for group in self._groups:
-            n, n_ctx = group.shape
-            positions = np.tile(np.arange(n_ctx, dtype=np.int32), n)
-            self._engine.clear()
-            wanted = positions >= n_ctx // 2
-            self._engine.decode(group.reshape(-1), positions, seq=np.repeat(np.arange(n), n_ctx), logits=wanted)
+        """Logits of the scored positions of each chunk, (n_scored, n_vocab)."""
+        for block in iter_logits(self._engine, self._tokens, n_ctx=self._n_ctx):
             self._patch.reraise()
-            yield self._engine.logits(int(wanted.sum())).copy()
+            yield block.logits.copy()
 
 
 def _mean_kld(base: F32Array, now: F32Array) -> float:
