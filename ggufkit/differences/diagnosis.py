@@ -138,7 +138,7 @@ def _moved_experts(measured: Measured, aliens: list[int]) -> dict[int, int]:
     originals = [measured.base.rows(e, start, stop).ravel() for e in range(tensor.n_expert)]
     moved = {}
     for expert in aliens:
-        mine = np.nan_to_num(tensor.rows(expert, start, stop).ravel())
+        mine = tensor.rows(expert, start, stop).ravel()
         cosines = [_cosine(mine, other) for other in originals]
         best = int(np.argmax(cosines))
         if best != expert and cosines[best] > ALIKE:
@@ -211,7 +211,7 @@ def _twin(measured: Measured, expert: int, base: Model) -> str | None:
     """Another tensor of the original that the candidate's holds."""
     tensor = measured.candidate
     stop = min(tensor.n_rows, 8)
-    mine = np.nan_to_num(tensor.rows(expert, 0, stop).ravel())
+    mine = tensor.rows(expert, 0, stop).ravel()
     for other in base.tensors:
         same = other.name != tensor.name and other.shape == tensor.shape
         if same and _cosine(mine, other.rows(expert, 0, stop).ravel()) > ALIKE:
@@ -237,12 +237,18 @@ def _place(measured: Measured, expert: int) -> str:
 
 
 def _unit(rows: F32Array) -> F32Array:
-    rows = np.nan_to_num(rows)
+    rows = _finite(rows)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: F32Array = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
     return unit
 
 
+def _finite(x: F32Array) -> F32Array:
+    """What is not finite says nothing of what a tensor resembles: 0."""
+    return np.where(np.isfinite(x), x, np.float32(0))
+
+
 def _cosine(a: F32Array, b: F32Array) -> float:
+    a, b = _finite(a), _finite(b)
     norm = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
     return float(a @ b) / norm if norm else 0.0

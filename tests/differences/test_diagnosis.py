@@ -69,6 +69,16 @@ def test_weights_that_are_not_finite_are_placed() -> None:
     assert said(STACK, bad) == [f"nan w expert 1: {where}"]
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_weights_that_are_not_finite_hide_no_other_fault(value: float) -> None:
+    swapped = STACK[[0, 3, 2, 1]]
+    swapped[1, 7, 5] = value
+    assert said(STACK, swapped)[1:] == ["experts w: experts 1 and 3 are swapped"]
+    moved = MATRIX[[1, 0, *range(2, 16)]]
+    moved[0, 5] = value
+    assert said(MATRIX, moved)[1:] == ["rows w: rows are permuted, 2 of 16 moved: row 0 holds the original's row 1"]
+
+
 @pytest.mark.parametrize("dtype", ["Q8_0", "Q4_0", "Q4_1"])
 def test_the_expected_error_of_an_honest_file_is_its_own(dtype: str) -> None:
     """Of the 16 rows in the middle alone: the others of the candidate are zero."""

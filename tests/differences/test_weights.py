@@ -19,7 +19,7 @@ def test_errors_of_experts_and_of_the_whole_whatever_the_slab(slab: int, monkeyp
     changed[0] *= 1.5
     changed[1, 4, 0] = np.inf
     (one,) = measured(model(tensor("w", values)), model(tensor("w", changed)))
-    whole = (40 * 0.25 / 80) ** 0.5  # the infinite one adds nothing to the difference
+    whole = (40 * 0.25 / 79) ** 0.5  # the pair of the infinite one counts on neither side
     row = one.row(0.25)
     assert row.error == pytest.approx(whole)
     assert row.experts == pytest.approx((0.5, 0.0))
@@ -32,6 +32,14 @@ def test_errors_of_experts_and_of_the_whole_whatever_the_slab(slab: int, monkeyp
         0.25,
     )
     assert [sums.n_bad.tolist() for sums in one.sums] == [[0] * 5, [0, 0, 0, 0, 1]]
+
+
+def test_an_error_of_nothing_that_is_finite_is_not_known() -> None:
+    changed = np.ones((2, 3, 4), dtype=np.float32)
+    changed[1] = np.nan
+    (one,) = measured(model(tensor("w", np.ones((2, 3, 4)))), model(tensor("w", changed)))
+    row = one.row(0.25)
+    assert (row.error, row.experts, row.n_bad) == (0.0, (0.0, None), 12)
 
 
 def test_an_error_relative_to_nothing_is_not_known() -> None:
