@@ -12,7 +12,7 @@ from gguf import GGUFValueType, Keys
 
 from ggufkit.errors import TokenizerError
 from ggufkit.formats.model import KV
-from ggufkit.tokenizer import bpe, llama_hf, spm
+from ggufkit.tokenizer import bpe, gpt2_files, llama_hf, spm
 from ggufkit.tokenizer.files import MAX_VOCAB, MalformedError, TokenizerFiles
 from ggufkit.tokenizer.rows import check_tokens
 from ggufkit.tokenizer.sentencepiece_model import SentencePieceModel
@@ -73,14 +73,17 @@ def _entries(
     model: SentencePieceModel | None,
     pre_alias: Mapping[str, str] | None,
 ) -> tuple[KV, ...]:
+    by_text = False
     if model is not None:
         tokens = spm.from_model(files, model, n_vocab, phi3=kind is VocabKind.SPM_PHI3)
     elif kind is VocabKind.LLAMA_HF:
         tokens = llama_hf.from_tokenizer_json(files, n_vocab)
     else:
-        tokens = bpe.from_tokenizer_json(files, n_vocab, pre_alias=dict(pre_alias or {}))
+        without = None if files.read_object("tokenizer.json") else gpt2_files.assembled(files)
+        by_text = without is not None
+        tokens = bpe.from_tokenizer_json(files, n_vocab, tokenizer=without, pre_alias=dict(pre_alias or {}))
     texts = next(kv.value for kv in tokens if kv.key == Keys.Tokenizer.LIST)
-    return (*tokens, *special_tokens(files, texts))
+    return (*tokens, *special_tokens(files, texts, by_text=by_text))
 
 
 def _check_unicode(kv: KV, folder: Path) -> None:
@@ -109,12 +112,15 @@ def _choose(
                 files.leave_out(spm.MODEL, error)
         if kind is VocabKind.LLAMA_HF and spm.is_llama_bpe(tokenizer):
             return kind, None
-        if kind is VocabKind.BPE and tokenizer:
+        if kind is VocabKind.BPE and (tokenizer or gpt2_files.has_files(files)):
             return kind, None
     for name in ("tokenizer.json", spm.MODEL):
         if name in files.faults:
             raise files.faults[name]
     wanted = spm.MODEL if VocabKind.BPE not in kinds else f"tokenizer.json or {spm.MODEL}"
+    for there, absent in ((gpt2_files.VOCAB, gpt2_files.MERGES), (gpt2_files.MERGES, gpt2_files.VOCAB)):
+        if files.exists(there) and not files.exists(absent):
+            raise TokenizerError(f"{files.folder}: {there} is of no use without {absent}. Fetch it, or tokenizer.json.")
     hint = "tekken.json alone is not supported; f" if files.exists("tekken.json") else "F"
     raise TokenizerError(
         f"{files.folder}: no tokenizer found, wanted {wanted}. {hint}etch the missing file from the model's page."

@@ -21,16 +21,22 @@ _SPACE_IN_MERGE = chr(ord(" ") + 256)  # as the byte-level alphabet writes a spa
 
 
 def from_tokenizer_json(
-    files: TokenizerFiles, n_vocab: int, *, pre_alias: dict[str, str] | None = None
+    files: TokenizerFiles,
+    n_vocab: int,
+    *,
+    tokenizer: dict[str, Any] | None = None,
+    pre_alias: dict[str, str] | None = None,
 ) -> tuple[KV, ...]:
     """Vocabulary of a byte-level BPE in tokenizer.json, padded to `n_vocab` rows with [PADi].
 
+    tokenizer  what stands in for tokenizer.json where the folder has none
     pre_alias  the family's own name for a pre-tokenizer that several families share: {"gpt-2": "phi-2"}
 
     Raises TokenizerError on malformed files, an unknown pre-tokenizer, or a vocabulary with more tokens than rows.
     """
-    tokenizer = files.read_object("tokenizer.json")
-    vocab = vocabulary(tokenizer, n_vocab)
+    where = "vocab.json" if tokenizer else "tokenizer.json"
+    tokenizer = tokenizer or files.read_object("tokenizer.json")
+    vocab = vocabulary(tokenizer, n_vocab, where)
     pre = pretokenizer_id(tokenizer)
     texts: list[str | None] = [None] * n_vocab
     types = [int(TokenType.UNUSED)] * n_vocab
@@ -38,7 +44,7 @@ def from_tokenizer_json(
         texts[number], types[number] = text, int(TokenType.NORMAL)
     pairs = merge_pairs(tokenizer, vocab, files)
     quiet = ordinary(quiet_roles(files), vocab, pairs)
-    for token in added_tokens(files, vocab, n_vocab, declared=_declared(files)):
+    for token in added_tokens(files, tokenizer, vocab, n_vocab, declared=_declared(files)):
         if token.text not in quiet:
             texts[token.number], types[token.number] = _added(token)
     merges = [" ".join(pair) for pair in pairs]
@@ -53,25 +59,25 @@ def from_tokenizer_json(
     )
 
 
-def vocabulary(tokenizer: dict[str, Any], n_vocab: int) -> dict[str, int]:
+def vocabulary(tokenizer: dict[str, Any], n_vocab: int, where: str = "tokenizer.json") -> dict[str, int]:
     """Token → number of a BPE model. Raises TokenizerError on numbers that are malformed, given twice or too large."""
     model = expect(tokenizer.get("model"), dict, "tokenizer.json: model")
     if model.get("type", "BPE") != "BPE":
         raise TokenizerError(
             f"tokenizer.json: model is {model.get('type')!r}, wanted BPE. It cannot be stored in GGUF."
         )
-    vocab: dict[str, int] = expect(model.get("vocab"), dict, "tokenizer.json: vocab")
+    vocab: dict[str, int] = expect(model.get("vocab"), dict, f"{where}: vocab")
     owner: dict[int, str] = {}
     for text, number in vocab.items():
         if not is_int(number) or number < 0:
-            raise TokenizerError(f"tokenizer.json: token {text!r} has number {number!r}. The file is malformed.")
+            raise TokenizerError(f"{where}: token {text!r} has number {number!r}. The file is malformed.")
         if number >= n_vocab:
             raise TokenizerError(
-                f"tokenizer.json: token {text!r} has number {number}, the model has {n_vocab} rows of embeddings. "
+                f"{where}: token {text!r} has number {number}, the model has {n_vocab} rows of embeddings. "
                 "Tokenizer and weights do not belong together."
             )
         if number in owner:
-            raise TokenizerError(f"tokenizer.json: {owner[number]!r} and {text!r} are both number {number}.")
+            raise TokenizerError(f"{where}: {owner[number]!r} and {text!r} are both number {number}.")
         owner[number] = text
     return vocab
 
@@ -84,15 +90,16 @@ def merge_pairs(
     if not listed and files is not None and files.exists("merges.txt"):
         lines = files.read_text("merges.txt").split("\n")
         listed = [line.strip() for line in lines if line.strip() and not line.startswith("#version")]
+    where = "merges.txt" if listed and not tokenizer["model"].get("merges") else "tokenizer.json"
     pairs = []
     for rank, merge in enumerate(listed):
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
-            raise TokenizerError(f'tokenizer.json: merge {rank} is {merge!r:.80}, wanted "a b" or ["a", "b"].')
+            raise TokenizerError(f'{where}: merge {rank} is {merge!r:.80}, wanted "a b" or ["a", "b"].')
         left, right = pair
         for token in (left, right, left + right):
             if token not in vocab:
-                raise TokenizerError(f"tokenizer.json: merge {rank} needs token {token!r}, which the vocabulary lacks.")
+                raise TokenizerError(f"{where}: merge {rank} needs token {token!r}, which the vocabulary lacks.")
         pairs.append((left.replace(" ", _SPACE_IN_MERGE), right.replace(" ", _SPACE_IN_MERGE)))
     return pairs
 
@@ -104,7 +111,12 @@ def ordinary(texts: set[str], vocab: dict[str, int], pairs: list[tuple[str, str]
 
 
 def added_tokens(
-    files: TokenizerFiles, vocab: dict[str, int], n_vocab: int, *, declared: tuple[AddedToken, ...] = ()
+    files: TokenizerFiles,
+    tokenizer: dict[str, Any],
+    vocab: dict[str, int],
+    n_vocab: int,
+    *,
+    declared: tuple[AddedToken, ...] = (),
 ) -> list[AddedToken]:
     """Added tokens of tokenizer.json, then those that only tokenizer_config.json has. Later ones never displace.
 
@@ -113,7 +125,7 @@ def added_tokens(
     out: dict[str, AddedToken] = {}
     used = {number: text for text, number in vocab.items()}
     where = "tokenizer.json: added_tokens"
-    for entry in expect(files.read_object("tokenizer.json").get("added_tokens") or [], list, where):
+    for entry in expect(tokenizer.get("added_tokens") or [], list, where):
         token = parse_added(expect(entry, dict, where), entry.get("id"))
         other = used.setdefault(token.number, token.text)
         if other != token.text or vocab.get(token.text, token.number) != token.number:

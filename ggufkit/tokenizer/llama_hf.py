@@ -37,7 +37,7 @@ def from_tokenizer_json(files: TokenizerFiles, n_vocab: int) -> tuple[KV, ...]:
     for text, number in vocab.items():
         kind = TokenType.CONTROL if text in special else TokenType.NORMAL
         pieces.put(number, text, float(-ranks.get(text, len(ranks))), _type(text, kind))
-    for token in added_tokens(files, vocab, n_vocab):
+    for token in added_tokens(files, tokenizer, vocab, n_vocab):
         if token.text not in vocab:
             kind = TokenType.CONTROL if token.text in special else TokenType.USER_DEFINED
             pieces.put(token.number, token.text, ADDED_SCORE, kind)

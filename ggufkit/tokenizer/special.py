@@ -37,10 +37,11 @@ class _Specials:
     add: dict[str, bool] = field(default_factory=dict)
 
 
-def special_tokens(files: TokenizerFiles, texts: list[str]) -> tuple[KV, ...]:
+def special_tokens(files: TokenizerFiles, texts: list[str], *, by_text: bool = False) -> tuple[KV, ...]:
     """Ids, flags and templates that the files declare. An id without a row is left out.
 
-    texts  of all rows: where config.json gives a number that is no row (-1), they have that of the declared token
+    texts    of all rows: where config.json gives a number that is no row (-1), they have that of the declared token
+    by_text  a BOS and EOS that no file numbers have the number of their text; without one llama.cpp takes 11
 
     Raises MalformedError on a malformed tokenizer.json.
     """
@@ -60,6 +61,10 @@ def special_tokens(files: TokenizerFiles, texts: list[str]) -> tuple[KV, ...]:
         text = text_of(specials.texts.get(f"{kind}_token"))
         if text in texts:
             ids[kind] = texts.index(text)
+    if by_text:
+        for kind, text in role_texts(specials.texts).items():
+            if kind in ("bos", "eos") and kind not in ids and text in texts:
+                ids[kind] = texts.index(text)
     out = [KV(_ID_KEYS[kind], GGUFValueType.UINT32, number) for kind, number in ids.items() if kind in _ID_KEYS]
     out += [KV(_ADD_KEYS[kind], GGUFValueType.BOOL, flag) for kind, flag in specials.add.items() if kind in _ADD_KEYS]
     return (*out, *chat_templates(files))
