@@ -17,6 +17,7 @@ from ggufkit.architectures.card import brief
 from ggufkit.architectures.config import Config, check_sizes
 from ggufkit.architectures.families import FAMILIES
 from ggufkit.architectures.family import Family
+from ggufkit.architectures.mistral import is_own, own, told
 from ggufkit.architectures.naming import general_metadata
 from ggufkit.architectures.tensors import map_tensors
 from ggufkit.architectures.vocabulary import vocabulary_metadata
@@ -88,7 +89,15 @@ def convert(
     general.file_type is that of the weights as they are; a plan replaces it with its own. Raises CheckpointError and
     TokenizerError.
     """
+    checkpoint = told(checkpoint)
     family = find_family(checkpoint)
+    if is_own(checkpoint):
+        if adapters:
+            raise CheckpointError(
+                f"{adapters[0].path}: an adapter is made for transformers' order of rows, which "
+                f"{checkpoint.path} does not have. Use the folder with config.json and model.safetensors."
+            )
+        family = own(family)
     config = Config(checkpoint.path, checkpoint.config, family.defaults, checkpoint.notes)
     check_sizes(config)
     stated = config.get("quantization_config")

@@ -32,6 +32,7 @@ def open_source(
     if not path.exists():
         advice = hub_advice(path) or "Name a Hugging Face folder or a GGUF file."
         raise InputError(f"{shown(str(path))} does not exist. {advice}")
-    if path.suffix in (".safetensors", ".json") and (path.parent / "config.json").exists():
+    beside = (path.parent / name for name in ("config.json", "params.json"))
+    if path.suffix in (".safetensors", ".json") and any(each.exists() for each in beside):
         raise InputError(f"{shown(str(path))} is one file of a checkpoint. Pass its folder: {shown(str(path.parent))}")
     return open_model(path, allow_requantize=allow_requantize)

@@ -19,6 +19,7 @@ from ggufkit.formats.shards import find_shards, open_shards
 from ggufkit.formats.tensor import TensorRef
 
 CONFIG = "config.json"
+PARAMS = "params.json"  # Mistral's own, beside consolidated.safetensors
 GENERATION_CONFIG = "generation_config.json"
 _WHOLE = "Pass the folder of a Hugging Face checkpoint, with every file of it."
 _NEARBY = ("*/config.json", "snapshots/*/config.json", "*/snapshots/*/config.json", "snapshots/*/*/config.json")
@@ -29,7 +30,9 @@ MAX_JSON_NBYTES = 256 << 20  # a tokenizer.json of 256,000 pieces has 35 MB
 class Checkpoint:
     """An opened folder. `tensors` are in the order of the shards, and of the header within a shard.
 
-    notes  what was left out because it could not be read and is not needed; readers of other files add theirs
+    config       of config.json; without one, of Mistral's params.json, whose names `architectures.mistral` translates
+    config_name  which of the two
+    notes        what was left out because it could not be read and is not needed; readers of other files add theirs
     """
 
     path: Path
@@ -38,24 +41,28 @@ class Checkpoint:
     shards: tuple[SafetensorsFile, ...]
     tensors: Mapping[str, TensorRef]
     notes: list[str] = field(default_factory=list)
+    config_name: str = CONFIG
 
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Read config and headers and check them; no weight is read. Raises CheckpointError."""
         _check_folder(folder)
         config = read_json(folder, CONFIG)
+        config_name = CONFIG
+        if config is None:
+            config, config_name = read_json(folder, PARAMS), PARAMS
         if config is None:
             within = next((path.parent for place in _NEARBY for path in sorted(folder.glob(place))), None)
             hint = f"Pass the folder that has it: {shown(str(within))}" if within else _WHOLE
             raise CheckpointError(f"{folder} has no {CONFIG}. {hint}")
         notes: list[str] = []
-        names, weight_map = find_shards(folder, notes)
+        names, weight_map = find_shards(folder, notes, own_first=config_name == PARAMS)
         shards, tensors = open_shards(folder, names, weight_map, notes)
-        return cls(folder, config, read_optional(folder, GENERATION_CONFIG, notes), shards, tensors, notes)
+        return cls(folder, config, read_optional(folder, GENERATION_CONFIG, notes), shards, tensors, notes, config_name)
 
     def fingerprint(self) -> str:
         """Hex digest of config, sizes, headers and a sample of the weights. The folder's place does not matter."""
-        digest = hashlib.sha256(read_bytes(self.path, CONFIG))
+        digest = hashlib.sha256(read_bytes(self.path, self.config_name))
         for shard in sorted(self.shards, key=lambda s: s.file.path.name):
             digest.update(f"\n{shard.file.path.name} ".encode())
             digest.update(content_digest(shard.file, shard.data_offset, shard.nbytes))

@@ -1,6 +1,7 @@
 """Which files of a checkpoint's folder hold its weights, and whether they hold what the index promises.
 
-Knows the names model.safetensors, model.safetensors.index.json and model-00001-of-00003.safetensors.
+Knows the names model.safetensors, model.safetensors.index.json and model-00001-of-00003.safetensors, and Mistral's
+own of the same kind, consolidated.safetensors.
 The index is a stranger's: a shard is a plain name inside the folder, or it is refused.
 """
 
@@ -17,49 +18,60 @@ from ggufkit.formats.tensor import TensorRef
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+STEMS = ("model", "consolidated")
 MAX_INDEX_NBYTES = 256 << 20
-_SHARD = re.compile(r"model-(\d{5,6})-of-(\d{5,6})\.safetensors")
+_SHARD = re.compile(r"(?:model|consolidated)-(\d{5,6})-of-(\d{5,6})\.safetensors")
 # What an index may list though no shard holds it: a head tied to the embeddings, buffers that are computed anew.
 _NOT_STORED = ("lm_head.weight", ".rotary_emb.inv_freq", ".attention.bias", ".masked_bias", ".position_ids")
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _FETCH = "Fetch the checkpoint again, with every file of it."
 
 
-def find_shards(folder: Path, notes: list[str]) -> tuple[list[str], dict[str, str] | None]:
+def find_shards(folder: Path, notes: list[str], *, own_first: bool = False) -> tuple[list[str], dict[str, str] | None]:
     """Names of the files that hold the weights, in order, and the index's tensor -> file where there is one.
 
-    notes  gets a line where the index cannot be read and the shards' own numbers say that all are there
+    own_first  look for Mistral's own names first: the same weights often lie there twice
+    notes      gets a line where the index cannot be read and the shards' own numbers say that all are there
     """
     # what begins with a dot is litter: macOS puts ._NAME beside every file on disks of another make
     names = sorted(p.name for p in folder.glob("[!.]*.safetensors") if not p.is_dir())
-    if SINGLE in names:
-        return [SINGLE], None
-    numbered = [name for name in names if _SHARD.fullmatch(name)]
-    weight_map = _index(folder, numbered, notes) if is_present(folder / INDEX) else None
+    for stem in reversed(STEMS) if own_first else STEMS:
+        if (found := _of_stem(folder, stem, names, notes)) is not None:
+            return found
+    return [_only(folder, names)], None
+
+
+def _of_stem(
+    folder: Path, stem: str, names: Sequence[str], notes: list[str]
+) -> tuple[list[str], dict[str, str] | None] | None:
+    """The weights under one of the usual names; None where there are none."""
+    single, index = f"{stem}.safetensors", f"{stem}.safetensors.index.json"
+    if single in names:
+        return [single], None
+    numbered = [name for name in names if name.startswith(f"{stem}-") and _SHARD.fullmatch(name)]
+    weight_map = _index(folder / index, numbered, notes) if is_present(folder / index) else None
     if weight_map is not None:
         named = sorted(set(weight_map.values()))
         extra = [name for name in numbered if name not in named]
         if extra:
             raise CheckpointError(
-                f"{folder / extra[0]} is not in {INDEX}. It belongs to another download; move it away, or fetch again."
+                f"{folder / extra[0]} is not in {index}. It belongs to another download; move it away, or fetch again."
             )
         return named, weight_map
-    if numbered:
-        return _complete(folder, numbered), None
-    return [_only(folder, names)], None
+    return (_complete(folder, numbered), None) if numbered else None
 
 
-def _index(folder: Path, numbered: Sequence[str], notes: list[str]) -> dict[str, str] | None:
+def _index(path: Path, numbered: Sequence[str], notes: list[str]) -> dict[str, str] | None:
     """What the index says; None where it cannot be read and is not needed. Raises CheckpointError."""
     try:
-        weight_map = _parse_index(folder / INDEX)
+        weight_map = _parse_index(path)
     except CheckpointError as error:
         if not numbered:
             raise
-        _complete(folder, numbered)
+        _complete(path.parent, numbered)
         notes.append(f"{error} The shards are complete without it.")
         return None
-    return _with_plain_names(folder / INDEX, weight_map)
+    return _with_plain_names(path, weight_map)
 
 
 def read_index(path: Path) -> dict[str, str]:
@@ -155,7 +167,8 @@ def open_shards(
 
     notes  gets a line for each tensor that the index lists, no shard holds and a model can do without
     """
-    shards = tuple(open_safetensors(_inside(folder, name)) for name in names)
+    index = INDEX.replace(*STEMS) if names[0].startswith(STEMS[1]) else INDEX
+    shards = tuple(open_safetensors(_inside(folder, name, index)) for name in names)
     tensors: dict[str, TensorRef] = {}
     for name, shard in zip(names, shards, strict=True):
         for tensor in shard.tensors.values():
@@ -166,25 +179,25 @@ def open_shards(
                 said = weight_map.get(tensor.name)
                 raise CheckpointError(
                     f"{folder / name}: tensor {shown(tensor.name)} is in this shard, "
-                    f"{f'{INDEX} says {said}' if said else f'{INDEX} does not list it'}. {_FETCH}"
+                    f"{f'{index} says {said}' if said else f'{index} does not list it'}. {_FETCH}"
                 )
             tensors[tensor.name] = tensor
     for tensor_name, shard_name in (weight_map or {}).items():
         if tensor_name not in tensors and tensor_name.endswith(_NOT_STORED):
-            notes.append(f"{INDEX} lists {shown(tensor_name)}, which {shard_name} does not hold")
+            notes.append(f"{index} lists {shown(tensor_name)}, which {shard_name} does not hold")
         elif tensor_name not in tensors:
             raise CheckpointError(
-                f"{folder / shard_name}: tensor {shown(tensor_name)} is absent, {INDEX} says it is there. {_FETCH}"
+                f"{folder / shard_name}: tensor {shown(tensor_name)} is absent, {index} says it is there. {_FETCH}"
             )
     if not tensors:
         raise CheckpointError(f"{folder}: no tensors in {', '.join(names)}. {_FETCH}")
     return shards, tensors
 
 
-def _inside(folder: Path, name: str) -> Path:
+def _inside(folder: Path, name: str, index: str) -> Path:
     """Path of a shard. Its name was checked; a link is whoever laid it there's own word, and is followed."""
     path = folder / name
     if not path.exists():
-        what = "is a link to a file that is gone" if path.is_symlink() else f"is missing; {INDEX} names it"
+        what = "is a link to a file that is gone" if path.is_symlink() else f"is missing; {index} names it"
         raise CheckpointError(f"{path} {what}. Fetch the shard again.")
     return path

@@ -12,7 +12,7 @@ from gguf import GGUFValueType, Keys
 
 from ggufkit.errors import TokenizerError
 from ggufkit.formats.model import KV
-from ggufkit.tokenizer import bpe, gpt2_files, llama_hf, spm
+from ggufkit.tokenizer import bpe, gpt2_files, llama_hf, mistral, spm
 from ggufkit.tokenizer.files import MAX_VOCAB, MalformedError, TokenizerFiles
 from ggufkit.tokenizer.rows import check_tokens
 from ggufkit.tokenizer.sentencepiece_model import SentencePieceModel
@@ -20,12 +20,16 @@ from ggufkit.tokenizer.special import special_tokens
 
 
 class VocabKind(StrEnum):
-    """Kinds of vocabulary. SPM: tokenizer.model. LLAMA_HF: the same as tokenizer.json. BPE: byte-level."""
+    """Kinds of vocabulary. SPM: tokenizer.model. LLAMA_HF: the same as tokenizer.json. BPE: byte-level.
+
+    MISTRAL: Mistral's own tekken.json, or tokenizer.model.v3 and the like.
+    """
 
     SPM = "spm"
     SPM_PHI3 = "spm-phi3"
     LLAMA_HF = "llama-hf"
     BPE = "bpe"
+    MISTRAL = "mistral"
 
 
 def load_vocabulary(
@@ -73,6 +77,8 @@ def _entries(
     model: SentencePieceModel | None,
     pre_alias: Mapping[str, str] | None,
 ) -> tuple[KV, ...]:
+    if kind is VocabKind.MISTRAL:
+        return mistral.from_files(files, n_vocab)
     by_text = False
     if model is not None:
         tokens = spm.from_model(files, model, n_vocab, phi3=kind is VocabKind.SPM_PHI3)
@@ -114,6 +120,8 @@ def _choose(
             return kind, None
         if kind is VocabKind.BPE and (tokenizer or gpt2_files.has_files(files)):
             return kind, None
+        if kind is VocabKind.MISTRAL and mistral.has_files(files):
+            return kind, None
     for name in ("tokenizer.json", spm.MODEL):
         if name in files.faults:
             raise files.faults[name]
@@ -121,9 +129,8 @@ def _choose(
     for there, absent in ((gpt2_files.VOCAB, gpt2_files.MERGES), (gpt2_files.MERGES, gpt2_files.VOCAB)):
         if files.exists(there) and not files.exists(absent):
             raise TokenizerError(f"{files.folder}: {there} is of no use without {absent}. Fetch it, or tokenizer.json.")
-    hint = "tekken.json alone is not supported; f" if files.exists("tekken.json") else "F"
     raise TokenizerError(
-        f"{files.folder}: no tokenizer found, wanted {wanted}. {hint}etch the missing file from the model's page."
+        f"{files.folder}: no tokenizer found, wanted {wanted}. Fetch the missing file from the model's page."
     )
 
 

@@ -163,6 +163,17 @@ def _through_bytes(text: str) -> str:
     return bytes(alphabet[letter] for letter in text).decode("utf-8", errors="replace")
 
 
+def letters(raw: bytes) -> str:
+    """Bytes in the byte-level alphabet."""
+    alphabet = _letter_of_byte()
+    return "".join([alphabet[byte] for byte in raw])
+
+
+@cache
+def _letter_of_byte() -> dict[int, str]:
+    return {byte: letter for letter, byte in _byte_of_letter().items()}
+
+
 @cache
 def _byte_of_letter() -> dict[str, int]:
     """GPT-2's alphabet: printable Latin-1 bytes are themselves, the other 68 are U+0100 onwards in order."""

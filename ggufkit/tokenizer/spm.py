@@ -127,11 +127,11 @@ def declared_tokens(files: TokenizerFiles) -> Iterable[AddedToken]:
             files.note(f"{where}: {error}")
 
 
-def read_model(files: TokenizerFiles, n_vocab: int) -> SentencePieceModel:
+def read_model(files: TokenizerFiles, n_vocab: int, name: str = MODEL) -> SentencePieceModel:
     """The SentencePiece model of the folder. Raises TokenizerError where it is none, or has more pieces than rows."""
-    path = files.folder / MODEL
+    path = files.folder / name
     try:
-        model = parse_model(files.read_bytes(MODEL))
+        model = parse_model(files.read_bytes(name))
     except ValueError as error:
         raise TokenizerError(f"{path}: is not a SentencePiece model: {error}. Fetch the file again.") from error
     if len(model.pieces) > n_vocab:

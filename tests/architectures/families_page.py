@@ -34,6 +34,14 @@ Of a model that sees or hears, the language model is converted. A block that gue
 |---|---|---|---|
 """
 SOURCES = """
+## Folders in another form
+
+| Form | Checked against |
+|---|---|
+| `vocab.json` and `merges.txt` alone: Qwen 2 to 3.5, GPT-2, CodeGen, GPT-NeoX | llama.cpp's converter; transformers |
+| `tekken.json` alone, `tokenizer.model.v3` and the like | llama.cpp's converter; mistral-common |
+| `consolidated.safetensors` or its shards, with `params.json` (dense, also in FP8) | llama.cpp's converter |
+
 ## Weights that are quantized already
 
 They are decoded slab by slab; MXFP4 is taken over bit for bit (`--allow-requantize` decodes it too). A line of the

@@ -29,11 +29,6 @@ def test_no_tokenizer_says_which_files_are_wanted(tmp_path):
     refused(tmp_path, "no tokenizer found, wanted tokenizer.json or tokenizer.model")
 
 
-def test_tekken_alone_is_named(tmp_path):
-    (tmp_path / "tekken.json").write_text("{}")
-    refused(tmp_path, "tekken.json alone is not supported")
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -24,7 +24,7 @@ from ggufkit.architectures.rope import llama3_factors
 from ggufkit.architectures.sizes import n_embd, n_ff, n_head, n_head_kv
 from ggufkit.tokenizer import VocabKind
 
-SPM_FIRST = (VocabKind.SPM, VocabKind.LLAMA_HF, VocabKind.BPE)
+SPM_FIRST = (VocabKind.SPM, VocabKind.LLAMA_HF, VocabKind.BPE, VocabKind.MISTRAL)
 
 DENSE_BIAS: dict[str, Shape] = {"ffn_gate.bias": (n_ff,), "ffn_up.bias": (n_ff,), "ffn_down.bias": (n_embd,)}
 

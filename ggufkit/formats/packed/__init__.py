@@ -18,7 +18,9 @@ from ggufkit.formats.tensor import TensorRef
 
 __all__ = ["Mxfp4", "PackedRef", "packed_ref", "unpack"]
 
-UNUSED = (".input_scale", "activation_scale", ".k_scale", ".v_scale", ".input_global_scale", ".weight_shape")
+UNUSED = (
+    ".input_scale", ".qscale_act", "activation_scale", ".k_scale", ".v_scale", ".input_global_scale", ".weight_shape",
+)  # fmt: skip
 FORMATS: tuple[Callable[[Finder, str, TensorRef], TensorRef | None], ...] = (
     mxfp4_of_gpt_oss,
     packed_weight,

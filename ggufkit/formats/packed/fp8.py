@@ -48,13 +48,17 @@ class Fp8:
 
 
 def fp8(finder: Finder, name: str, ref: TensorRef) -> TensorRef | None:
-    """X with X_scale_inv (DeepSeek), X_scale (compressed-tensors, ModelOpt): blocks, rows, or one scale for all."""
+    """X with X_scale_inv (DeepSeek), X_scale (compressed-tensors, ModelOpt): blocks, rows, or one scale for all.
+
+    Mistral's own files call the scale of a.weight a.qscale_weight.
+    """
     if ref.dtype not in FP8 or name.endswith(("_scale", "_scale_inv")):
         return None
-    spelling = next((s for s in ("_scale_inv", "_scale") if name + s in finder.tensors), None)
-    if spelling is None:
+    spellings = (f"{name}_scale_inv", f"{name}_scale", f"{name.removesuffix('weight')}qscale_weight")
+    found = next((spelling for spelling in spellings if spelling in finder.tensors), None)
+    if found is None:
         raise CheckpointError(f"{ref.file.path}: {name} is {ref.dtype} and has no {name}_scale_inv beside it.")
-    scales = finder.needed(name + spelling, *FLOATS)
+    scales = finder.needed(found, *FLOATS)
     block = _block(finder, ref, scales)
     return finder.made("FP8", name, ref.shape, ref, Fp8(ref, scales, block))
 
