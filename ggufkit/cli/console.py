@@ -55,6 +55,11 @@ def say(message: str, *, lines: bool = False) -> None:
     click.echo(for_log(message if lines else printable(message)), err=True)
 
 
+def width() -> int | None:
+    """Columns of the terminal that `say` writes to; None where it is none."""
+    return Console(stderr=True).width if sys.stderr.isatty() else None
+
+
 def tell_runner(command: str) -> None:
     """A command to GitHub's runner, which reads both streams; its text is escaped by whoever made it."""
     click.echo(command, err=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ggufkit.cli import console
 from ggufkit.progress import OnProgress, Progress
+from ggufkit.reports.columns import broken
 from ggufkit.reports.units import human_bytes
 from ggufkit.runtime.generate import FinishReason, GenerationStats
 
@@ -34,8 +35,8 @@ class PromptProgress:
         self.close()
 
 
-def stats_lines(stats: GenerationStats, *, chat: bool) -> Iterator[str]:
-    """One line of what an answer took, and one where it ended in a loop."""
+def stats_lines(stats: GenerationStats, *, chat: bool, width: int | None = None) -> Iterator[str]:
+    """One line of what an answer took, and one where it ended in a loop; several where `width` is too narrow."""
     n_there = stats.n_kept + stats.n_computed
     if n_there < stats.n_prompt:
         yield f"interrupted at {n_there:,} of {stats.n_prompt:,} tokens of the prompt"
@@ -46,22 +47,21 @@ def stats_lines(stats: GenerationStats, *, chat: bool) -> Iterator[str]:
         FinishReason.CANCELLED: "interrupted",
     }[stats.finish_reason]
     prompt = f"{stats.n_computed:,} new + {stats.n_kept:,} kept" if stats.n_kept else f"{stats.n_prompt:,} tokens"
-    yield " · ".join(
-        (
-            _mode(chat),
-            f"first token {1000 * stats.seconds_to_first:.0f} ms",
-            f"prompt {prompt} @ {stats.prompt_per_second:.1f}/s",
-            f"answer {stats.n_generated:,} tokens @ {stats.generated_per_second:.1f}/s",
-            f"peak {human_bytes(stats.peak_rss)}",
-            f"seed {stats.seed}",
-            why,
-        )
+    numbers = (
+        _mode(chat),
+        f"first token {1000 * stats.seconds_to_first:.0f} ms",
+        f"prompt {prompt} @ {stats.prompt_per_second:.1f}/s",
+        f"answer {stats.n_generated:,} tokens @ {stats.generated_per_second:.1f}/s",
+        f"peak {human_bytes(stats.peak_rss)}",
+        f"seed {stats.seed}",
+        why,
     )
+    yield from broken(" · ".join(numbers), width, "·")
     if stats.loop:
-        yield (
+        yield from broken(
             f"It ends in the same {stats.loop} tokens over and over. --repeat-penalty 1.1 discourages that, -n N "
-            "goes on for N tokens."
-        )
+            "goes on for N tokens.", width, " ",
+        )  # fmt: skip
 
 
 def _mode(chat: bool) -> str:

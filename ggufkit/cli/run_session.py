@@ -3,17 +3,16 @@
 The answer goes to stdout as it comes, stats and everything else to stderr. Ctrl-C ends an answer, not the program.
 """
 
-import dataclasses
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from ggufkit.cli import console
 from ggufkit.cli.answer import AnswerWriter, typing_is_not_shown
 from ggufkit.cli.run_numbers import PromptProgress, as_dict, stats_lines
+from ggufkit.cli.run_options import AnswerOptions, EngineOptions
 from ggufkit.errors import GgufkitError, InputError
 from ggufkit.progress import Progress
 from ggufkit.runtime.batch import I32Array
@@ -36,33 +35,12 @@ RAW_NTOKENS = 512  # a base model seldom ends by itself
 _COMMAND = re.compile(r"/[a-z?]+( .*)?")
 
 
-@dataclasses.dataclass(slots=True)
-class Options:
-    """How to answer. chat None: where the file has a template. special: read special tokens in a raw prompt."""
-
-    prompt: str | None = None
-    chat: bool | None = None
-    special: bool = False
-    system: str | None = None
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-
-
-def parse(settings: dict[str, Any]) -> tuple[Options, Sampling]:
-    """The command's options, checked before a model is loaded."""
-    names = {field.name for field in dataclasses.fields(Options)}
-    return (
-        Options(**{key: value for key, value in settings.items() if key in names}),
-        Sampling(**{key: value for key, value in settings.items() if key not in names}),
-    )
-
-
 @contextmanager
-def open_engine(file: Path, n_ctx: int | None, threads: int | None, device: str) -> Iterator[Engine]:
+def open_engine(file: Path, options: EngineOptions) -> Iterator[Engine]:
     """The model, loaded with a bar; its notices are said."""
     with console.progress(f"loading {file.name}") as update:
         engine = Engine.open(
-            file, n_ctx=n_ctx, threads=threads, device=Device(device),
+            file, n_ctx=options.n_ctx, threads=options.threads, device=Device(options.device),
             on_load=lambda fraction: update(Progress(100 * fraction, 100, "%")),
         )  # fmt: skip
     with engine:
@@ -74,14 +52,14 @@ def open_engine(file: Path, n_ctx: int | None, threads: int | None, device: str)
 class Session:
     """Answers with one engine. Keeps the conversation, and what the engine has computed of it."""
 
-    def __init__(self, engine: Engine, options: Options, sampling: Sampling, *, as_json: bool = False) -> None:
-        self.options, self.sampling = options, sampling
+    def __init__(self, engine: Engine, options: AnswerOptions, sampling: Sampling, *, as_json: bool = False) -> None:
+        self._options, self._sampling = options, sampling
         self._engine, self._as_json = engine, as_json
         self._chat = engine.chat_template is not None if options.chat is None else options.chat
         self._sequence = Sequence(engine)
         self._messages: list[Message] = []
         self._show_stats = True
-        self._start(self.options.system)
+        self._start(options.system)
         if options.system and not self._chat:
             raise InputError("a system message needs a chat. Leave out --raw; a model without a template has no chats.")
 
@@ -129,11 +107,11 @@ class Session:
             case "/help" | "/?":
                 console.say(HELP, lines=True)
             case "/clear":
-                self._start(self.options.system)
+                self._start(self._system)
                 console.say("The conversation begins anew.")
             case "/system":
                 self._start(rest.strip() or None)
-                what = "with that system message" if self.options.system else "without a system message"
+                what = "with that system message" if self._system else "without a system message"
                 console.say(f"The conversation begins anew, {what}.")
             case "/stats":
                 self._show_stats = not self._show_stats
@@ -190,23 +168,23 @@ class Session:
         return None
 
     def _start(self, system: str | None) -> None:
-        self.options.system = system
+        self._system = system
         self._messages = [Message("system", system)] if system else []
 
     def _raw_tokens(self, prompt: str) -> I32Array:
         """The prompt as it is, BOS in front once where the model wants it."""
         vocab = self._engine.vocab
-        ids = vocab.tokenize(prompt, parse_special=self.options.special)
+        ids = vocab.tokenize(prompt, parse_special=self._options.special)
         return ids[1:] if len(ids) > 1 and ids[0] == ids[1] == vocab.bos else ids
 
     def _generate(self, tokens: I32Array, writer: AnswerWriter | None, continued: str = "") -> tuple[str, Generation]:
         """The answer, written as it comes; on a terminal behind the text that it continues."""
-        most, unwanted = self.options.max_tokens, not self._chat and self.options.max_tokens is None
+        most, unwanted = self._options.max_tokens, not self._chat and self._options.max_tokens is None
         pieces: list[str] = []
         with PromptProgress() as progress, typing_is_not_shown():
             generation = generate(
-                self._engine, tokens, sampling=self.sampling, max_tokens=RAW_NTOKENS if unwanted else most,
-                cut_loops=most is None, stop=self.options.stop, sequence=self._sequence, on_prompt=progress,
+                self._engine, tokens, sampling=self._sampling, max_tokens=RAW_NTOKENS if unwanted else most,
+                cut_loops=most is None, stop=self._options.stop, sequence=self._sequence, on_prompt=progress,
             )  # fmt: skip
             if writer and sys.stdout.isatty():
                 writer.write(continued)
@@ -224,5 +202,5 @@ class Session:
         return "".join(pieces), generation
 
     def _say_stats(self, stats: GenerationStats) -> None:
-        for line in stats_lines(stats, chat=self._chat):
+        for line in stats_lines(stats, chat=self._chat, width=console.width()):
             console.say(line)

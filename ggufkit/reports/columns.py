@@ -67,19 +67,19 @@ def _narrowed(table: Sequence[Sequence[str]], widths: Sequence[int], soft: Mappi
 
 
 def _lines(row: Sequence[str], widths: Sequence[int], right: Sequence[int], soft: Mapping[int, str]) -> Iterable[str]:
-    cells = [_broken(cell, widths[i], soft[i]) if i in soft else [cell] for i, cell in enumerate(row)]
+    cells = [broken(cell, widths[i], soft[i]) if i in soft else [cell] for i, cell in enumerate(row)]
     for at in range(max(map(len, cells))):
         yield _line([cell[at] if at < len(cell) else "" for cell in cells], widths, right)
 
 
-def _broken(cell: str, width: int, ends: str) -> list[str]:
-    """Pieces of the cell joined to lines of at most `width`."""
+def broken(cell: str, width: int | None, ends: str) -> list[str]:
+    """Lines of at most `width`, broken behind any of the characters `ends` and nowhere else. None breaks nothing."""
     lines = [""]
     for piece in _pieces(cell, ends):
-        if lines[-1] and len((lines[-1] + piece).rstrip()) > width:
+        if width is not None and lines[-1] and len((lines[-1] + piece).rstrip()) > width:
             lines.append("")
         lines[-1] += piece
-    return [line.rstrip() for line in lines]
+    return [line.strip() for line in lines]
 
 
 def _pieces(cell: str, ends: str) -> list[str]:

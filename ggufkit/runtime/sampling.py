@@ -19,6 +19,7 @@ from ggufkit.runtime import library
 from ggufkit.runtime.batch import I32Array
 from ggufkit.runtime.engine import Engine
 
+MAX_SEED = 2**32 - 2  # llama.cpp draws a seed of its own for the next number: LLAMA_DEFAULT_SEED
 DRY_BREAKERS = ("\n", ":", '"', "*")
 
 
@@ -63,8 +64,8 @@ class Sampling:
             value = getattr(self, name)
             if not low <= value <= high:  # NaN fails too
                 raise UsageError(f"{name} is {value}; it must be between {low:g} and {high:g}")
-        if self.seed is not None and not 0 <= self.seed < 1 << 32:
-            raise UsageError(f"seed is {self.seed}; it must be between 0 and {(1 << 32) - 1}")
+        if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
+            raise UsageError(f"seed is {self.seed}; it must be between 0 and {MAX_SEED}")
         if any(math.isnan(bias) for bias in self.logit_bias.values()):
             raise UsageError("a logit bias is NaN")
 
@@ -74,7 +75,7 @@ class Sampler:
 
     def __init__(self, engine: Engine, sampling: Sampling) -> None:
         self._engine, self._lib = engine, engine.lib
-        self.seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
+        self.seed = secrets.randbelow(MAX_SEED + 1) if sampling.seed is None else sampling.seed
         self._n_history = sampling.penalty_last_n
         params = self._lib.llama_sampler_chain_default_params()
         self.chain: Any = self._lib.llama_sampler_chain_init(params)

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from ggufkit.cli import answer, line_editor, piped, run_session
+from ggufkit.cli.run_options import AnswerOptions
 from ggufkit.errors import InputError
 from ggufkit.runtime.engine import Engine
+from ggufkit.runtime.sampling import Sampling
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
 from tests.cli.terminal import Terminal
 
@@ -197,6 +199,19 @@ def test_what_is_typed_ahead_is_the_next_message(model):
         terminal.wait_for("first token")
 
 
+@pytest.mark.parametrize("columns", [40, 80])
+def test_the_line_of_numbers_is_broken_between_numbers(model, columns):
+    with Terminal("run", model, *GREEDY, "--ctx", "256", "-n", "3", columns=columns) as terminal:
+        terminal.wait_for("> ")
+        terminal.type("Hi.\r")
+        shown = terminal.wait_for("the length")
+    lines = shown[shown.index("chat ·") :].split("\n")
+    numbers = [number for line in lines for number in line.removesuffix(" ·").split(" · ")]
+    assert len(lines) > 1 and max(map(len, lines)) <= columns
+    words = ["chat", "first token ", "prompt ", "answer ", "peak ", "seed ", "the length"]
+    assert len(numbers) == len(words) and all(map(str.startswith, numbers, words))
+
+
 def test_an_interrupt_while_a_word_is_shown_loses_nothing(model, monkeypatch, capsys):
     put = answer.AnswerWriter._put
 
@@ -207,9 +222,9 @@ def test_an_interrupt_while_a_word_is_shown_loses_nothing(model, monkeypatch, ca
 
     monkeypatch.setattr(answer.AnswerWriter, "_put", interrupted)
     monkeypatch.setattr(answer.AnswerWriter, "write", lambda self, text: [self._put(part) for part in ("a", " ", "b")])
-    options, sampling = run_session.parse({"chat": False, "max_tokens": 5, "temperature": 0.0})
+    options = AnswerOptions(prompt=None, chat=False, special=False, system=None, max_tokens=5, stop=())
     with Engine.open(model, n_ctx=64, threads=1) as engine:
-        session = run_session.Session(engine, options, sampling)
+        session = run_session.Session(engine, options, Sampling(temperature=0.0))
         with pytest.raises(KeyboardInterrupt):
             session.answer_once("Once upon")
     assert capsys.readouterr().out == "a b\n"

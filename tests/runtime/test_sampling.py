@@ -81,7 +81,7 @@ def test_a_repeat_penalty_changes_what_is_drawn(engine):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"temperature": -1}, {"top_p": 1.5}, {"min_p": float("nan")}, {"repeat_penalty": 0}, {"seed": 1 << 32}]
+    "wrong", [{"temperature": -1}, {"top_p": 1.5}, {"min_p": float("nan")}, {"repeat_penalty": 0}, {"seed": 2**32 - 1}]
 )
 def test_settings_out_of_range_are_named(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
