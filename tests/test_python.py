@@ -14,6 +14,8 @@ import pytest
 import ggufkit
 from ggufkit import api
 from ggufkit.cli import COMMANDS, main
+from tests.formats.build import U32
+from tests.runtime.edited import edited, key
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = (ROOT / "docs" / "python.md").read_text()
@@ -80,6 +82,17 @@ def test_what_goes_wrong_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ggufkit.GgufkitError, match="chooses the types itself"):
         ggufkit.quantize(model, tmp_path / "x.gguf", type="Q4_0", target_bpw=4)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_would_end_the_library_is_refused_by_name(tmp_path: Path) -> None:
+    """There is no boundary here: what the library does not survive must not reach it."""
+    good, bad = tmp_path / "good.gguf", tmp_path / "bad.gguf"
+    ggufkit.quantize(ROOT / "models" / "stories260K", good, type="F16")
+    edited(good, bad, key("llama.rope.dimension_count", U32, 0))
+    with pytest.raises(ggufkit.GgufkitError, match=r"bad\.gguf: llama\.rope\.dimension_count is 0, wanted 2 or more"):
+        ggufkit.load(bad)
+    with pytest.raises(ggufkit.GgufkitError, match=r"dimension_count is 0"):
+        ggufkit.perplexity(bad)
 
 
 def test_a_model_answers_again_from_what_it_has_computed(tmp_path: Path) -> None:

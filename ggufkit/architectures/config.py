@@ -72,6 +72,12 @@ class Config:
             raise CheckpointError(f"{self.folder / 'config.json'}: {name} is {value!r:.80}, wanted a number ≥ 0.")
         return value
 
+    def checked_positive(self, name: str, value: Any) -> float:
+        """The same for what is divided by or raised to a power."""
+        if not self.checked_number(name, value):
+            raise CheckpointError(f"{self.folder / 'config.json'}: {name} is 0, wanted a number above 0.")
+        return float(value)
+
     def rope_number(self, name: str, default: float | None = None) -> float:
         """A number among the RoPE parameters. Raises CheckpointError where it is absent and has no default."""
         value = self.rope.get(name, default)
@@ -119,7 +125,7 @@ class Config:
         value = sliding.get("rope_theta") if isinstance(sliding, dict) else None
         if value is None:
             value = self.get("rope_local_base_freq", "local_rope_theta", "swa_rope_theta")
-        return None if value is None else self.checked_number("rope_local_base_freq", value)
+        return None if value is None else self.checked_positive("rope_local_base_freq", value)
 
     @property
     def head_dim(self) -> int:

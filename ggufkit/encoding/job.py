@@ -73,11 +73,12 @@ def prepare(settings: QuantizeSettings, model: Model, encoder: RowEncoder) -> Jo
 
 
 def _check_runs(source: Path, plan: QuantPlan) -> None:
-    """Raise InputError where llama.cpp would end with the file that is to be made."""
+    """Raise InputError where llama.cpp could not run the file that is to be made."""
     tensors = (_Stored(t.name, t.tensor.shape, t.qtype.name) for t in plan.tensors)
     if found := next(problems({kv.key: kv for kv in plan.metadata}, tensors), None):
         raise InputError(
-            f"{source}: {found}. llama.cpp would end with such a file, so it is not made; mend the source."
+            f"{source}: {found}. llama.cpp would end with such a file or compute nothing of use, so it is not made; "
+            "mend the source."
         )
 
 

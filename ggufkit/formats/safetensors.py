@@ -184,4 +184,7 @@ def _check_layout(entries: list[Entry], data_nbytes: int, where: str) -> None:
             f"{where}: tensor {shown(last.name)} ends at byte {at} of the data, the file has {data_nbytes}. {_AGAIN}"
         )
     if at < data_nbytes:
-        raise CheckpointError(f"{where}: {data_nbytes - at} bytes follow the last tensor. {_DAMAGED}")
+        raise CheckpointError(
+            f"{where}: {data_nbytes - at} bytes follow the last tensor; safetensors' own reader refuses that, too. "
+            f"{_DAMAGED}"
+        )

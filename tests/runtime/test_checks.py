@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import GGUFValueType
 
 from ggufkit.errors import GgufError, InputError
+from ggufkit.formats.model import KV
+from ggufkit.runtime.checks import problems
 from ggufkit.runtime.engine import Device, Engine
 from tests.formats.build import ARRAY, BOOL, F32, STRING, U32
 from tests.runtime.edited import Edit, as_type, both, edited, first_tokens, items, key, more
@@ -37,6 +40,16 @@ FATAL: list[tuple[str, str, Edit]] = [
     ("s", r"rope\.dimension_count_swa is 0, wanted 2", key("llama.rope.dimension_count_swa", U32, 0)),
     ("s", r"rope\.dimension_count_swa is 64, wanted at most the 8", key("llama.rope.dimension_count_swa", U32, 64)),
     ("s", r"layer_norm_rms_epsilon is inf", key("llama.attention.layer_norm_rms_epsilon", F32, math.inf)),
+    ("s", r"rope\.freq_base is 0\.0, wanted a number above 0", key("llama.rope.freq_base", F32, 0.0)),
+    ("s", r"rope\.freq_base is -1\.0, wanted a number above 0", key("llama.rope.freq_base", F32, -1.0)),
+    ("s", r"rope\.freq_base is nan, wanted a finite number", key("llama.rope.freq_base", F32, math.nan)),
+    ("s", r"rope\.freq_base is inf, wanted a finite number", key("llama.rope.freq_base", F32, math.inf)),
+    ("s", r"rope\.freq_base_swa is 0\.0, wanted a number above", key("llama.rope.freq_base_swa", F32, 0.0)),
+    ("s", r"rope\.scaling\.factor is nan, wanted a finite number", key("llama.rope.scaling.factor", F32, math.nan)),
+    ("s", r"rope\.scaling\.factor is -2\.0, wanted a number from 0", key("llama.rope.scaling.factor", F32, -2.0)),
+    ("s", r"rope\.scale_linear is -2\.0, wanted a number from 0", key("llama.rope.scale_linear", F32, -2.0)),
+    ("s", r"rope\.scaling\.attn_factor is nan", key("llama.rope.scaling.attn_factor", F32, math.nan)),
+    ("s", r"attention\.scale is inf", key("llama.attention.scale", F32, math.inf)),
     ("s", r"output_norm\.weight is F16, wanted F32", as_type("output_norm.weight", "F16")),
     ("s", r"blk\.0\.attn_norm\.weight is BF16", as_type("blk.0.attn_norm.weight", "BF16")),
     ("s", r"blk\.3\.ffn_norm\.weight is Q8_0", as_type("blk.3.ffn_norm.weight", "Q8_0")),
@@ -67,14 +80,32 @@ def test_what_would_end_the_library_is_named(
 
 
 @pytest.mark.parametrize(
+    ("arch", "name", "refused"),
+    [
+        ("gemma2", "attn_logit_softcapping", True),
+        ("gemma2", "final_logit_softcapping", True),
+        ("gemma3", "final_logit_softcapping", False),
+        ("granitemoe", "logit_scale", True),
+        ("cohere2", "logit_scale", False),
+    ],
+)
+def test_a_divisor_of_0_is_named_where_the_graph_divides_by_it(arch: str, name: str, refused: bool) -> None:
+    entries = [KV("general.architecture", GGUFValueType.STRING, arch), KV(f"{arch}.{name}", GGUFValueType.FLOAT32, 0.0)]
+    wanted = [f"{arch}.{name} is 0.0, wanted another number than 0"] if refused else []
+    assert list(problems({kv.key: kv for kv in entries}, ())) == wanted
+
+
+@pytest.mark.parametrize(
     "edit",
     [
         key("llama.rope.scaling.type", STRING, "yarn"),
+        key("llama.rope.scaling.factor", F32, 0.0),
+        key("other.rope.freq_base", F32, 0.0),
         key("llama.attention.head_count_kv", ARRAY, (U32, [4, 4, 4, 4, 4])),
         as_type("blk.0.attn_q.weight", "Q4_0"),
         items(TOKENS, lambda i, text: "" if i == 300 else text),
     ],
-    ids=["yarn", "heads by layer", "another type", "an empty token"],
+    ids=["yarn", "no factor", "another architecture", "heads by layer", "another type", "an empty token"],
 )
 def test_what_the_library_reads_is_not_refused(edit: Edit, stories: Path, tmp_path: Path) -> None:
     path = edited(stories, tmp_path / "model.gguf", edit)

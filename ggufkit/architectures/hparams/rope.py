@@ -27,7 +27,8 @@ def rope_scaling(config: Config, arch: str) -> Iterable[KV]:
         yield KV(Keys.Rope.SCALING_TYPE.format(arch=arch), GGUFValueType.STRING, RopeScalingType.LONGROPE.value)
     elif scaling is not None and config.rope.get("factor") is not None:
         yield KV(Keys.Rope.SCALING_TYPE.format(arch=arch), GGUFValueType.STRING, scaling.value)
-        yield KV(Keys.Rope.SCALING_FACTOR.format(arch=arch), F32, config.rope_number("factor"))
+        factor = config.checked_positive("factor", config.rope["factor"])
+        yield KV(Keys.Rope.SCALING_FACTOR.format(arch=arch), F32, factor)
         if kind == "yarn":
             yield from _yarn(config, arch)
 
@@ -55,10 +56,8 @@ def yarn_log_multiplier(config: Config, arch: str) -> Iterable[KV]:
 
 
 def rope_theta(config: Config, arch: str) -> Iterable[KV]:
-    if config.rope.get("rope_theta") is not None:
-        if not config.rope_number("rope_theta"):
-            raise CheckpointError(f"{config.folder / 'config.json'}: rope_theta is 0, wanted a number above 0.")
-        yield KV(Keys.Rope.FREQ_BASE.format(arch=arch), F32, config.rope_number("rope_theta"))
+    if (value := config.rope.get("rope_theta")) is not None:
+        yield KV(Keys.Rope.FREQ_BASE.format(arch=arch), F32, config.checked_positive("rope_theta", value))
 
 
 def rope_theta_swa(config: Config, arch: str) -> Iterable[KV]:

@@ -1,4 +1,5 @@
-"""What ends llama.cpp's process instead of giving an error, looked for by name before the library sees a file.
+"""What ends llama.cpp's process instead of giving an error, or makes it compute NaN, looked for by name before the
+library sees a file.
 
 Each rule is an assertion or an uncaught exception of llama.cpp (src/llama-model.cpp, src/llama-vocab.cpp,
 ggml/src/ggml-cpu), found by reading it and by editing files at random. Faults that the library itself reports are left
@@ -18,17 +19,18 @@ __all__ = ["incomplete_spelling", "problems", "require_runnable"]
 
 
 def require_runnable(header: GgufFile) -> None:
-    """Raise GgufError where llama.cpp would end the process: key or tensor, what it is, what would be right."""
+    """Raise GgufError where llama.cpp would end, or compute NaN: key or tensor, what it is, what is right."""
     found = list(problems(header.metadata, header.tensors))
     if found:
         more = f" ({len(found) - 1} more of this kind.)" if len(found) > 1 else ""
         raise GgufError(
-            f"{header.path}: {found[0]}. llama.cpp would end with it. Make the file again, or fetch another.{more}"
+            f"{header.path}: {found[0]}. llama.cpp would end or compute nothing of use. Make the file again, or fetch "
+            f"another.{more}"
         )
 
 
 def problems(metadata: Mapping[str, KV], tensors: Iterable[StoredTensor]) -> Iterator[str]:
-    """One sentence for each thing that ends llama.cpp. A file without an architecture's keys has none here."""
+    """One sentence for each thing that llama.cpp cannot run. A file without an architecture's keys has none here."""
     stored = {tensor.name: tensor for tensor in tensors}
     yield from hyperparameter_problems(metadata, stored)
     yield from tensor_problems(stored.values())

@@ -1,4 +1,7 @@
-"""Hyper-parameters that fail an assertion of llama.cpp. Source: llama-model.cpp, load_hparams; ops.cpp for epsilon."""
+"""Hyper-parameters that fail an assertion of llama.cpp, or make it compute NaN.
+
+Source: llama-model.cpp, load_hparams; ops.cpp for epsilon; models/*.cpp for what they divide by.
+"""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -16,7 +19,16 @@ _NO_ROPE = (  # models/*.cpp without a call of ggml_rope; llama_model_rope_type
     "t5encoder", "jais", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7", "wavtokenizer-dec", "nemotron_h", "nemotron_h_moe",
     "kimi-linear", "kimi-k3", "glm5-next",
 )  # fmt: skip
-_EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon")
+_FROM_ZERO = (
+    "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon", "attention.group_norm_epsilon",
+    "rope.scaling.factor", "rope.scale_linear",
+)  # fmt: skip
+_ABOVE_ZERO = ("rope.freq_base", "rope.freq_base_swa")
+# what the graphs of some architectures divide by, where others take 0 for "none"
+_DIVISORS = {
+    "gemma2": ("attn_logit_softcapping", "final_logit_softcapping"), "gemma3n": ("final_logit_softcapping",),
+    "granite": ("logit_scale",), "granitemoe": ("logit_scale",),
+}  # fmt: skip
 
 
 def hyperparameter_problems(metadata: Mapping[str, KV], tensors: Mapping[str, Any]) -> Iterator[str]:
@@ -32,10 +44,7 @@ def hyperparameter_problems(metadata: Mapping[str, KV], tensors: Mapping[str, An
     scaling = keys.value("rope.scaling.type")
     if isinstance(scaling, str) and scaling not in ROPE_SCALINGS:
         yield keys.said("rope.scaling.type", shown(scaling), f"one of {', '.join(ROPE_SCALINGS)}")
-    for name in _EPSILONS:
-        epsilon = keys.value(f"attention.{name}")
-        if isinstance(epsilon, float) and not (math.isfinite(epsilon) and epsilon >= 0):
-            yield keys.said(f"attention.{name}", epsilon, "a small number from 0")
+    yield from _numbers(keys)
 
 
 class _Keys:
@@ -47,6 +56,12 @@ class _Keys:
     def value(self, name: str) -> Any:
         kv = self._metadata.get(f"{self.arch}.{name}")
         return None if kv is None else kv.value
+
+    def floats(self) -> Iterator[tuple[str, float]]:
+        """Name and value of every key that is one number with a point."""
+        for key, kv in self._metadata.items():
+            if key.startswith(f"{self.arch}.") and isinstance(kv.value, float):
+                yield key.removeprefix(f"{self.arch}."), kv.value
 
     def whole(self, name: str) -> int:
         """A whole number, the largest of an array; 0 where there is none."""
@@ -61,6 +76,19 @@ class _Keys:
 
     def said(self, name: str, got: object, wanted: str) -> str:
         return f"{shown(self.arch)}.{name} is {got}, wanted {wanted}"
+
+
+def _numbers(keys: _Keys) -> Iterator[str]:
+    """Floats with which every logit would be NaN."""
+    for name, value in keys.floats():
+        if not math.isfinite(value):
+            yield keys.said(shown(name), value, "a finite number")
+        elif name in _FROM_ZERO and value < 0:
+            yield keys.said(name, value, "a number from 0")
+        elif name in _ABOVE_ZERO and value <= 0:
+            yield keys.said(name, value, "a number above 0")
+        elif name in _DIVISORS.get(keys.arch, ()) and value == 0:
+            yield keys.said(name, value, "another number than 0")
 
 
 def _layers(keys: _Keys) -> Iterator[str]:
