@@ -74,6 +74,7 @@ def quantize(
     target_bpw: float | None = None,
     max_kld: float | None = None,
     stream: Literal["original", "stored"] = "original",
+    evidence: AnyPath | None = None,
     threads: int | None = None,
     max_memory: Size | None = None,
     resume: bool = False,
@@ -85,7 +86,7 @@ def quantize(
     allow_requantize: bool = False,
     on_progress: OnProgress = ignore,
 ) -> "QuantizeResult":
-    """Make a GGUF of a Hugging Face folder or a GGUF. With `effort` or a target, calibrate first and fit."""
+    """Make a GGUF of a folder or a GGUF. With `effort`, `evidence` or a target, calibrate first and fit."""
     import quant
     from ggufkit.encoding.settings import QuantizeSettings
     from ggufkit.fitting.encoders import Effort
@@ -101,13 +102,13 @@ def quantize(
         restart=restart, force=force, allow_nonfinite=allow_nonfinite, allow_requantize=allow_requantize,
         mtp=mtp, lora=_adapters(lora),
     )  # fmt: skip
-    if effort is None and target is None and stream == "original":
+    if effort is None and target is None and stream == "original" and evidence is None:
         return QuantizeResult.of(run(settings, on_progress))
     if imatrix is not None:
         raise UsageError("imatrix and effort exclude each other: calibration gathers its own evidence.")
     fit = FitSettings(
         quantize=settings, effort=Effort(effort or "balanced"), text=tuple(map(Path, calibration_text)),
-        n_tokens=n_tokens, target=target, stream=Stream(stream),
+        n_tokens=n_tokens, target=target, stream=Stream(stream), evidence=_path(evidence),
     )  # fmt: skip
     report = quantize_fitted(fit, on_progress)
     return QuantizeResult.of(report.quantized).with_more(notes=fit_notes(report))
