@@ -7,7 +7,7 @@ the place and in tests/architectures/test_reference.py.
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gguf import GGML_QUANT_VERSION, GGUFValueType, Keys
@@ -35,6 +35,8 @@ FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "MXFP4": 38}  # llama_ftype
 
 HEADS = re.compile(r"For(CausalLM|ConditionalGeneration)$")
 OTHER_HEADS = re.compile(r"(\w+?)(ForSequenceClassification|ForTokenClassification|ForQuestionAnswering|Model)")
+# transformers' short names that are not the letters of the class
+CLASS_OF = {"hunyuan_v1_dense": "HunYuanDenseV1ForCausalLM"}
 
 
 def find_family(checkpoint: Checkpoint) -> Family:
@@ -46,7 +48,7 @@ def find_family(checkpoint: Checkpoint) -> Family:
     names = declared if isinstance(declared, list) else [declared]
     for name in names:
         for family in FAMILIES:
-            if name in family.classes:
+            if name in family.classes and family.when(_text_values(checkpoint.config)):
                 if name != names[0]:
                     checkpoint.notes.append(f"config.json: architectures begins with {brief(names[0])}; read as {name}")
                 return family
@@ -64,8 +66,16 @@ def find_family(checkpoint: Checkpoint) -> Family:
     )
 
 
+def _text_values(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """config.json with what it says of the language model in front."""
+    text = config.get("text_config")
+    return {**config, **text} if isinstance(text, dict) else config
+
+
 def _class_of(model_type: Any) -> str | None:
     """The known class of transformers' short name: qwen2_moe is Qwen2MoeForCausalLM's, gemma3_text is Gemma3's."""
+    if str(model_type) in CLASS_OF:
+        return CLASS_OF[str(model_type)]
     short = str(model_type).removesuffix("_text").replace("_", "")
     classes = (name for family in FAMILIES for name in family.classes)
     return next((name for name in classes if HEADS.sub("", name).replace("_", "").lower() == short), None)

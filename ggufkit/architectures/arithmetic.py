@@ -66,12 +66,14 @@ _ROPE_WRITTEN = {
     "su": {"long_factor", "short_factor"},
 }
 _ROPE_OTHER: Mapping[str, dict[str, Values]] = {
+    "proportional": {"factor": _ONE},
     "yarn": {"mscale": (None,), "mscale_all_dim": (None, 0), "truncate": (None, True)},
     "longrope": dict.fromkeys(("attention_factor", "short_mscale", "long_mscale"), (None,)),
     "su": dict.fromkeys(("attention_factor", "short_mscale", "long_mscale"), (None,)),
 }
 _ROPE_TENSORS = {
     "llama3": "rope_freqs.weight",
+    "proportional": "rope_freqs.weight",
     "longrope": "rope_factors_long.weight",
     "su": "rope_factors_long.weight",
 }
@@ -97,6 +99,7 @@ INERT = frozenset({
     # tokens: the tokenizer's files and `ggufkit.tokenizer` say which there are
     "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "unk_token_id", "cls_token_id", "mask_token_id",
     "decoder_start_token_id", "boi_token_index", "eoi_token_index", "eot_token_id",
+    "boi_token_id", "eoi_token_id", "boa_token_id", "eoa_token_index", "eoa_token_id",
     # how to sample
     "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
     "encoder_no_repeat_ngram_size", "do_sample", "num_beams", "num_beam_groups", "diversity_penalty",
@@ -154,10 +157,10 @@ def _check_rope(family: "Family", config: Config, tensor_names: set[str]) -> Non
     ):
         raise _other(config, f"factor {label}", declared["factor"], "no rope_type says what it scales")
     if kind in _ROPE_TENSORS and _ROPE_TENSORS[kind] not in tensor_names:
-        lacking = kind != "llama3" and config.rope.get("long_factor") is None
+        lacking = kind in ("longrope", "su") and config.rope.get("long_factor") is None
         why = "long_factor is absent" if lacking else f"llama.cpp's {family.arch_name} graph does not read its factors"
         raise _other(config, f"rope_type {label}", kind, why)
-    if kind == "dynamic":
+    if kind == "dynamic" and "alpha" not in family.computes:
         config.notes.append("RoPE scaling is dynamic: beyond the context of the training llama.cpp does not scale")
     if kind == "yarn" and config.rope.get("truncate") is False:
         config.notes.append(

@@ -111,6 +111,20 @@ def stacked_rows(*names: str) -> Splitter:
     return split
 
 
+def rows_in_turn(sizes: dict[str, Size]) -> Splitter:
+    """(sum of sizes, k): the rows of each name one after the other, as many as its size says."""
+
+    def split(config: Config, ref: TensorRef) -> Iterable[ModelTensor]:
+        counts = [size(config) for size in sizes.values()]
+        check(len(ref.shape) == 2 and ref.n_rows == sum(counts), ref, f"wanted {sum(counts)} rows")
+        start = 0
+        for name, n in zip(sizes, counts, strict=True):
+            yield model_tensor(name, (n, ref.n_per_row), [ref.sliced(start, start + n)])
+            start += n
+
+    return split
+
+
 def rows_of_groups(n_group: Size, sizes: Callable[[Config], dict[str, list[int]]]) -> Splitter:
     """(n_group (a + b + …), k): the rows of each group lie together; those that belong to one tensor are drawn out.
 
@@ -140,6 +154,19 @@ def every_second(names: tuple[str, str]) -> Splitter:
         for k, name in enumerate(names):
             tensor = model_tensor(name, (n_expert, both // 2, width), [ref])
             yield replace(tensor, bend=Bend(transposed=transposed, order=np.arange(k, both, 2)))
+
+    return split
+
+
+def transposed_halves(first: str, second: str) -> Splitter:
+    """(n_expert, k, 2 n), columns of `first`, then those of `second`: transposed and drawn apart (Llama 4)."""
+
+    def split(config: Config, ref: TensorRef) -> Iterable[ModelTensor]:
+        n_expert, width, both = matrices(ref)
+        check(both % 2 == 0, ref, "wanted two halves")
+        for k, name in enumerate((first, second)):
+            tensor = model_tensor(name, (n_expert, both // 2, width), [ref])
+            yield replace(tensor, bend=Bend(transposed=True, order=np.arange(k * both // 2, (k + 1) * both // 2)))
 
     return split
 

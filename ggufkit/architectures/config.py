@@ -159,6 +159,12 @@ def deepseek_scoring(config: Config) -> str:
     return "sigmoid" if config.get("model_type") == "deepseek_v3" else "softmax"
 
 
+def leading_dense(config: Config) -> int:
+    """Layers without experts, as transformers 5 lists them; one where nothing is said (GLM-4.7-Flash)."""
+    listed = config.layer_list("mlp_layer_types")
+    return 1 if listed is None else next((i for i, kind in enumerate(listed) if kind != "dense"), len(listed))
+
+
 Size = Callable[[Config], int]
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Any
 
 from gguf import MODEL_ARCH, MODEL_ARCH_NAMES
 
@@ -27,11 +28,13 @@ Shapes = Mapping[str, Shape]
 class Layers:
     """A kind of layer: the tensors that some layers have, named without blk.N.
 
-    at  whether layer number i is one of them; a layer may be of several kinds
+    at        whether layer number i is one of them; a layer may be of several kinds
+    required  whether a layer must have them all
     """
 
     shapes: Shapes
     at: Callable[[Config, int], bool] = every
+    required: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +63,12 @@ class Family:
     title      for people
     classes    config.json's `architectures` that belong here
     source     llama.cpp's converter class, where every rule can be looked up
+    when       whether a config.json of one of the classes belongs here, where entries share a class: the first wins
     rules      metadata after general.*, in order; before: rules whose entries come before general.type
     roles      rules for tokens that play a role which no file of the tokenizer gives them
     after      rules whose entries come last, in place of what the vocabulary says
     whole      tensors outside the layers; layers: those of each kind of layer
+    outside    more tensors outside the layers, each set where the config says so
     optional   tensors that may be absent (of layers, without blk.N.)
     bends      GGUF name without blk.N. (a pattern) → what is done to that tensor
     splits     the checkpoint's name in its layer → the GGUF tensors that it makes
@@ -86,7 +91,9 @@ class Family:
     whole: Shapes
     layers: tuple[Layers, ...]
     defaults: Mapping[str, Default]
+    when: Callable[[Mapping[str, Any]], bool] = lambda values: True
     before: tuple[Rule, ...] = ()
+    outside: tuple[tuple[Shapes, Callable[[Config], bool]], ...] = ()
     optional: Shapes = field(default_factory=dict)
     bends: Mapping[str, Bender] = field(default_factory=dict)
     splits: Mapping[str, Splitter] = field(default_factory=dict)
@@ -111,7 +118,7 @@ class Family:
             layer, bare = int(match[1]), name[match.end() :]
             places = [kind.shapes for kind in self.layers if kind.at(config, layer)]
         else:
-            bare, places = name, [self.whole]
+            bare, places = name, self._whole(config)
         shape = next((shapes[bare] for shapes in (*places, self.optional) if bare in shapes), None)
         return None if shape is None else tuple(size(config) for size in shape)
 
@@ -126,7 +133,12 @@ class Family:
     def required(self, config: Config) -> Iterable[str]:
         """Names of the GGUF tensors without which llama.cpp does not load the model."""
         tied = config.get("tie_word_embeddings") is True
-        yield from (name for name in self.whole if not (tied and name.startswith("output.")))
+        whole = (name for shapes in self._whole(config) for name in shapes)
+        yield from (name for name in whole if not (tied and name.startswith("output.")))
         for i in range(self.n_layer(config)):
             for kind in self.layers:
-                yield from (f"blk.{i}.{name}" for name in kind.shapes if kind.at(config, i))
+                if kind.required and kind.at(config, i):
+                    yield from (f"blk.{i}.{name}" for name in kind.shapes)
+
+    def _whole(self, config: Config) -> list[Shapes]:
+        return [self.whole, *(shapes for shapes, when in self.outside if when(config))]

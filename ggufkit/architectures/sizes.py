@@ -27,6 +27,10 @@ def n_ff_expert(config: Config) -> int:
     return config.integer("moe_intermediate_size", "intermediate_size")
 
 
+def n_ff_expert_2(config: Config) -> int:
+    return 2 * n_ff_expert(config)
+
+
 def n_ff_shared(config: Config) -> int:
     return config.integer("shared_expert_intermediate_size")
 
@@ -74,7 +78,7 @@ def n_ff_shared_granite(config: Config) -> int:
 
 
 def n_expert(config: Config) -> int:
-    return config.integer("num_local_experts", "num_experts", "n_routed_experts")
+    return config.integer("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 def one(config: Config) -> int:

@@ -34,10 +34,14 @@ RENAMES = {
     r"^model\.lm_head\.": "lm_head.",
     r"e_score_correction_bias$": "e_score_correction.bias",
 }
-# Source: TextModel.filter_tensors
-_OTHER_SENSES = re.compile(
-    r"(^|\.)(visual|vision_model|vision_tower|audio_tower|audio_model|multi_modal_projector|embed_vision|embed_audio)\."
-)
+_PARTS = {  # Source: TextModel.filter_tensors, Ernie4_5MoeModel.filter_tensors
+    re.compile(
+        r"(^|\.)(visual|vision_model|vision_tower|audio_tower|audio_model|multi_modal_projector|embed_vision|embed_audio)\."
+    ): "what sees or hears: the language model alone is converted",
+    re.compile(r"^model\.mtp_(block|emb_norm|hidden_norm|linear_proj)\.\d"): (
+        "the block that guesses further tokens: llama.cpp does not run it for this family"
+    ),
+}
 
 
 def map_tensors(
@@ -98,8 +102,8 @@ def _dropped(family: Family, config: Config, name: str) -> str | None:
     """Why a tensor is left out, or None where it belongs into the file."""
     if reason := next((why for end, why in DROPPED.items() if name.endswith(end)), None):
         return reason
-    if _OTHER_SENSES.search(name):
-        return "what sees or hears: the language model alone is converted"
+    if reason := next((why for pattern, why in _PARTS.items() if pattern.search(name)), None):
+        return reason
     if name == "lm_head.weight" and "output.weight" not in family.whole:
         return "the family's embeddings make the logits"
     layer = re.match(r"model\.layers\.(\d{1,5})\.", name)

@@ -12,7 +12,7 @@ from gguf import GGUFValueType, Keys
 
 from ggufkit.errors import TokenizerError
 from ggufkit.formats.model import KV
-from ggufkit.tokenizer import bpe, gpt2_files, llama_hf, mistral, spm
+from ggufkit.tokenizer import bpe, gemma4, gpt2_files, llama_hf, mistral, spm
 from ggufkit.tokenizer.files import MAX_VOCAB, MalformedError, TokenizerFiles
 from ggufkit.tokenizer.rows import check_tokens
 from ggufkit.tokenizer.sentencepiece_model import SentencePieceModel
@@ -23,11 +23,13 @@ class VocabKind(StrEnum):
     """Kinds of vocabulary. SPM: tokenizer.model. LLAMA_HF: the same as tokenizer.json. BPE: byte-level.
 
     MISTRAL: Mistral's own tekken.json, or tokenizer.model.v3 and the like.
+    GEMMA4: as LLAMA_HF, but llama.cpp merges by rank.
     """
 
     SPM = "spm"
     SPM_PHI3 = "spm-phi3"
     LLAMA_HF = "llama-hf"
+    GEMMA4 = "gemma4"
     BPE = "bpe"
     MISTRAL = "mistral"
 
@@ -84,6 +86,8 @@ def _entries(
         tokens = spm.from_model(files, model, n_vocab, phi3=kind is VocabKind.SPM_PHI3)
     elif kind is VocabKind.LLAMA_HF:
         tokens = llama_hf.from_tokenizer_json(files, n_vocab)
+    elif kind is VocabKind.GEMMA4:
+        tokens = gemma4.from_tokenizer_json(files, n_vocab)
     else:
         without = None if files.read_object("tokenizer.json") else gpt2_files.assembled(files)
         by_text = without is not None
@@ -116,7 +120,7 @@ def _choose(
                 return kind, spm.read_model(files, n_vocab)
             except TokenizerError as error:
                 files.leave_out(spm.MODEL, error)
-        if kind is VocabKind.LLAMA_HF and spm.is_llama_bpe(tokenizer):
+        if kind in (VocabKind.LLAMA_HF, VocabKind.GEMMA4) and spm.is_llama_bpe(tokenizer):
             return kind, None
         if kind is VocabKind.BPE and (tokenizer or gpt2_files.has_files(files)):
             return kind, None

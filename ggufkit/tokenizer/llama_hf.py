@@ -32,11 +32,11 @@ def from_tokenizer_json(files: TokenizerFiles, n_vocab: int) -> tuple[KV, ...]:
     pairs = merge_pairs(tokenizer, vocab)
     for rank, (left, right) in enumerate(pairs):
         ranks.setdefault(left + right, rank)
-    special = _special_texts(files) - ordinary(quiet_roles(files), vocab, pairs)
+    special = special_texts(files) - ordinary(quiet_roles(files), vocab, pairs)
     pieces = Pieces(n_vocab)
     for text, number in vocab.items():
         kind = TokenType.CONTROL if text in special else TokenType.NORMAL
-        pieces.put(number, text, float(-ranks.get(text, len(ranks))), _type(text, kind))
+        pieces.put(number, text, float(-ranks.get(text, len(ranks))), type_of(text, kind))
     for token in added_tokens(files, tokenizer, vocab, n_vocab):
         if token.text not in vocab:
             kind = TokenType.CONTROL if token.text in special else TokenType.USER_DEFINED
@@ -44,11 +44,12 @@ def from_tokenizer_json(files: TokenizerFiles, n_vocab: int) -> tuple[KV, ...]:
     return pieces.metadata()
 
 
-def _type(text: str, otherwise: TokenType) -> TokenType:
+def type_of(text: str, otherwise: TokenType) -> TokenType:
+    """BYTE for a byte's token, the other type for others."""
     return TokenType.BYTE if _BYTE_PIECE.fullmatch(text) else otherwise
 
 
-def _special_texts(files: TokenizerFiles) -> set[str]:
+def special_texts(files: TokenizerFiles) -> set[str]:
     """Tokens that tokenizer_config.json or special_tokens_map.json give a role."""
     out: set[str] = set()
     for name in ("special_tokens_map.json", "tokenizer_config.json"):

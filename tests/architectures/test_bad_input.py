@@ -316,6 +316,8 @@ def test_table_entries_are_short():
     from ggufkit.architectures import families
 
     source = "".join(path.read_text() for path in Path(families.__file__).parent.glob("*.py"))
-    entries = re.findall(r"^[A-Z0-9_]+ = Family\(\n(.*?)^\)(?:  # fmt: skip)?$", source, flags=re.MULTILINE | re.DOTALL)
+    entries = re.findall(
+        r"^[A-Z0-9_]+ = (?:Family|replace)\(\n(.*?)^\)(?:  # fmt: skip)?$", source, flags=re.MULTILINE | re.DOTALL
+    )
     assert len(entries) == len(FAMILIES)
     assert max(entry.count("\n") for entry in entries) < 30

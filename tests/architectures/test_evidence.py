@@ -9,10 +9,20 @@ from ggufkit.workflows.calibrate import CalibrateSettings, calibrate, coverage_i
 from tests.architectures import tiny
 
 N_CTX = 128
-MIXTURES = {"deepseek-v3": 8, "qwen3-next-80b-a3b-instruct": 4, "gpt-oss-120b": 4}
+MIXTURES = {"deepseek-v3": 8, "qwen3-next-80b-a3b-instruct": 4, "gpt-oss-120b": 4, "gemma-4-26b-a4b-it": 4}
 
 
-@pytest.mark.parametrize("name", ["deepseek-v3", "qwen3-next-80b-a3b-instruct", "qwen3.5-4b", "gpt-oss-120b"])
+CASES = [
+    "deepseek-v3",
+    "qwen3-next-80b-a3b-instruct",
+    "qwen3.5-4b",
+    "gpt-oss-120b",
+    "gemma-4-26b-a4b-it",
+    "gemma-4-e2b-it",
+]
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_every_matrix_of_the_layers_has_importance(name, tmp_path):
     folder, out = tiny.build(name, tmp_path), tmp_path / "importance.gguf"
     calibrate(CalibrateSettings(model=folder, output=out, n_ctx=N_CTX, n_tokens=2 * N_CTX, threads=1))
@@ -29,4 +39,4 @@ def test_every_matrix_of_the_layers_has_importance(name, tmp_path):
         assert entries[key].sums.shape[0] == stack
         if stack > 1 and "_exps" not in key:  # a matrix a head: each sees every token
             assert set(entries[key].counts) == {2 * N_CTX}
-    assert all(len(row.counts) == MIXTURES[name] for row in coverage_in(read_imatrix(out)).layers)
+    assert all(len(row.counts) == MIXTURES.get(name) for row in coverage_in(read_imatrix(out)).layers)

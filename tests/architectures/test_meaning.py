@@ -1,5 +1,6 @@
 """What a converted file computes: llama.cpp on our F32 file against Hugging Face's float32 logits of the checkpoint."""
 
+import llama_cpp.llama_cpp as library
 import numpy as np
 import pytest
 
@@ -12,6 +13,18 @@ from tests.architectures.emit import write_gguf
 LOGITS = np.load(tiny.DATA / "logits.npz")
 # deepseek-r1 is deepseek-v3 in FP8, which transformers runs on a GPU alone; its tensors are the converter's
 COMPUTED = [name for name in tiny.CASES if f"{name}/ids" in LOGITS]
+
+
+@pytest.fixture(autouse=True)
+def float32_cache(monkeypatch):
+    """Keys and values as float32, as in the reference: without a scale (Gemma 4) attention is sharp enough to tell."""
+    init = library.llama_init_from_model
+
+    def with_float32(model, parameters):
+        parameters.type_k = parameters.type_v = 0  # GGML_TYPE_F32
+        return init(model, parameters)
+
+    monkeypatch.setattr(library, "llama_init_from_model", with_float32)
 
 
 @pytest.mark.parametrize("name", COMPUTED)

@@ -28,9 +28,17 @@ DIFFERENCES = {
         "gemma3.attention.sliding_window_pattern": "not every sixth of its layers sees all: llama.cpp reads "
         "the entry, the converter does not write it",
     },
+    "glm-4.7-flash": {
+        "deepseek2.expert_gating_func": "without it llama.cpp tells a sigmoid by the sizes of the model",
+    },
+    "mistral-small-4-119b": {
+        "mistral4.attention.temperature_scale": "the converter drops it; transformers scales the queries by it",
+        "mistral4.attention.temperature_length": "the same",
+    },
 }
 # case → tensor → reason
 OTHER_VALUES = {
+    "exaone-4.0-1.2b": {"rope_freqs.weight": "torch's pow is a unit in the last place off; ours is rounded correctly"},
     "qwen3.5-4b": {"blk.0.ssm_a": "torch's exp is a unit in the last place off; ours is rounded correctly"},
 }
 

@@ -7,12 +7,14 @@ of the configuration classes of transformers 5.23.
 """
 
 from ggufkit.architectures.families.cohere import COHERE2, COMMAND_R
-from ggufkit.architectures.families.deepseek import DEEPSEEK
+from ggufkit.architectures.families.deepseek import DEEPSEEK, GLM47_FLASH, MISTRAL4
 from ggufkit.architectures.families.gemma import GEMMA2, GEMMA3
+from ggufkit.architectures.families.gemma4 import GEMMA4
 from ggufkit.architectures.families.glm import GLM4, GLM4_MOE
 from ggufkit.architectures.families.gpt_oss import GPT_OSS
 from ggufkit.architectures.families.llama import LLAMA, MISTRAL, MIXTRAL
 from ggufkit.architectures.families.llama_kin import GRANITE, GRANITE_MOE, MINISTRAL3, SMOLLM3
+from ggufkit.architectures.families.mixtures import DOTS1, ERNIE, ERNIE_MOE, EXAONE4, HUNYUAN_DENSE, LLAMA4
 from ggufkit.architectures.families.olmo import OLMO2, OLMOE
 from ggufkit.architectures.families.others import MINIMAX_M2, SEED_OSS, STARCODER2
 from ggufkit.architectures.families.phi import PHI2, PHI3
@@ -32,7 +34,9 @@ FAMILIES = (
     OLMOE,
     GEMMA2,
     GEMMA3,
+    GEMMA4,
     DEEPSEEK,
+    GLM47_FLASH,
     QWEN3_NEXT,
     QWEN35,
     QWEN35_MOE,
@@ -40,6 +44,7 @@ FAMILIES = (
     SMOLLM3,
     GRANITE,
     GRANITE_MOE,
+    MISTRAL4,
     MINISTRAL3,
     GLM4,
     GLM4_MOE,
@@ -49,4 +54,10 @@ FAMILIES = (
     MINIMAX_M2,
     SEED_OSS,
     STARCODER2,
+    LLAMA4,
+    ERNIE,
+    ERNIE_MOE,
+    HUNYUAN_DENSE,
+    DOTS1,
+    EXAONE4,
 )

@@ -1,17 +1,31 @@
 """DeepSeek: latent attention, dense leading layers, shared experts."""
 
+from dataclasses import replace
+
 from gguf import MODEL_ARCH, GGUFValueType, Keys
 
 from ggufkit.architectures import hparams as hp
+from ggufkit.architectures import own_rules as own
 from ggufkit.architectures.arithmetic import ANY, Values
-from ggufkit.architectures.bends import (
-    absorbed,
+from ggufkit.architectures.bends import absorbed, renamed
+from ggufkit.architectures.config import Default, deepseek_scoring, leading_dense, same_as
+from ggufkit.architectures.families.parts import (
+    DENSE,
+    GLM_CUTS,
+    GLM_ROLES,
+    MLP_FUSED,
+    MOE,
+    MOE_GATE_UP,
+    MTP,
+    NEXTN_HEADS,
+    NEXTN_SPLITS,
+    ROPE,
+    WHOLE,
 )
-from ggufkit.architectures.config import deepseek_scoring, same_as
-from ggufkit.architectures.families.parts import DENSE, MLP_FUSED, MOE, ROPE, WHOLE
 from ggufkit.architectures.family import MLP_EXPERTS, Family, Layers, Shape
 from ggufkit.architectures.sizes import (
     is_dense,
+    is_mtp,
     is_sparse,
     kv_lora_rank,
     n_embd,
@@ -62,13 +76,23 @@ DEEPSEEK_COMPUTES: dict[str, Values] = dict.fromkeys((
     "topk_group", "topk_method", "norm_topk_prob", "scoring_func", "mscale", "mscale_all_dim",
 ), ANY)  # fmt: skip
 
-MLA_LAYERS = (
-    Layers(MLA),
+Q_EITHER = (
     Layers(Q_WHOLE, lambda config, _: config.get("q_lora_rank") is None),
     Layers(Q_LORA, lambda config, _: config.get("q_lora_rank") is not None),
+)
+MLA_LAYERS = (
+    Layers(MLA),
+    *Q_EITHER,
     Layers(DENSE, is_dense),
     Layers(MOE | SHARED_EXPERTS, is_sparse),
 )
+
+ABSORBED = {"self_attn.kv_b_proj": absorbed(n_head, n_nope, "attn_k_b.weight", "attn_v_b.weight")}
+PROBS_BIAS: dict[str, Shape] = {"exp_probs_b.bias": (n_expert,)}
+MLA_DEFAULTS: dict[str, Default] = ROPE | {
+    "rms_norm_eps": 1e-6, "head_dim": same_as("qk_rope_head_dim"), "num_experts_per_tok": 8,
+    "moe_intermediate_size": 1407, "n_shared_experts": 2,
+}  # fmt: skip
 
 DEEPSEEK = Family(
     title="DeepSeek V2, V3, R1",
@@ -91,12 +115,50 @@ DEEPSEEK = Family(
     vocab=(VocabKind.BPE,),
     whole=WHOLE,
     layers=MLA_LAYERS,
-    optional={"exp_probs_b.bias": (n_expert,)},
-    splits=MLP_FUSED | {"self_attn.kv_b_proj": absorbed(n_head, n_nope, "attn_k_b.weight", "attn_v_b.weight")},
+    optional=PROBS_BIAS,
+    splits=MLP_FUSED | ABSORBED,
     beyond="the block that guesses further tokens: llama.cpp does not run it for this family",
     experts=MLP_EXPERTS,
-    defaults=ROPE
-    | {"rms_norm_eps": 1e-6, "head_dim": same_as("qk_rope_head_dim"), "scoring_func": deepseek_scoring}
-    | {"num_experts_per_tok": 8, "moe_intermediate_size": 1407, "n_shared_experts": 2},
+    defaults=MLA_DEFAULTS | {"scoring_func": deepseek_scoring},
     computes=DEEPSEEK_COMPUTES,
+)
+
+GLM47_FLASH = replace(
+    DEEPSEEK,
+    title="GLM-4.7-Flash",
+    classes=("Glm4MoeLiteForCausalLM",),
+    source="conversion/glm.py Glm4MoeLiteModel",
+    rules=(*(rule for rule in DEEPSEEK.rules if rule not in hp.HEAD_LENGTHS), hp.mtp_layers),
+    roles=GLM_ROLES,
+    layers=(*MLA_LAYERS, Layers(MTP, is_mtp)),
+    optional=PROBS_BIAS | NEXTN_HEADS,
+    splits=MLP_FUSED | ABSORBED | NEXTN_SPLITS,
+    mtp={},
+    beyond="",
+    pre_alias=GLM_CUTS,
+    defaults=MLA_DEFAULTS
+    | {"rms_norm_eps": 1e-5, "scoring_func": "sigmoid", "first_k_dense_replace": leading_dense, "n_shared_experts": 1},
+    computes=DEEPSEEK_COMPUTES | {"scoring_func": (None, "sigmoid")},
+)
+
+MISTRAL4 = replace(
+    DEEPSEEK,
+    title="Mistral Small 4 (the language model)",
+    classes=("Mistral3ForConditionalGeneration", "Mistral4ForCausalLM"),
+    when=lambda values: values.get("model_type") == "mistral4",
+    arch=MODEL_ARCH.MISTRAL4,
+    source="conversion/mistral3.py Mistral4Model",
+    rules=(*DEEPSEEK.rules, own.query_growth),
+    layers=(Layers(MLA), *Q_EITHER, Layers(DENSE, is_dense), Layers(MOE_GATE_UP | SHARED_EXPERTS, is_sparse)),
+    splits={
+        "mlp.experts.gate_up_proj": renamed("ffn_gate_up_exps.weight"),
+        "mlp.experts.down_proj": renamed("ffn_down_exps.weight"),
+    }
+    | ABSORBED,
+    beyond="",
+    experts=None,
+    computes=DEEPSEEK_COMPUTES
+    | {"scoring_func": (None, "softmax")}
+    | dict.fromkeys(("llama_4_scaling_beta", "spatial_merge_size", "partial_rotary_factor"), ANY),
+    defaults=MLA_DEFAULTS | {"n_shared_experts": 1},
 )

@@ -4,23 +4,28 @@ from gguf import MODEL_ARCH, GGUFValueType, Keys
 
 from ggufkit.architectures import hparams as hp
 from ggufkit.architectures.arithmetic import ANY, Values
-from ggufkit.architectures.bends import renamed
 from ggufkit.architectures.config import Default
 from ggufkit.architectures.families.deepseek import SHARED_EXPERTS
-from ggufkit.architectures.families.parts import ATTENTION, DENSE, HEAD_NORMS, MLP_FUSED, MOE, QKV_BIAS, ROPE, WHOLE
-from ggufkit.architectures.families.qwen_next import MTP, MTP_SPLITS
+from ggufkit.architectures.families.parts import (
+    ATTENTION,
+    DENSE,
+    GLM_CUTS,
+    GLM_ROLES,
+    HEAD_NORMS,
+    MLP_FUSED,
+    MOE,
+    MTP,
+    NEXTN_HEADS,
+    NEXTN_SPLITS,
+    QKV_BIAS,
+    ROPE,
+    WHOLE,
+)  # fmt: skip
 from ggufkit.architectures.family import MLP_EXPERTS, Family, Layers
-from ggufkit.architectures.sizes import is_dense, is_mtp, is_sparse, n_embd, n_expert, n_ff, n_ff_2, n_vocab
+from ggufkit.architectures.sizes import is_dense, is_mtp, is_sparse, n_embd, n_expert, n_ff, n_ff_2
 from ggufkit.tokenizer import VocabKind
 
-CUTS = {"dbrx": "glm4", "llama-bpe": "glm4"}
 ATTENTION_ALONE = {name: ATTENTION[name] for name in ATTENTION if name != "ffn_norm.weight"}
-NEXTN_SPLITS = MTP_SPLITS | {
-    "embed_tokens": renamed("nextn.embed_tokens.weight"),
-    "shared_head.head": renamed("nextn.shared_head_head.weight"),
-}
-NEXTN_HEADS = {"nextn.embed_tokens.weight": (n_vocab, n_embd), "nextn.shared_head_head.weight": (n_vocab, n_embd)}
-
 GLM4 = Family(
     title="GLM-4 0414",
     classes=("Glm4ForCausalLM",),
@@ -40,19 +45,13 @@ GLM4 = Family(
         Layers({"post_attention_norm.weight": (n_embd,), "post_ffw_norm.weight": (n_embd,)}),
     ),
     optional=QKV_BIAS,
-    pre_alias=CUTS,
+    pre_alias=GLM_CUTS,
     computes={"partial_rotary_factor": ANY},
     defaults=ROPE
     | {"head_dim": 128, "num_key_value_heads": 2, "max_position_embeddings": 131072, "rms_norm_eps": 1.5625e-07}
     | {"partial_rotary_factor": 0.5},
 )
 
-GLM_ROLES = (
-    hp.added_token(Keys.Tokenizer.BOS_ID, "[gMASK]"),
-    hp.added_token(Keys.Tokenizer.EOT_ID, "<|user|>"),
-    hp.added_token(Keys.Tokenizer.UNK_ID, "<|endoftext|>"),
-    hp.added_token(Keys.Tokenizer.EOM_ID, "<|observation|>"),
-)
 GLM_MOE_COMPUTES: dict[str, Values] = {"scoring_func": (None, "sigmoid")} | dict.fromkeys(
     ("partial_rotary_factor", "use_qk_norm", "first_k_dense_replace", "n_shared_experts", "routed_scaling_factor",
      "norm_topk_prob", "n_group", "topk_group"), ANY
@@ -87,7 +86,7 @@ GLM4_MOE = Family(
     splits=MLP_FUSED | NEXTN_SPLITS,
     experts=MLP_EXPERTS,
     mtp={},
-    pre_alias=CUTS,
+    pre_alias=GLM_CUTS,
     computes=GLM_MOE_COMPUTES,
     defaults=GLM_MOE_DEFAULTS,
 )  # fmt: skip

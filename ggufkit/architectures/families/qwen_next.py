@@ -4,12 +4,18 @@ from gguf import MODEL_ARCH
 
 from ggufkit.architectures import hparams as hp
 from ggufkit.architectures.arithmetic import ANY, Values
-from ggufkit.architectures.bends import (
-    renamed,
-)
 from ggufkit.architectures.config import Default
 from ggufkit.architectures.delta import IN_TURN, NORMS, PLAIN, SPLIT_QKVZ
-from ggufkit.architectures.families.parts import DENSE, HEAD_NORMS, MLP_FUSED, MOE, SHARED_EXPERT, WHOLE
+from ggufkit.architectures.families.parts import (
+    DENSE,
+    HEAD_NORMS,
+    MLP_FUSED,
+    MOE,
+    MTP,
+    MTP_SPLITS,
+    SHARED_EXPERT,
+    WHOLE,
+)
 from ggufkit.architectures.family import MLP_EXPERTS, Family, Layers, Shape
 from ggufkit.architectures.sizes import (
     delta_v_dim,
@@ -22,7 +28,6 @@ from ggufkit.architectures.sizes import (
     n_delta_v_2,
     n_delta_values,
     n_embd,
-    n_embd_2,
     n_kv,
     n_q,
     n_q_2,
@@ -34,20 +39,6 @@ MTP_NAMES = {
     "pre_fc_norm_embedding": "enorm",
     "pre_fc_norm_hidden": "hnorm",
     "norm": "shared_head.norm",
-}
-
-MTP_SPLITS = {
-    "eh_proj": renamed("nextn.eh_proj.weight"),
-    "enorm": renamed("nextn.enorm.weight"),
-    "hnorm": renamed("nextn.hnorm.weight"),
-    "shared_head.norm": renamed("nextn.shared_head_norm.weight"),
-}
-
-MTP: dict[str, Shape] = {
-    "nextn.eh_proj.weight": (n_embd, n_embd_2),
-    "nextn.enorm.weight": (n_embd,),
-    "nextn.hnorm.weight": (n_embd,),
-    "nextn.shared_head_norm.weight": (n_embd,),
 }
 
 GATED_ATTENTION: dict[str, Shape] = {

@@ -16,7 +16,7 @@ def expert_gating(config: Config, arch: str) -> Iterable[KV]:
     name = config.get("score_function", "scoring_func", "score_func", "moe_router_activation_func")
     if name is None:
         return
-    kind = {"softmax": 1, "sigmoid": 2}.get(name) if isinstance(name, str) else None
+    kind = {"softmax": 1, "sigmoid": 2, "noaux_tc": 2}.get(name) if isinstance(name, str) else None
     if kind is None:
         raise CheckpointError(
             f"{config.folder / 'config.json'}: scoring_func is {name!r:.60}, wanted 'softmax' or 'sigmoid'."

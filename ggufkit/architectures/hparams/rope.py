@@ -13,7 +13,7 @@ from ggufkit.architectures.hparams.rule import F32, U32
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.model import KV
 
-_KNOWN_ROPE = ("default", "linear", "yarn", "su", "longrope", "dynamic", "llama3")
+_KNOWN_ROPE = ("default", "linear", "yarn", "su", "longrope", "dynamic", "llama3", "proportional")
 
 
 def rope_scaling(config: Config, arch: str) -> Iterable[KV]:
