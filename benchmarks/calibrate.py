@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from side_by_side import GGUFKIT, TEXTS, Measured, in_turns, measured, parser, shipped_model, wide_model
 
-from ggufkit.formats.imatrix import read_imatrix
+from ggufkit.formats.imatrix_file import read_imatrix
 
 TEXT = TEXTS / "calibration.txt"
 N_CTX = 512

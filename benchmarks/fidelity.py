@@ -37,7 +37,7 @@ import models
 from ggufkit.architectures.source import open_source
 from ggufkit.fitting.cost import shapes_of
 from ggufkit.fitting.encoders import Effort
-from ggufkit.formats.imatrix import read_imatrix
+from ggufkit.formats.imatrix_file import read_imatrix
 from ggufkit.formats.text import CALIBRATION_TEXT, shipped_text
 from ggufkit.recipes.mixtures import mixture
 from ggufkit.recipes.search import Target

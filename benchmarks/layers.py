@@ -19,7 +19,7 @@ import peer
 from side_by_side import GGUFKIT, TEXTS, Measured, in_turns, measured
 
 import models
-from ggufkit.formats.imatrix import read_imatrix
+from ggufkit.formats.imatrix_file import read_imatrix
 from ggufkit.runtime import machine
 
 N_CTX = 512

@@ -36,9 +36,10 @@ from ggufkit.recipes.plan import PlannedTensor
 from ggufkit.workflows.fitted import N_TOKENS, encoder_for, weigher
 from ggufkit.workflows.quantize import QuantizeSettings, encode
 from quant import feedback
+from quant.curvature import Curvature
 
 
-class Diagonal(feedback.Curvature):
+class Diagonal(Curvature):
     """Searches scales with the diagonal of H."""
 
     @property

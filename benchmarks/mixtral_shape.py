@@ -106,7 +106,8 @@ def _write_shard(path: Path, shapes: dict[str, tuple[int, ...]], noise: Noise) -
 def make_imatrix(path: Path, model_path: Path, seed: int = 1) -> Path:
     """An importance file with a log-normal spread for every tensor of the checkpoint that has one in practice."""
     from ggufkit.architectures.source import open_source
-    from ggufkit.formats.imatrix import Imatrix, ImatrixEntry, write_imatrix
+    from ggufkit.formats.imatrix import Imatrix, ImatrixEntry
+    from ggufkit.formats.imatrix_file import write_imatrix
 
     rng = np.random.default_rng(seed)
     entries = {}

@@ -52,7 +52,7 @@ def convert(source: str, output: str, threads: int, max_memory: int) -> None:
 
 
 def peer(f16: str, imatrix: str, output: str, threads: int) -> None:
-    from ggufkit.formats.imatrix import read_imatrix
+    from ggufkit.formats.imatrix_file import read_imatrix
     from tests.oracle import llama_quantize
 
     entries = read_imatrix(Path(imatrix)).entries

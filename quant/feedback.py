@@ -17,97 +17,19 @@ files, names, or whether the result is better on other text: callers compare.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeVar
-
 import numpy as np
 from numpy.typing import NDArray
 
 from quant.codec import dequantize, quantize
+from quant.curvature import Curvature
 from quant.errors import ShapeError
 from quant.grid import Grid, grid_of
+from quant.products import product, row_dots
 from quant.types import QuantType
 
 F32Array = NDArray[np.float32]
 F64Array = NDArray[np.float64]
 U8Array = NDArray[np.uint8]
-Float = TypeVar("Float", np.float32, np.float64)
-
-DAMPING = 0.02  # of the mean of H's diagonal, added to the diagonal, with any number of tokens
-DAMPING_PER_TOKEN = 0.8  # more where there are few: times columns over tokens
-LEAF = 128  # columns below which a matrix is factored in one piece
-
-
-@dataclass(frozen=True, slots=True)
-class Curvature:
-    """What the encoder needs to know of one expert's inputs; one entry for each diagonal block of columns.
-
-    moments  (n_block, width, width) float32, H damped
-    factor   (n_block, width, width) float32, upper triangular U with H⁻¹ = UᵀU
-    """
-
-    moments: F32Array
-    factor: F32Array
-
-    @property
-    def width(self) -> int:
-        return int(self.moments.shape[1])
-
-    @property
-    def n_per_row(self) -> int:
-        return int(self.moments.shape[0] * self.moments.shape[1])
-
-    @property
-    def column_cost(self) -> F32Array:
-        """(n_per_row,) 1 / U[j, j]²: the cost of a unit error in a column after the columns behind it made it good."""
-        diagonal = np.diagonal(self.factor, axis1=1, axis2=2).reshape(-1)
-        return (1.0 / np.square(diagonal)).astype(np.float32)
-
-
-def damping_for(n_tokens: float, width: int) -> float:
-    """Share of the mean diagonal to add to moments of `n_tokens` tokens and `width` columns.
-
-    Few tokens leave directions that look free and are not: with 500, 1,600 and 7,000 tokens an expert of 256 columns,
-    the held-out error was least at about 0.4, 0.15 and 0.05.
-    """
-    return DAMPING + DAMPING_PER_TOKEN * width / max(n_tokens, 1.0)
-
-
-def curvature(moments: NDArray[np.floating], *, damping: float = DAMPING) -> Curvature:
-    """Factor the mean second moments (n_block, width, width) of one expert. Columns never used are given no weight."""
-    damped = np.array(moments, dtype=np.float32)
-    factors = np.empty_like(damped)
-    for h, factor in zip(damped, factors, strict=True):
-        level = damping * max(float(np.mean(np.diagonal(h))), 1e-20)
-        h[np.diag_indices_from(h)] += np.float32(level)
-        factor[:] = _factor(h.astype(np.float64))
-    return Curvature(damped, factors)
-
-
-def _factor(h: F64Array) -> F64Array:
-    """Upper triangular U with H⁻¹ = UᵀU: with P the reversal of order, PHP = CᵀC, U = P C⁻ᵀ P."""
-    return _inverse_factor(np.ascontiguousarray(h[::-1, ::-1])).T[::-1, ::-1]
-
-
-def _inverse_factor(h: F64Array) -> F64Array:
-    """C⁻¹ of h = CᵀC, C upper triangular. Halves are factored on their own, so that products do most of the work:
-
-    h = | A  B |    C = | Ca  X  |   X = Ca⁻ᵀ B     C⁻¹ = | Ca⁻¹  -Ca⁻¹ X Cd⁻¹ |
-        | Bᵀ D |        |     Cd |   CdᵀCd = D - XᵀX      |        Cd⁻¹        |
-    """
-    from quant.kernels.feedback import invert_factor
-
-    out = np.zeros_like(h)
-    if len(h) <= LEAF:
-        invert_factor(h.copy(), out)
-        return out
-    half = len(h) // 2
-    first = _inverse_factor(h[:half, :half])
-    x = product(first.T, h[:half, half:])
-    second = _inverse_factor(h[half:, half:] - product(x.T, x))
-    out[:half, :half], out[half:, half:] = first, second
-    out[:half, half:] = -product(product(first, x), second)
-    return out
 
 
 def row_errors(w: F32Array, blocks: U8Array, qtype: QuantType, moments: F32Array) -> F64Array:
@@ -121,7 +43,7 @@ def energies(error: F32Array, moments: F32Array) -> F64Array:
     total = np.zeros(len(error))
     for block, h in enumerate(moments):
         part = np.ascontiguousarray(error[:, block * width : (block + 1) * width])
-        total += _dots(part, product(part, h))
+        total += row_dots(part, product(part, h))
     return total
 
 
@@ -220,7 +142,7 @@ def _solve_halves(encoded: U8Array, grid: Grid, moments: F32Array, gradient: F32
         d, dmin = grid.halves(blocks)
         tried = grid.with_halves(blocks, d + step[0], dmin + step[1])
         change = dequantize(tried, grid.qtype) - dequantize(blocks, grid.qtype)
-        gain = 2 * _dots(change, gradient[:, at]) + _dots(change, product(change, moments[at, at]))
+        gain = 2 * row_dots(change, gradient[:, at]) + row_dots(change, product(change, moments[at, at]))
         better = gain < 0
         out[better, index] = tried[better]
         change[~better] = 0
@@ -233,31 +155,13 @@ def _two_by_two(
 ) -> tuple[F32Array, F32Array]:
     """Steps of d and dmin (n_rows,) that solve each row's normal equations."""
     hu = product(u, moments)
-    uu, ug = _dots(u, hu), _dots(u, gradient)
+    uu, ug = row_dots(u, hu), row_dots(u, gradient)
     if not has_min:
         return (-ug / np.maximum(uu, 1e-30)).astype(np.float32), np.zeros(len(u), dtype=np.float32)
-    vv, uv, vg = _dots(v, product(v, moments)), _dots(v, hu), _dots(v, gradient)
+    vv, uv, vg = row_dots(v, product(v, moments)), row_dots(v, hu), row_dots(v, gradient)
     det = uu * vv - uv * uv
     safe = det > 1e-9 * uu * vv
     det = np.where(safe, det, 1.0)
     step_d = np.where(safe, (-ug * vv + vg * uv) / det, 0.0)
     step_m = np.where(safe, (-vg * uu + ug * uv) / det, 0.0)
     return step_d.astype(np.float32), step_m.astype(np.float32)
-
-
-def product(a: NDArray[Float], b: NDArray[Float]) -> NDArray[Float]:
-    """a @ b; each row's sums do not depend on the other rows, and no threads of BLAS are left spinning."""
-    from quant.kernels.feedback import add_product
-
-    out = np.zeros((len(a), b.shape[1]), dtype=a.dtype)
-    add_product(np.ascontiguousarray(a), np.ascontiguousarray(b), out)
-    return out
-
-
-def _dots(a: F32Array, b: F32Array) -> F64Array:
-    """Σ_j a[r, j] b[r, j] of each row (n_rows,)."""
-    from quant.kernels.feedback import row_dots
-
-    out = np.empty(len(a))
-    row_dots(np.ascontiguousarray(a), np.ascontiguousarray(b), out)
-    return out

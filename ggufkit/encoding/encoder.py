@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 import quant
 from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import ImatrixError
-from ggufkit.formats.imatrix import Imatrix, read_imatrix
+from ggufkit.formats.imatrix import Imatrix
+from ggufkit.formats.imatrix_file import read_imatrix
 from ggufkit.formats.model import KV, Model
 from ggufkit.recipes.plan import PlannedTensor
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.errors import InputError
+from ggufkit.formats.text import CALIBRATION_TEXT, read_text, shipped_text
 from ggufkit.runtime.chunks import whole_chunks, with_bos
 from ggufkit.runtime.engine import Device
 from ggufkit.runtime.vocabulary import Vocabulary
@@ -38,6 +39,13 @@ class Corpus:
     type_name: str = ""
     skip_tokens: int = 0
     spread: bool = True
+
+
+def texts(paths: tuple[Path, ...]) -> tuple[str, tuple[str, ...]]:
+    """The whole text and the names of its files; names without folders, so that no local path is recorded."""
+    if not paths:
+        return shipped_text(CALIBRATION_TEXT), (CALIBRATION_TEXT,)
+    return "".join(read_text(path) for path in paths), tuple(path.name for path in paths)
 
 
 def text_chunks(

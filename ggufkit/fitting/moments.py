@@ -21,7 +21,7 @@ from ggufkit.fitting.token_weights import TokenWeights
 from ggufkit.fitting.walks import MAX_WIDTH
 from ggufkit.runtime.activations import Activations
 from quant.covariance import Covariance
-from quant.feedback import Curvature, curvature, damping_for
+from quant.curvature import Curvature, curvature, damping_for
 
 F32Array = NDArray[np.float32]
 

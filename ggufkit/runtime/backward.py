@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ggufkit.runtime.gradients import RULES
 from ggufkit.runtime.tape import F32Array, Node, Tape
-from quant.feedback import product
+from quant.products import product
 
 OnOutput = Callable[[str, F32Array, NDArray[np.int32] | None], None]
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ggufkit.errors import EngineError
 from ggufkit.runtime.activations import Tensor, ggml, weight_name
-from quant.feedback import product
+from quant.products import product
 
 F32Array = NDArray[np.float32]
 

@@ -17,22 +17,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from ggufkit.architectures.source import open_source
 from ggufkit.encoding.destination import layers_folder
 from ggufkit.encoding.settings import QuantizeSettings
-from ggufkit.errors import CutError, ImatrixError, OutputError, UsageError
-from ggufkit.fitting.corpus import N_CTX, Corpus
-from ggufkit.fitting.coverage import Coverage, coverage_of
+from ggufkit.errors import CutError, OutputError, UsageError
+from ggufkit.fitting.corpus import N_CTX, Corpus, texts
+from ggufkit.fitting.coverage import Coverage
 from ggufkit.fitting.layer_sums import gather_sums
+from ggufkit.fitting.merging import as_imatrix, coverage_in, merge
 from ggufkit.fitting.sources.layer_by_layer import LayerByLayer
 from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.sums import SumsObserver, wants_block_weights
-from ggufkit.formats.imatrix import Imatrix, ImatrixEntry, read_imatrix, write_imatrix
+from ggufkit.formats.imatrix_file import read_imatrix, write_imatrix
 from ggufkit.formats.model import Model
 from ggufkit.formats.outputs import beside, require_place
-from ggufkit.formats.text import CALIBRATION_TEXT, read_text, shipped_text
+from ggufkit.formats.text import CALIBRATION_TEXT
 from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.runtime import boundary
 from ggufkit.runtime.engine import Device
@@ -107,7 +106,7 @@ def calibrate(settings: CalibrateSettings, on_progress: OnProgress = ignore) -> 
     earlier = [read_imatrix(path) for path in settings.add_to]
     seen = _by_layer(settings, text, on_progress) if settings.model.is_dir() else _walk(settings, text, on_progress)
     boundary.leave("")
-    merged = merge([_as_imatrix(seen.sums, names, seen.n_chunk, settings.n_ctx), *earlier])
+    merged = merge([as_imatrix(seen.sums, names, seen.n_chunk, settings.n_ctx), *earlier])
     write_imatrix(settings.output, merged)
     gathered_path(settings.output).unlink(missing_ok=True)
     if settings.model.is_dir():
@@ -127,53 +126,12 @@ def calibrate(settings: CalibrateSettings, on_progress: OnProgress = ignore) -> 
     )
 
 
-def merge(files: list[Imatrix]) -> Imatrix:
-    """Sums and counts added, texts joined. Raises ImatrixError where two are of different models."""
-    if not files:
-        raise UsageError("nothing to merge: name at least one importance file")
-    total: dict[str, InputSums] = {}
-    for file in files:
-        for name, evidence in sums_of(file).items():
-            old = total.get(name)
-            if old is not None and old.sums.shape != evidence.sums.shape:
-                raise ImatrixError(
-                    f"importance of {name} has shape {evidence.sums.shape} in one file, {old.sums.shape} in another. "
-                    "Merge files of the same model only."
-                )
-            total[name] = evidence if old is None else old + evidence
-    names = tuple(dict.fromkeys(name for file in files for name in file.datasets))
-    n_tokens = sum(file.chunk_count * file.chunk_size for file in files)
-    size = max(file.chunk_size for file in files)
-    return _as_imatrix(total, names, n_tokens // size if size else 0, size)
-
-
 def merge_files(paths: tuple[Path, ...], output: Path, *, force: bool = False) -> Coverage:
     """Merge importance files into `output`; returns the coverage of the sum."""
     require_place(output, read=paths, force=force)
     merged = merge([read_imatrix(path) for path in paths])
     write_imatrix(output, merged)
     return coverage_in(merged)
-
-
-def sums_of(imatrix: Imatrix) -> dict[str, InputSums]:
-    """Evidence by tensor name."""
-    return {
-        name: InputSums(entry.sums.astype(np.float64), np.rint(entry.counts).astype(np.int64))
-        for name, entry in imatrix.entries.items()
-    }
-
-
-def coverage_in(imatrix: Imatrix) -> Coverage:
-    """Coverage that an importance file tells of."""
-    return coverage_of({name: evidence.counts for name, evidence in sums_of(imatrix).items()})
-
-
-def _as_imatrix(sums: Mapping[str, InputSums], texts: tuple[str, ...], n_chunk: int, n_ctx: int) -> Imatrix:
-    entries = {
-        name: ImatrixEntry(evidence.sums.astype(np.float32), evidence.counts.astype(np.float32))
-        for name, evidence in sums.items()
-    }
-    return Imatrix(datasets=texts, chunk_count=n_chunk, chunk_size=n_ctx, entries=entries)
 
 
 class _Seen(NamedTuple):
@@ -242,7 +200,7 @@ def _keep(settings: CalibrateSettings, sums: Mapping[str, InputSums], n_chunk: i
     kept, n_tokens = gathered_path(settings.output), settings.skip_tokens + n_chunk * settings.n_ctx
     names = tuple(path.name for path in settings.text) or (CALIBRATION_TEXT,)
     with contextlib.suppress(OutputError):
-        write_imatrix(kept, _as_imatrix(sums, names, n_chunk, settings.n_ctx))
+        write_imatrix(kept, as_imatrix(sums, names, n_chunk, settings.n_ctx))
         boundary.leave(f"{n_chunk} chunks are kept. Go on with: --add-to '{kept}' --skip-tokens {n_tokens}")
 
 
@@ -255,13 +213,6 @@ def _corpus(settings: CalibrateSettings, text: str) -> Corpus:
         settings.model, text, settings.n_tokens, settings.n_ctx, settings.threads, settings.device,
         skip_tokens=settings.skip_tokens, spread=False,
     )  # fmt: skip
-
-
-def texts(paths: tuple[Path, ...]) -> tuple[str, tuple[str, ...]]:
-    """The whole text and the names of its files; names without folders, so that no local path is recorded."""
-    if not paths:
-        return shipped_text(CALIBRATION_TEXT), (CALIBRATION_TEXT,)
-    return "".join(read_text(path) for path in paths), tuple(path.name for path in paths)
 
 
 def check_settings(settings: CalibrateSettings) -> None:

@@ -11,8 +11,8 @@ import dataclasses
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from ggufkit.encoding.provenance import code_digest
 from ggufkit.encoding.running import running_copy, running_path
 from ggufkit.encoding.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
 from ggufkit.errors import CutError, UsageError
-from ggufkit.fitting.corpus import Corpus
+from ggufkit.fitting.choice import check_target, types_for_target
+from ggufkit.fitting.corpus import Corpus, texts
 from ggufkit.fitting.cost import EffortCost, effort_cost, shapes_of, taped_chunks, taped_tokens
 from ggufkit.fitting.coverage import Coverage
 from ggufkit.fitting.duration import CALIBRATION, ENCODING, QUICK, TYPES, WEIGHING, step_seconds
@@ -32,8 +33,6 @@ from ggufkit.fitting.encoders import Effort, FittedEncoder, ImportanceEncoder
 from ggufkit.fitting.evidence import Evidence, Weigh
 from ggufkit.fitting.guess import NOTE, guess
 from ggufkit.fitting.notebook import Notebook
-from ggufkit.fitting.prober import Prober, Tried
-from ggufkit.fitting.sensitivity import Subject, measure_costs
 from ggufkit.fitting.sources import OnChunk
 from ggufkit.fitting.sources.cut import is_cuttable
 from ggufkit.fitting.sources.layer_by_layer import LayerByLayer, Stream
@@ -48,10 +47,9 @@ from ggufkit.recipes.build import make_plan
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.quantizable import layer_of
 from ggufkit.recipes.recipe import Recipe
-from ggufkit.recipes.search import Found, PlanOf, Problem, Target, search
+from ggufkit.recipes.search import Found, Target
 from ggufkit.runtime import machine
 from ggufkit.runtime.engine import Device
-from ggufkit.workflows.calibrate import texts
 from ggufkit.workflows.quantize import QuantizeReport, report_of
 
 N_TOKENS = 100_000
@@ -247,7 +245,7 @@ class FittedJob:
     def _choose(self, steps: Steps) -> Found | None:
         if self.settings.target is None:
             return None
-        return choose_types(
+        return types_for_target(
             self.settings.target, self.model, self.evidence, plan_of=self._plan_of,
             n_probe=self.settings.n_probe, ready=self._run_model, on_progress=steps.step(TYPES),
         )  # fmt: skip
@@ -386,71 +384,11 @@ def quick_type(model: Model) -> str:
     return "Q2_K"
 
 
-def choose_types(
-    target: Target,
-    model: Model,
-    evidence: Evidence,
-    *,
-    plan_of: PlanOf,
-    n_probe: int,
-    ready: Callable[[], object] = lambda: None,
-    on_progress: OnProgress = ignore,
-) -> Found:
-    """Find what each tensor costs at each type, and solve for the target.
-
-    A size needs the costs in proportion only. For a divergence, a first solution is tried in the model, and all costs
-    are scaled by what it says.
-
-    ready  called before the model is run, where it has to be
-    """
-    costs = measure_costs(model, evidence, on_progress)
-    tensors = [t for t in model.tensors if t.name in costs]
-    found = search(Problem(tensors, costs, plan_of, "searched"), target)
-    if target.kld is None:
-        return found
-    tried = functools.partial(tried_divergence, found.types, tensors, evidence, n_probe=n_probe, ready=ready)
-    key = f"divergence {hashlib.sha256(str(sorted(found.types.items())).encode()).hexdigest()[:16]} {n_probe}"
-    measured = evidence.notebook.remember(key, functools.partial(tried, on_progress=on_progress))
-    factor = measured / max(found.kld, 1e-12)
-    scaled = {name: dataclasses.replace(cost, nats=factor * cost.nats) for name, cost in costs.items()}
-    return search(Problem(tensors, scaled, plan_of, "searched"), target)
-
-
-def tried_divergence(
-    types: Mapping[str, str],
-    tensors: Sequence[ModelTensor],
-    evidence: Evidence,
-    *,
-    n_probe: int,
-    ready: Callable[[], object] = lambda: None,
-    on_progress: OnProgress = ignore,
-) -> float:
-    """Mean divergence of the running model with every tensor stored in its type, nats a token."""
-    tried = {}
-    for index, tensor in enumerate(tensors):
-        on_progress(Progress(index, len(tensors), "tensors", f"try {tensor.name}"))
-        subject, tried[tensor.name] = Subject(tensor, evidence), Tried(tensor, types[tensor.name])
-        for expert in range(tensor.n_expert):
-            w = tensor.rows(expert, 0, tensor.n_rows)
-            tried[tensor.name].blocks.append(subject.encoded(expert, w, types[tensor.name], 0))
-    ready()
-    with closing(Prober(evidence.source.corpus, n_probe)) as prober:
-        return prober.kld(tried)[0]
-
-
 def _n_tried(settings: FitSettings) -> int | None:
     """Chunks that a choice of types is tried on, None where none is made."""
     if settings.target is None:
         return None
     return 0 if settings.target.kld is None else settings.n_probe
-
-
-def check_target(target: Target, model: Model, plan_of: PlanOf) -> None:
-    """Raise UsageError for a size that no types make, before anything is measured."""
-    if sum(value is not None for value in target) != 1:
-        raise UsageError("give one of --target-size, --target-bpw and --max-kld")
-    if target.kld is None:
-        guess(target, model, plan_of)
 
 
 def _chunks(on_progress: OnProgress) -> OnChunk:

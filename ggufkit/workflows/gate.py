@@ -5,7 +5,6 @@ the seed, so that the same call reads the same text and says the same. Does not 
 """
 
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,14 +15,15 @@ from numpy.typing import NDArray
 
 from ggufkit import __version__
 from ggufkit.architectures.source import open_source
-from ggufkit.differences.structure import KINDS, Finding, Severity, Structure, compare_structure, structure_of
+from ggufkit.differences.structure import Finding, Structure, compare_structure, structure_of
 from ggufkit.differences.weights import unreadable_blocks
 from ggufkit.errors import InputError
 from ggufkit.formats.baseline import Baseline, is_baseline
 from ggufkit.progress import OnProgress, Progress, ignore
+from ggufkit.proof.checks import size_checks, structure_checks, unmeasurable
 from ggufkit.proof.comparison import Comparison
 from ggufkit.proof.facts import ModelFacts, model_facts
-from ggufkit.proof.limits import METRICS, SIZES, GateConfig
+from ggufkit.proof.limits import GateConfig
 from ggufkit.proof.original import facts_of
 from ggufkit.proof.scores import ChunkScores, LogitsError
 from ggufkit.proof.trial import METERS, Check, Trial
@@ -32,11 +32,6 @@ from ggufkit.runtime.engine import Device
 from ggufkit.workflows.compare import CompareSettings, Walk
 from ggufkit.workflows.diff import DiffReport, DiffSettings, diff, type_findings
 from quant.confseq import Outcome
-
-# findings that leave no common ground on which to compare probabilities
-_NO_COMMON_GROUND = ("token", "tensor", "shape", "nan")
-# and where the baseline is a file: its tokens cannot be given to the candidate
-_NOR_WITH_A_FILE = (*_NO_COMMON_GROUND, "tokenizer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +102,10 @@ def gate(settings: GateSettings, on_progress: OnProgress = ignore) -> GateResult
     else:
         base = model_facts(settings.baseline)
         report, findings = _examine(settings, on_progress)
-    checks = [*_structure_checks(findings, settings), *_size_checks(candidate, settings.config)]
+    checks = [
+        *structure_checks(findings, settings.config, weights=settings.weights and report is not None),
+        *size_checks(candidate, settings.config),
+    ]
     trial_checks, comparison, n_budget = _measure_quality(settings, findings, on_progress)
     checks += trial_checks
     verdict = _verdict(checks)
@@ -147,42 +145,6 @@ def _examine_alone(path: Path, facts: ModelFacts, stored: Baseline) -> tuple[Fin
     return (*compare_structure(base, structure_of(model)), *types, *unreadable_blocks(path))
 
 
-# part of the file -> what holds where the check passes
-_STRUCTURE = {
-    "metadata": "hyper-parameters are the original's",
-    "template": "the chat template is the original's",
-    "tokenizer": "tokens and their handling are the original's",
-    "tensors": "all tensors are there, in the original's shapes, of the types that the file claims",
-    "finite": "all weights are finite",
-    "weights": "every tensor that both have is what its type makes of the original's",
-}
-
-
-def _structure_checks(findings: tuple[Finding, ...], settings: GateSettings) -> Iterator[Check]:
-    for part, holds in _STRUCTURE.items():
-        if part == "weights" and (is_baseline(settings.baseline) or not settings.weights):
-            continue
-        errors = [one for one in findings if one.kind in KINDS[part] and _counts(one, settings.config)]
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        outcome = Outcome.FAIL if errors else Outcome.PASS
-        yield Check(part, part, "structure", outcome, errors[0].message + more if errors else holds)
-
-
-def _counts(finding: Finding, config: GateConfig) -> bool:
-    return finding.severity is Severity.ERROR and not config.tolerates(finding)
-
-
-def _size_checks(candidate: ModelFacts, config: GateConfig) -> Iterator[Check]:
-    for name in SIZES:
-        if name in config.limits:
-            value, limit = float(getattr(candidate, name)), config.limits[name]
-            outcome = Outcome.PASS if value <= limit else Outcome.FAIL
-            message = f"{value:.10g}, wanted at most {limit:.10g}"
-            yield Check(
-                name, METRICS[name].title, "size", outcome, message, value=value, low=value, high=value, limit=limit
-            )
-
-
 def _measure_quality(
     settings: GateSettings, findings: tuple[Finding, ...], on_progress: OnProgress
 ) -> tuple[tuple[Check, ...], Comparison | None, int]:
@@ -190,21 +152,13 @@ def _measure_quality(
     wanted = [name for name in settings.config.limits if name in METERS]
     if not wanted:
         return (), None, 0
-    reason = _unmeasurable(findings, settings)
+    reason = unmeasurable(findings, settings.config, with_a_file=is_baseline(settings.baseline))
     if reason:
         return (_no_logits(reason),), None, 0
     try:
         return _run(settings, on_progress)
     except LogitsError as error:
         return (_no_logits(str(error)),), None, 0
-
-
-def _unmeasurable(findings: tuple[Finding, ...], settings: GateSettings) -> str:
-    kinds = _NOR_WITH_A_FILE if is_baseline(settings.baseline) else _NO_COMMON_GROUND
-    for one in findings:
-        if one.kind in kinds and _counts(one, settings.config):
-            return f"not measured, because {one.message}"
-    return ""
 
 
 def _no_logits(reason: str) -> Check:

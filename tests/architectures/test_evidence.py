@@ -3,9 +3,10 @@
 import pytest
 
 from ggufkit.architectures.source import open_source
-from ggufkit.formats.imatrix import read_imatrix
+from ggufkit.fitting.merging import coverage_in
+from ggufkit.formats.imatrix_file import read_imatrix
 from ggufkit.recipes.quantizable import kept_reason
-from ggufkit.workflows.calibrate import CalibrateSettings, calibrate, coverage_in
+from ggufkit.workflows.calibrate import CalibrateSettings, calibrate
 from tests.architectures import tiny
 
 N_CTX = 128

@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from ggufkit.cli import main
-from ggufkit.formats.imatrix import Imatrix, ImatrixEntry, read_imatrix, write_imatrix
+from ggufkit.formats.imatrix import Imatrix, ImatrixEntry
+from ggufkit.formats.imatrix_file import read_imatrix, write_imatrix
 
 MODEL = str(Path(__file__).resolve().parents[2] / "models" / "tiny-mixtral")
 

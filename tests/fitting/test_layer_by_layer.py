@@ -18,7 +18,7 @@ from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.sources import cut
 from ggufkit.fitting.sources.layer_by_layer import LayerByLayer
 from ggufkit.fitting.sums import SumsObserver
-from ggufkit.formats.imatrix import read_imatrix
+from ggufkit.formats.imatrix_file import read_imatrix
 from ggufkit.formats.text import CALIBRATION_TEXT, shipped_text
 from ggufkit.workflows.calibrate import CalibrateSettings, calibrate
 from ggufkit.workflows.quantize import QuantizeSettings, quantize

@@ -23,7 +23,7 @@ import safetensors
 from ggufkit.errors import InputError
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.gguf_source import open_model
-from ggufkit.formats.imatrix import read_imatrix
+from ggufkit.formats.imatrix_file import read_imatrix
 from ggufkit.formats.safetensors import open_safetensors
 from ggufkit.formats.shards import read_index
 from quant import QuantError

@@ -11,7 +11,8 @@ import pytest
 import quant
 from ggufkit.errors import ImatrixError
 from ggufkit.formats.gguf_source import open_model
-from ggufkit.formats.imatrix import Imatrix, ImatrixEntry, read_imatrix, write_imatrix
+from ggufkit.formats.imatrix import Imatrix, ImatrixEntry
+from ggufkit.formats.imatrix_file import read_imatrix, write_imatrix
 from ggufkit.formats.model import Hparams, Model, ModelTensor
 from tests.formats import build
 from tests.formats.build import array, gguf_bytes, info, kv, legacy_imatrix

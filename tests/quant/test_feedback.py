@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import quant
+from quant.curvature import Curvature, curvature
 from quant.errors import ShapeError
-from quant.feedback import Curvature, curvature, encode, row_errors
+from quant.feedback import encode, row_errors
 
 TYPES = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS"]
 

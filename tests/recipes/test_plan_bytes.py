@@ -10,7 +10,8 @@ import pytest
 
 import quant
 from ggufkit.formats.gguf_reader import GgufFile
-from ggufkit.formats.imatrix import Imatrix, ImatrixEntry, write_imatrix
+from ggufkit.formats.imatrix import Imatrix, ImatrixEntry
+from ggufkit.formats.imatrix_file import write_imatrix
 from ggufkit.recipes.mixtures import MIXTURES, mixture
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
 from tests.oracle import llama_quantize

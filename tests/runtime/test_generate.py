@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from ggufkit.errors import EngineError, InputError, UsageError
 from ggufkit.formats.gguf_reader import GgufFile
+from ggufkit.runtime.endings import StopMatcher, find_loop
 from ggufkit.runtime.engine import Engine
-from ggufkit.runtime.generate import FinishReason, StopMatcher, find_loop, generate
+from ggufkit.runtime.generate import FinishReason, generate
 from ggufkit.runtime.sampling import Sampling
 
 GREEDY = Sampling(temperature=0)

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 import quant
-from ggufkit.errors import ImatrixError, InputError, OutputError
+from ggufkit.errors import InputError, OutputError
 from ggufkit.fitting.coverage import coverage_of
-from ggufkit.formats.imatrix import Imatrix, ImatrixEntry, read_imatrix
+from ggufkit.formats.imatrix import Imatrix
+from ggufkit.formats.imatrix_file import read_imatrix
 from ggufkit.progress import Progress
-from ggufkit.workflows.calibrate import CalibrateSettings, calibrate, gathered_path, merge, merge_files
+from ggufkit.workflows.calibrate import CalibrateSettings, calibrate, gathered_path, merge_files
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
 from quant.importance import InputSums
 
@@ -97,12 +98,6 @@ def test_an_existing_output_is_not_replaced(model: Path, tmp_path: Path) -> None
         calibrate(settings(model, tmp_path / "there.gguf"))
     with pytest.raises(OutputError, match="is the input itself"):
         merge_files((tmp_path / "there.gguf",), tmp_path / "there.gguf")
-
-
-def test_files_of_two_models_do_not_merge(four_chunks: Imatrix) -> None:
-    other = {"blk.0.attn_q.weight": ImatrixEntry(np.ones((1, 64), np.float32), np.ones(1, np.float32))}
-    with pytest.raises(ImatrixError, match=r"blk\.0\.attn_q\.weight has shape \(1, 64\) in one file"):
-        merge([four_chunks, Imatrix((), 1, 512, other)])
 
 
 def test_coverage_names_experts_that_were_hardly_seen() -> None:

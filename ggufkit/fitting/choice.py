@@ -1,0 +1,76 @@
+"""Types under a target: what each costs is read off the evidence, `recipes/search.py` solves, a divergence is tried."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+
+from ggufkit.errors import UsageError
+from ggufkit.fitting.evidence import Evidence
+from ggufkit.fitting.guess import guess
+from ggufkit.fitting.prober import Prober, Tried
+from ggufkit.fitting.sensitivity import Subject, measure_costs
+from ggufkit.formats.model import Model, ModelTensor
+from ggufkit.progress import OnProgress, Progress, ignore
+from ggufkit.recipes.search import Found, PlanOf, Problem, Target, search
+
+
+def check_target(target: Target, model: Model, plan_of: PlanOf) -> None:
+    """Raise UsageError for a size that no types make, before anything is measured."""
+    if sum(value is not None for value in target) != 1:
+        raise UsageError("give one of --target-size, --target-bpw and --max-kld")
+    if target.kld is None:
+        guess(target, model, plan_of)
+
+
+def types_for_target(
+    target: Target,
+    model: Model,
+    evidence: Evidence,
+    *,
+    plan_of: PlanOf,
+    n_probe: int,
+    ready: Callable[[], object] = lambda: None,
+    on_progress: OnProgress = ignore,
+) -> Found:
+    """Find what each tensor costs at each type, and solve for the target.
+
+    A size needs the costs in proportion only. For a divergence, a first solution is tried in the model, and all costs
+    are scaled by what it says.
+
+    ready  called before the model is run, where it has to be
+    """
+    costs = measure_costs(model, evidence, on_progress)
+    tensors = [t for t in model.tensors if t.name in costs]
+    found = search(Problem(tensors, costs, plan_of, "searched"), target)
+    if target.kld is None:
+        return found
+    tried = functools.partial(tried_divergence, found.types, tensors, evidence, n_probe=n_probe, ready=ready)
+    key = f"divergence {hashlib.sha256(str(sorted(found.types.items())).encode()).hexdigest()[:16]} {n_probe}"
+    measured = evidence.notebook.remember(key, functools.partial(tried, on_progress=on_progress))
+    factor = measured / max(found.kld, 1e-12)
+    scaled = {name: dataclasses.replace(cost, nats=factor * cost.nats) for name, cost in costs.items()}
+    return search(Problem(tensors, scaled, plan_of, "searched"), target)
+
+
+def tried_divergence(
+    types: Mapping[str, str],
+    tensors: Sequence[ModelTensor],
+    evidence: Evidence,
+    *,
+    n_probe: int,
+    ready: Callable[[], object] = lambda: None,
+    on_progress: OnProgress = ignore,
+) -> float:
+    """Mean divergence of the running model with every tensor stored in its type, nats a token."""
+    tried = {}
+    for index, tensor in enumerate(tensors):
+        on_progress(Progress(index, len(tensors), "tensors", f"try {tensor.name}"))
+        subject, tried[tensor.name] = Subject(tensor, evidence), Tried(tensor, types[tensor.name])
+        for expert in range(tensor.n_expert):
+            w = tensor.rows(expert, 0, tensor.n_rows)
+            tried[tensor.name].blocks.append(subject.encoded(expert, w, types[tensor.name], 0))
+    ready()
+    with closing(Prober(evidence.source.corpus, n_probe)) as prober:
+        return prober.kld(tried)[0]
