@@ -76,6 +76,8 @@ def quantize(
     stream: Literal["original", "stored"] = "original",
     evidence: AnyPath | None = None,
     threads: int | None = None,
+    cluster: str | None = None,
+    workers: int = 0,
     max_memory: Size | None = None,
     resume: bool = False,
     restart: bool = False,
@@ -100,7 +102,7 @@ def quantize(
         source=Path(source), output=Path(output), recipe=_recipe(type, recipe), imatrix=_path(imatrix),
         encoder=quant.Encoder(encoder), threads=threads or 0, max_memory=_size(max_memory), resume=resume,
         restart=restart, force=force, allow_nonfinite=allow_nonfinite, allow_requantize=allow_requantize,
-        mtp=mtp, lora=_adapters(lora),
+        mtp=mtp, lora=_adapters(lora), cluster=cluster, workers=workers,
     )  # fmt: skip
     if effort is None and target is None and stream == "original" and evidence is None:
         return QuantizeResult.of(run(settings, on_progress))

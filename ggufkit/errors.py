@@ -10,6 +10,7 @@ GgufkitError
  ├── OutputError           cannot write: no permission, no space, same file as the input (exit 1)
  ├── EngineError           llama.cpp would not load or run; carries its last log lines (exit 1)
  │    └── CutError           a model that cannot be run layer by layer; it can be run as a whole
+ ├── ClusterError          no scheduler, no workers, or workers that would not give the same bytes (exit 1)
  └── UsageError            options that contradict each other or name nothing known (exit 2)
 
 `quant.QuantError` is the arithmetic's own root; `ggufkit.cli` turns both into one line of text.
@@ -56,6 +57,10 @@ class EngineError(GgufkitError):
 
 class CutError(EngineError):
     """A model whose layers do not give alone what they give together."""
+
+
+class ClusterError(GgufkitError):
+    """Several machines cannot work on it as they are."""
 
 
 class UsageError(GgufkitError):

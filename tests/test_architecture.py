@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # a package may import itself and what stands in its row
 LOW = {"quant", "ggufkit.errors", "ggufkit.progress", "ggufkit.formats"}
 MIDDLE = LOW | {"ggufkit.architectures", "ggufkit.recipes", "ggufkit.runtime"}
-ROOMS = MIDDLE | {"ggufkit.differences", "ggufkit.proof", "ggufkit.encoding", "ggufkit.fitting"}
+ROOMS = MIDDLE | {"ggufkit.cluster", "ggufkit.differences", "ggufkit.proof", "ggufkit.encoding", "ggufkit.fitting"}
 MAY_IMPORT = {
     "quant": set(),
     "ggufkit.errors": set(),
@@ -23,8 +23,9 @@ MAY_IMPORT = {
     "ggufkit.runtime": LOW,
     "ggufkit.differences": LOW | {"ggufkit.recipes"},
     "ggufkit.proof": LOW | {"ggufkit.differences", "ggufkit.runtime"},
-    "ggufkit.encoding": MIDDLE,
-    "ggufkit.fitting": MIDDLE | {"ggufkit.encoding"},
+    "ggufkit.cluster": {"quant", "ggufkit.errors"},
+    "ggufkit.encoding": MIDDLE | {"ggufkit.cluster"},
+    "ggufkit.fitting": MIDDLE | {"ggufkit.cluster", "ggufkit.encoding"},
     "ggufkit.workflows": ROOMS,
     "ggufkit.reports": ROOMS | {"ggufkit.workflows"},
     "ggufkit.loaded": LOW | {"ggufkit.runtime"},

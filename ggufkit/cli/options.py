@@ -111,6 +111,14 @@ json_flag: Decorator = click.option("--json", "as_json", is_flag=True, help="Pri
 threads: Decorator = click.option(
     "-t", "--threads", type=click.IntRange(1, 512), default=None, help="Threads. Default: the processors at hand."
 )
+cluster: Decorator = click.option(
+    "--cluster", metavar="ADDRESS", default=None,
+    help="Encode on the workers of a Dask scheduler, tcp://HOST:8786. The bytes are the same.",
+)  # fmt: skip
+workers: Decorator = click.option(
+    "--workers", type=click.IntRange(1, 512), default=None,
+    help="Encode in so many processes of this machine, --threads (or one) each.",
+)  # fmt: skip
 text_file: Decorator = click.option(
     "--text", type=PATH, default=None, help="UTF-8 text to measure on. Default: the shipped prose."
 )

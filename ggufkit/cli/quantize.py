@@ -21,6 +21,7 @@ Examples:
   ggufkit quantize ./Mixtral-8x7B-v0.1 -o mixtral-Q3_K_M.gguf --type Q3_K_M --imatrix mixtral.imatrix.gguf
   ggufkit quantize ./Mixtral-8x7B-v0.1 -o mixtral-Q4_K_M.gguf --calibrate
   ggufkit quantize ./Mixtral-8x7B-v0.1 -o mixtral-20g.gguf --target-size 20GiB --effort best
+  ggufkit quantize ./Mixtral-8x7B-v0.1 -o mixtral-20g.gguf --target-size 20GiB --cluster tcp://node0:8786
   ggufkit quantize ./phi-2 -o phi-2-bf16.gguf --type bf16
   ggufkit quantize ./phi-2 -o phi-2.gguf --recipe mine.toml --check
 """
@@ -36,6 +37,8 @@ Examples:
 @click.option("--encoder", type=click.Choice(["ggufkit", "ggml"]), default="ggufkit", show_default=True,
               help="Who searches for scales; ggml gives llama.cpp's exact bytes.")  # fmt: skip
 @options.threads
+@options.cluster
+@options.workers
 @options.max_memory
 @click.option("--resume", is_flag=True, help="Continue an unfinished run (starts anew where there is none).")
 @click.option("--restart", is_flag=True, help="Drop an unfinished run and start again.")
@@ -63,6 +66,8 @@ def command(
     fit: fitting.FitOptions,
     encoder: str,
     threads: int | None,
+    cluster: str | None,
+    workers: int | None,
     max_memory: int | None,
     resume: bool,
     restart: bool,
@@ -92,7 +97,7 @@ def command(
         source=source, output=output, recipe=options.chosen_recipe(type_name, recipe), imatrix=imatrix,
         encoder=quant.Encoder(encoder), threads=threads or 0, max_memory=max_memory, resume=resume,
         restart=restart and not dry_run, force=force, provenance=provenance, allow_nonfinite=allow_nonfinite,
-        allow_requantize=allow_requantize, mtp=mtp, lora=lora,
+        allow_requantize=allow_requantize, mtp=mtp, lora=lora, cluster=cluster, workers=workers or 0,
     )  # fmt: skip
     fit_settings = fitting.settings_of(settings, fit, type_given=type_given) if fit.is_asked else None
     with settings.open() as model:

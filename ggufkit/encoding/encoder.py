@@ -4,7 +4,8 @@ The encoder is an argument of `encoding.job.prepare` and `write`; nothing else o
 """
 
 import hashlib
-from collections.abc import Container
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -22,9 +23,23 @@ from ggufkit.recipes.plan import PlannedTensor
 
 F32Array = NDArray[np.float32]
 U8Array = NDArray[np.uint8]
+Tally = Mapping[str, int]
 
 # bytes a weight while a slab is in work: stored (4 at most), widened (4), encoded (4 at most), encoder scratch (4)
 BYTES_PER_WEIGHT = 16
+
+
+class ExpertEncoder(Protocol):
+    """What a `RowEncoder` does with the rows of one expert of one tensor: a value that other processes can be sent."""
+
+    @property
+    def nbytes(self) -> int:
+        """About how many bytes it has to travel."""
+        ...
+
+    def __call__(self, w: F32Array) -> tuple[U8Array, Tally]:
+        """Blocks of these rows, and what there is to count of them. Called from several threads."""
+        ...
 
 
 class RowEncoder(Protocol):
@@ -72,6 +87,33 @@ class RowEncoder(Protocol):
 
     def __call__(self, planned: PlannedTensor, expert: int, w: F32Array) -> U8Array: ...
 
+    def of_expert(self, planned: PlannedTensor, expert: int) -> ExpertEncoder:
+        """The same for one expert, to be called elsewhere."""
+        ...
+
+    def count(self, planned: PlannedTensor, tally: Tally) -> None:
+        """What an expert's encoder counted elsewhere."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PlainRows:
+    """The `ExpertEncoder` that searches with importance, (n_per_row,), or without. There is nothing to count."""
+
+    qtype: quant.QuantType
+    importance: F32Array | None
+    encoder: quant.Encoder
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self.importance is None else self.importance.nbytes
+
+    def __call__(self, w: F32Array) -> tuple[U8Array, Tally]:
+        blocks = quant.quantize(
+            w, self.qtype, importance=self.importance, encoder=self.encoder, allow_nonfinite=True
+        )  # fmt: skip
+        return blocks, {}
+
 
 class PlainEncoder:
     """Encodes every expert on its own, each with its own importance where there is any.
@@ -109,12 +151,18 @@ class PlainEncoder:
         return tuple(rows)
 
     def __call__(self, planned: PlannedTensor, expert: int, w: F32Array) -> U8Array:
+        return self.of_expert(planned, expert)(w)[0]
+
+    def of_expert(self, planned: PlannedTensor, expert: int) -> PlainRows:
         importance = None
         if self.imatrix is not None and planned.qtype.is_quantized:
             exact = self.name is quant.Encoder.GGML
             of = self.imatrix.importance_of if exact else self.imatrix.shrunk_importance_of
             importance = of(planned.name, expert)
-        return quant.quantize(w, planned.qtype, importance=importance, encoder=self.name, allow_nonfinite=True)
+        return PlainRows(planned.qtype, importance, self.name)
+
+    def count(self, planned: PlannedTensor, tally: Tally) -> None:
+        """There is nothing to count."""
 
 
 def plain_encoder(settings: QuantizeSettings, model: Model) -> PlainEncoder:

@@ -9,7 +9,7 @@ Does not print, does not know click.
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Container
+from collections.abc import Callable, Collection, Container, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -57,19 +57,30 @@ class Job:
     peak_nbytes: int
     identity: str
 
+    def with_notes(self, notes: Iterable[str]) -> "Job":
+        """The same, with more to know."""
+        return dataclasses.replace(self, notes=(*self.notes, *notes))
+
 
 def prepare(settings: QuantizeSettings, model: Model, encoder: RowEncoder) -> Job:
     """Plan the output and size the slabs. Reads headers only; writes nothing."""
     extra = provenance(settings, model, encoder) if settings.provenance else ()
     plan = make_plan(model, settings.recipe, importance=encoder.covers, extra_metadata=extra)
     _check_runs(settings.source, plan)
-    threads = settings.threads or machine.choose_threads().n
+    threads = threads_of(settings)
     slab_weights, peak = slab_size(
         plan, Threads(threads).n_slabs, settings.max_memory or DEFAULT_MAX_MEMORY,
-        held_nbytes=encoder.held_nbytes, bytes_per_weight=encoder.bytes_per_weight,
+        held_nbytes=encoder.held_nbytes, bytes_per_weight=encoder.bytes_per_weight, n_workers=settings.workers,
     )  # fmt: skip
     digest = identity(settings, model, output_header(plan), encoder)
     return Job(settings, model, plan, encoder.covers, encoder.notes, threads, slab_weights, peak, digest)
+
+
+def threads_of(settings: QuantizeSettings) -> int:
+    """Slabs that are worked on at once on this machine."""
+    if settings.is_distributed:
+        return max(1, settings.workers) * (settings.threads or 1)
+    return settings.threads or machine.choose_threads().n
 
 
 def _check_runs(source: Path, plan: QuantPlan) -> None:
@@ -100,9 +111,9 @@ def check_place(job: Job) -> None:
     check_output(job.settings, [file.path for file in job.model.files], job.plan.file_nbytes)
 
 
-def write(job: Job, encoder: RowEncoder, on_progress: OnProgress = ignore) -> int:
+def write(job: Job, encoder: RowEncoder, on_progress: OnProgress = ignore, executor: Executor | None = None) -> int:
     """Make the file; returns the bytes that an earlier run had left. See `Output`."""
-    with Output(job, on_progress) as out:
+    with Output(job, on_progress, executor) as out:
         out.encode(encoder)
         out.finish(encoder)
     return out.resumed_nbytes

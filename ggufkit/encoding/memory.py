@@ -7,11 +7,13 @@ from ggufkit.recipes.plan import QuantPlan
 # Resident bytes of the interpreter with numpy, numba, the compiled kernels and the ggml library, measured with
 # benchmarks/pipeline.py and rounded up.
 BASE_NBYTES = 320 << 20
+WORKER_NBYTES = 384 << 20  # the same with Dask, of a process that encodes; benchmarks/cluster.py
 
 
-def fixed_nbytes(plan: QuantPlan, held_nbytes: int = 0) -> int:
-    """Resident bytes without slabs: the process, the header, which is held a few times, and what else is held."""
-    return BASE_NBYTES + 4 * plan.data_offset + held_nbytes
+def fixed_nbytes(plan: QuantPlan, held_nbytes: int = 0, n_workers: int = 0) -> int:
+    """Resident bytes without slabs: the process, the header, which is held a few times, what else is held, and
+    processes of this machine that encode."""
+    return BASE_NBYTES + n_workers * WORKER_NBYTES + 4 * plan.data_offset + held_nbytes
 
 
 def slabs_nbytes(plan: QuantPlan, n_slabs: int, slab_weights: int, bytes_per_weight: int) -> int:
@@ -25,21 +27,23 @@ def widest_rows(plan: QuantPlan) -> int:
 
 
 def slab_size(
-    plan: QuantPlan, n_slabs: int, max_memory: int, *, held_nbytes: int, bytes_per_weight: int
+    plan: QuantPlan, n_slabs: int, max_memory: int, *, held_nbytes: int, bytes_per_weight: int, n_workers: int = 0
 ) -> tuple[int, int]:
     """Weights of a slab and the peak resident bytes, for `n_slabs` in work at once under `max_memory` bytes.
 
     held_nbytes       that stay in memory all the time: importance, moments
+    n_workers         processes of this machine that encode, besides this one
     bytes_per_weight  that each weight of a slab in work takes
 
     Raises UsageError where even the smallest slabs do not fit, with the least that would.
     """
-    fixed = fixed_nbytes(plan, held_nbytes)
+    fixed = fixed_nbytes(plan, held_nbytes, n_workers)
     least = fixed + slabs_nbytes(plan, n_slabs, 0, bytes_per_weight)
     if max_memory < least:
+        who = f"{n_workers} workers" if n_workers else f"{n_slabs - 1} threads"
         raise UsageError(
-            f"--max-memory of {max_memory} bytes is too small: {n_slabs - 1} threads on slabs of {widest_rows(plan)} "
-            f"weights need {-(-least >> 20)}MiB. Raise it, or lower --threads."
+            f"--max-memory of {max_memory} bytes is too small: {who} on slabs of {widest_rows(plan)} weights need "
+            f"{-(-least >> 20)}MiB. Raise it, or lower --{'workers' if n_workers else 'threads'}."
         )
     slab_weights = min((max_memory - fixed) // (n_slabs * bytes_per_weight), slabs.SLAB_WEIGHTS)
     return max(slab_weights, widest_rows(plan)), fixed + slabs_nbytes(plan, n_slabs, slab_weights, bytes_per_weight)

@@ -5,6 +5,7 @@ nor where the plan came from.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -14,15 +15,31 @@ from ggufkit.encoding.encoder import F32Array, RowEncoder, U8Array
 from ggufkit.encoding.executors import Executor
 from ggufkit.encoding.slabs import Slab
 from ggufkit.errors import InputError
+from ggufkit.recipes.plan import PlannedTensor
 from quant.codec import require_finite
 
 F16_MAX = 65504.0
+EncodeRows = Callable[[PlannedTensor, int, F32Array], U8Array]  # as `RowEncoder.__call__`
 
 
 class Target(Protocol):
     """Where blocks go: a `PartialFile`, or a file that is thrown away. Called from any thread."""
 
     def write(self, offset: int, data: U8Array, /) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SlabWork:
+    """What is done with each slab: encode, write, and tell `on_slab`. Called from several threads."""
+
+    encoder: RowEncoder
+    out: Target
+    allow_nonfinite: bool
+    on_slab: Callable[[Slab], None]
+
+    def __call__(self, slab: Slab) -> None:
+        self.out.write(slab.offset, encode_slab(slab, self.encoder, allow_nonfinite=self.allow_nonfinite))
+        self.on_slab(slab)
 
 
 def encode_slabs(
@@ -35,15 +52,10 @@ def encode_slabs(
     on_slab: Callable[[Slab], None] = lambda _: None,
 ) -> None:
     """Encode and write every slab. The first error stops all of it and is raised."""
-
-    def work(slab: Slab) -> None:
-        out.write(slab.offset, encode_slab(slab, encoder, allow_nonfinite=allow_nonfinite))
-        on_slab(slab)
-
-    executor.run(iter(slabs), work)
+    executor.run(iter(slabs), SlabWork(encoder, out, allow_nonfinite, on_slab))
 
 
-def encode_slab(slab: Slab, encode: RowEncoder, *, allow_nonfinite: bool) -> U8Array:
+def encode_slab(slab: Slab, encode: EncodeRows, *, allow_nonfinite: bool) -> U8Array:
     """Blocks of one slab, padded at the tensor's end (nbytes,).
 
     Here alone it is decided whether weights must be finite. Raises InputError that names tensor, expert and row of one

@@ -23,6 +23,8 @@ class QuantizeSettings:
     max_memory   cap on resident bytes; None takes 2 GiB, or half of the machine's where experts are fitted
     mtp          keep the block of a checkpoint that guesses further tokens, where it has one
     lora         folders of PEFT adapters to add to a checkpoint's weights, and how strongly
+    cluster      address of a Dask scheduler whose workers encode; None encodes here
+    workers      so many processes of this machine encode instead, with `threads` each, or one; 0: none
     provenance   whether the file says what it was made from; False gives llama_model_quantize's exact file
     """
 
@@ -41,6 +43,13 @@ class QuantizeSettings:
     allow_requantize: bool = False
     mtp: bool = True
     lora: tuple[tuple[Path, float], ...] = ()
+    cluster: str | None = None
+    workers: int = 0
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether other processes encode."""
+        return bool(self.cluster or self.workers)
 
     def open(self) -> Model:
         """The source as these settings want it. Raises what `open_source` raises."""

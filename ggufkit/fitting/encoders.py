@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import quant
-from ggufkit.encoding.encoder import BYTES_PER_WEIGHT
+from ggufkit.encoding.encoder import BYTES_PER_WEIGHT, ExpertEncoder, PlainRows, Tally
 from ggufkit.fitting.evidence import Evidence
-from ggufkit.fitting.moments import ExpertEvidence
+from ggufkit.fitting.moments import ExpertEvidence, ExpertMeans
 from ggufkit.formats.model import KV
 from ggufkit.recipes.plan import PlannedTensor
 from quant import feedback
@@ -63,6 +63,11 @@ class Calibrated:
         self.evidence, self.effort, self.held_nbytes = evidence, effort, held_nbytes
         self.tally: dict[str, Counter[str]] = {}
         self._lock = threading.Lock()
+
+    def count(self, planned: PlannedTensor, tally: Tally) -> None:
+        """Rows of a tensor that were stored fitted, and plain. Any thread."""
+        with self._lock:
+            self.tally.setdefault(planned.name, Counter()).update(tally)
 
     @property
     def covers(self) -> Container[str]:
@@ -111,11 +116,11 @@ class ImportanceEncoder(Calibrated):
         self._means: dict[str, F32Array] = {}
 
     def __call__(self, planned: PlannedTensor, expert: int, w: F32Array) -> U8Array:
+        return self.of_expert(planned, expert)(w)[0]
+
+    def of_expert(self, planned: PlannedTensor, expert: int) -> PlainRows:
         known = self._mean(planned.name) if planned.qtype.is_quantized else None
-        return quant.quantize(
-            w, planned.qtype, importance=None if known is None else known[expert], encoder=self.name,
-            allow_nonfinite=True,
-        )  # fmt: skip
+        return PlainRows(planned.qtype, None if known is None else known[expert], self.name)
 
     def _mean(self, name: str) -> F32Array | None:
         """Importance of each expert (n_expert, n_per_row); made once a tensor."""
@@ -132,22 +137,61 @@ class FittedEncoder(Calibrated):
     def __call__(self, planned: PlannedTensor, expert: int, w: F32Array) -> U8Array:
         qtype = planned.qtype
         known = self.evidence.of_expert(planned.name, expert) if qtype.is_quantized else None
-        importance = None if known is None else known.importance
-        plain = quant.quantize(w, qtype, importance=importance, allow_nonfinite=True)
-        if known is None or not fits(qtype, known):
-            return plain
-        finite = np.asarray(np.isfinite(w).all(axis=1))  # what is not cannot be fitted, and is stored as it is
-        w = w if finite.all() else np.where(finite[:, None], w, np.float32(0))
-        fitted = feedback.encode(w, qtype, known.curve, n_refine=REFINE_ROUNDS[self.effort])
-        errors = (feedback.row_errors(w, form, qtype, known.held_out) for form in (fitted, plain))
-        better = finite & (next(errors) < next(errors))
-        with self._lock:
-            tally = self.tally.setdefault(planned.name, Counter())
-            tally["fitted"] += int(better.sum())
-            tally["plain"] += int((~better).sum())
-        return np.where(better[:, None], fitted, plain)
+        if known is None or not fits(qtype, known.curve.width):
+            return _plain(qtype, known)(w)[0]
+        blocks, tally = encode_fitted(w, qtype, known, REFINE_ROUNDS[self.effort])
+        self.count(planned, tally)
+        return blocks
+
+    def of_expert(self, planned: PlannedTensor, expert: int) -> ExpertEncoder:
+        qtype = planned.qtype
+        moments = self.evidence.of(planned.name) if qtype.is_quantized else None
+        if moments is None:
+            return _plain(qtype, None)
+        means = moments.means_of(expert)
+        if not fits(qtype, means.fit.shape[1]):
+            return _plain(qtype, means)
+        return FittedRows(qtype, REFINE_ROUNDS[self.effort], means)
 
 
-def fits(qtype: quant.QuantType, known: ExpertEvidence) -> bool:
+class FittedRows:
+    """The `ExpertEncoder` with error feedback: its evidence is made where its first rows are encoded."""
+
+    def __init__(self, qtype: quant.QuantType, n_refine: int, means: ExpertMeans) -> None:
+        self._qtype, self._n_refine, self._means = qtype, n_refine, means
+        self._lock = threading.Lock()
+        self._evidence: ExpertEvidence | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self._means.nbytes
+
+    def __reduce__(self) -> tuple[type["FittedRows"], tuple[quant.QuantType, int, ExpertMeans]]:
+        return FittedRows, (self._qtype, self._n_refine, self._means)
+
+    def __call__(self, w: F32Array) -> tuple[U8Array, Tally]:
+        with self._lock:  # others that want it wait for it
+            if self._evidence is None:
+                self._evidence = self._means.evidence()
+        return encode_fitted(w, self._qtype, self._evidence, self._n_refine)
+
+
+def encode_fitted(w: F32Array, qtype: quant.QuantType, known: ExpertEvidence, n_refine: int) -> tuple[U8Array, Tally]:
+    """The better form of each row on held-out text, and how many rows of either form there are."""
+    plain = _plain(qtype, known)(w)[0]
+    finite = np.asarray(np.isfinite(w).all(axis=1))  # what is not cannot be fitted, and is stored as it is
+    w = w if finite.all() else np.where(finite[:, None], w, np.float32(0))
+    fitted = feedback.encode(w, qtype, known.curve, n_refine=n_refine)
+    errors = (feedback.row_errors(w, form, qtype, known.held_out) for form in (fitted, plain))
+    better = finite & (next(errors) < next(errors))
+    tally = {"fitted": int(better.sum()), "plain": int((~better).sum())}
+    return np.where(better[:, None], fitted, plain), tally
+
+
+def _plain(qtype: quant.QuantType, known: ExpertEvidence | ExpertMeans | None) -> PlainRows:
+    return PlainRows(qtype, None if known is None else known.importance, quant.Encoder.GGUFKIT)
+
+
+def fits(qtype: quant.QuantType, width: int) -> bool:
     """Whether error feedback can be used: a known layout, and blocks of columns that hold whole blocks of weights."""
-    return has_grid(qtype.name) and known.curve.width % qtype.block_size == 0
+    return has_grid(qtype.name) and width % qtype.block_size == 0

@@ -48,6 +48,29 @@ class ExpertEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertMeans:
+    """What one expert's evidence is made of: mean second moments in both parts of the text (n_block, width, width),
+    float32, and what to damp them with."""
+
+    fit: F32Array
+    held_out: F32Array
+    damping: float
+
+    @property
+    def nbytes(self) -> int:
+        return self.fit.nbytes + self.held_out.nbytes
+
+    @property
+    def importance(self) -> F32Array:
+        """(n_per_row,) mean squared input of each column."""
+        return np.ascontiguousarray(np.diagonal(self.fit, axis1=1, axis2=2).reshape(-1))
+
+    def evidence(self) -> ExpertEvidence:
+        """Seconds of work for wide rows: the curvature is factored."""
+        return ExpertEvidence(self.importance, curvature(self.fit, damping=self.damping), self.held_out)
+
+
+@dataclass(frozen=True, slots=True)
 class Moments:
     """One tensor's inputs in both parts of the text."""
 
@@ -56,11 +79,13 @@ class Moments:
 
     def of_expert(self, expert: int) -> ExpertEvidence:
         """Evidence of one expert, with its layer's as far as its own is thin."""
+        return self.means_of(expert).evidence()
+
+    def means_of(self, expert: int) -> ExpertMeans:
+        """What that is made of."""
         mean, prior = self.fit.mean(expert, _prior(self.fit)), _prior(self.fit)
-        importance = np.ascontiguousarray(np.diagonal(mean, axis1=1, axis2=2).reshape(-1))
         damping = damping_for(float(self.fit.counts[expert]) + prior, mean.shape[1])
-        held_out = self.held_out.mean(expert, _prior(self.held_out))
-        return ExpertEvidence(importance, curvature(mean, damping=damping), held_out)
+        return ExpertMeans(mean, self.held_out.mean(expert, _prior(self.held_out)), damping)
 
     @property
     def is_empty(self) -> bool:

@@ -83,7 +83,7 @@ class Subject:
     def encoded(self, expert: int, w: F32Array, type_name: str, n_refine: int) -> NDArray[np.uint8]:
         """Rows `w` of one expert as the final file would hold them in that type."""
         qtype, known = quant.quant_type(type_name), self._evidence.of_expert(self.tensor.name, expert)
-        if known is None or not fits(qtype, known):
+        if known is None or not fits(qtype, known.curve.width):
             return quant.quantize(w, qtype)
         return feedback.encode(w, qtype, known.curve, n_refine=n_refine)
 

@@ -19,8 +19,9 @@ import shutil
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from ggufkit.errors import InputError, OutputError
 from ggufkit.formats.files import read_small
 from ggufkit.formats.outputs import beside, followed
+from ggufkit.formats.shared_place import Range, SharedPlace, shared, write_at
 
 SCHEMA = "ggufkit/journal@1"
 _VERIFY_CHUNK = 8 << 20
@@ -50,16 +52,13 @@ def kept_path(final: Path) -> Path:
     return beside(final, ".partial.kept")
 
 
+def token_path(final: Path) -> Path:
+    """What workers of other machines read to see that they share the folder, and that the run is not over."""
+    return beside(final, ".partial.token")
+
+
 def _new_journal_path(final: Path) -> Path:
     return beside(final, ".partial.new")
-
-
-class Range(NamedTuple):
-    """A finished span of the output and the checksum of its bytes."""
-
-    offset: int
-    nbytes: int
-    crc: int
 
 
 class PartialFile:
@@ -112,16 +111,19 @@ class PartialFile:
 
     def write(self, offset: int, data: NDArray[np.uint8]) -> None:
         """Write at `offset` and record it. Any thread."""
-        view = np.ascontiguousarray(data).reshape(-1).data
-        done = 0
-        while done < len(view):
-            done += os.pwrite(self._fd, view[done:], offset + done)
-        row = Range(offset, len(view), zlib.crc32(view))
+        self.record(write_at(self._fd, offset, data))
+
+    def record(self, row: Range) -> None:
+        """That range is written, here or by a worker that shares the folder (`share`). Any thread."""
         with self._lock:
             self._rows.append(row)
             self._done_nbytes += row.nbytes
             self._journal.write(f"{row.offset} {row.nbytes} {row.crc}\n")
             self._journal.flush()
+
+    def share(self) -> AbstractContextManager[SharedPlace]:
+        """What other processes need to write into it as long as the block lasts; see `record`."""
+        return shared(partial_path(self.final), token_path(self.final))
 
     def finish(self) -> None:
         """Make it durable and give it its final name. Raises OutputError where a range is missing."""
@@ -131,7 +133,8 @@ class PartialFile:
         self.close()
         partial_path(self.final).replace(followed(self.final))
         _sync_folder(followed(self.final).parent)
-        journal_path(self.final).unlink(missing_ok=True)
+        for path in (journal_path(self.final), token_path(self.final)):  # a token that a killed run left
+            path.unlink(missing_ok=True)
         shutil.rmtree(kept_path(self.final), ignore_errors=True)
 
     def discard(self) -> None:
@@ -238,7 +241,7 @@ def discard_unfinished(final: Path) -> None:
 
 def _discard_bytes(final: Path) -> None:
     require_idle(final)
-    for path in (partial_path(final), journal_path(final), _new_journal_path(final)):
+    for path in (partial_path(final), journal_path(final), _new_journal_path(final), token_path(final)):
         path.unlink(missing_ok=True)
 
 

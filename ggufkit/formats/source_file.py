@@ -4,6 +4,7 @@ Files are read with `pread`, never mapped: a file that shrinks while it is read 
 files that the process may hold open are kept open; the longest unused one is closed for the next. Knows no format.
 """
 
+import functools
 import os
 import sys
 import threading
@@ -12,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +38,15 @@ class Stamp(NamedTuple):
 
 
 class SourceFile:
-    """A file opened for reading at offsets. Opened on first use, again where it had to be closed; `close` when done."""
+    """A file opened for reading at offsets. Opened on first use, again where it had to be closed; `close` when done.
 
-    def __init__(self, path: Path) -> None:
+    expected  size in bytes and time in ns of the last change that it must have, where another process knows them
+    """
+
+    def __init__(self, path: Path, expected: tuple[int, int] | None = None) -> None:
         self._fd, self._n_readers = -1, 0
         self._stamp: Stamp | None = None
+        self._expected = expected
         self.path = path
 
     def pread(self, offset: int, nbytes: int) -> U8Array:
@@ -86,6 +91,25 @@ class SourceFile:
         """Give the file back; reading opens it again."""
         _forget(self)
 
+    def require_expected(self) -> None:
+        """Raise InputError where the file cannot be opened, or is not the expected one."""
+        self.pread(0, 0)
+
+    @property
+    def seen_elsewhere(self) -> tuple[str, int, int]:
+        """Path, size in bytes and time in ns: what another process needs to find the same file; see `at`."""
+        stamp = self._stamp or Stamp.of(self.path.stat())
+        return str(self.path.absolute()), stamp.nbytes, stamp.mtime_ns
+
+    @staticmethod
+    @functools.lru_cache(maxsize=4096)
+    def at(path: str, nbytes: int, mtime_ns: int) -> "SourceFile":
+        """That file here: one object, however often it is asked for."""
+        return SourceFile(Path(path), expected=(nbytes, mtime_ns))
+
+    def __reduce__(self) -> tuple[Callable[..., "SourceFile"], tuple[Any, ...]]:
+        return SourceFile.at, self.seen_elsewhere
+
     def __del__(self, at_exit: Callable[[], bool] = sys.is_finalizing) -> None:  # then modules' names are gone
         if self._fd >= 0 and not at_exit():  # whoever drops a file that was refused need not remember to close it
             self.close()
@@ -96,6 +120,12 @@ class SourceFile:
         if self._stamp not in (None, stamp):
             os.close(fd)
             raise self._changed("opened again, it is another")
+        if self._expected not in (None, stamp[2:]):
+            os.close(fd)
+            raise InputError(
+                f"{shown(str(self.path))} is not the file that is being quantized: bytes and time in ns are "
+                f"{stamp[2:]}, wanted {self._expected}. Use a path that all machines share."
+            )
         self._stamp = stamp
         return fd
 
@@ -117,6 +147,9 @@ class MemoryFile(SourceFile):
     def __init__(self, path: Path, data: bytes) -> None:
         super().__init__(path)
         self._data = np.frombuffer(data, dtype=np.uint8)
+
+    def __reduce__(self) -> tuple[Callable[..., SourceFile], tuple[Any, ...]]:
+        return MemoryFile, (self.path, self._data.tobytes())
 
     def pread(self, offset: int, nbytes: int) -> U8Array:
         """Exactly `nbytes` bytes at `offset`. Raises InputError where the data ends before."""

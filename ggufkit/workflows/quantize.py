@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ggufkit.encoding.encoder import RowEncoder, plain_encoder
-from ggufkit.encoding.job import Job, prepare, write
+from ggufkit.encoding.executors.opening import opened as working
+from ggufkit.encoding.job import Job, check_place, prepare, write
 from ggufkit.encoding.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
 from ggufkit.progress import OnProgress, ignore
 from ggufkit.recipes.advice import fallback_note
@@ -47,7 +48,10 @@ def quantize(settings: QuantizeSettings, on_progress: OnProgress = ignore) -> Qu
 def encode(job: Job, encoder: RowEncoder, on_progress: OnProgress = ignore) -> QuantizeReport:
     """The same for a job that is prepared, with any encoder."""
     started = time.perf_counter()
-    resumed = write(job, encoder, on_progress)
+    check_place(job)  # before a cluster is asked
+    with working(job.settings, job.model, job.threads) as executor:
+        resumed = write(job, encoder, on_progress, executor)
+        job = job.with_notes(executor.notes)
     return report_of(job, resumed, time.perf_counter() - started)
 
 

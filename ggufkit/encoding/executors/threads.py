@@ -17,6 +17,7 @@ class Threads:
     """The `Executor` of one machine: `n` slabs are worked on at any moment."""
 
     n: int
+    notes: tuple[str, ...] = ()
 
     @property
     def n_slabs(self) -> int:

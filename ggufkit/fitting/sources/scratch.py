@@ -16,6 +16,7 @@ from ggufkit.encoding.slabs import SLAB_WEIGHTS, slabs
 from ggufkit.errors import OutputError
 from ggufkit.formats.gguf_writer import header_bytes
 from ggufkit.formats.model import Model, ModelTensor
+from ggufkit.formats.shared_place import write_at
 from ggufkit.recipes.build import tensor_rows
 from ggufkit.recipes.plan import PlannedTensor, QuantPlan
 from ggufkit.recipes.quantizable import layer_of
@@ -67,10 +68,7 @@ class _Scratch:
         os.ftruncate(self._fd, nbytes)
 
     def write(self, offset: int, data: U8Array) -> None:
-        view = np.ascontiguousarray(data).reshape(-1).data
-        done = 0
-        while done < len(view):
-            done += os.pwrite(self._fd, view[done:], offset + done)
+        write_at(self._fd, offset, data)
 
     def __enter__(self) -> "_Scratch":
         return self

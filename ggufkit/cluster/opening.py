@@ -1,0 +1,90 @@
+"""Where a cluster comes from: an address, or processes of this machine that end with this one."""
+
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from ggufkit.cluster.tasks import Cluster
+from ggufkit.errors import ClusterError, UsageError
+
+TIMEOUT_S = 10
+EXTRA = "pip install 'ggufkit[cluster]'"
+
+
+@contextmanager
+def connected(address: str, timeout_s: float = TIMEOUT_S) -> Iterator[Cluster]:
+    """The cluster of the scheduler at `address`, tcp://HOST:PORT or tls://HOST:PORT.
+
+    Raises UsageError for what is no address, ClusterError where nobody answers, or no worker is there.
+    """
+    _require_address(address)
+    client_of = _dask().Client
+    try:
+        client = client_of(address, timeout=timeout_s, set_as_default=False, name="ggufkit")
+    except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+        raise ClusterError(
+            f"no scheduler answers at {address} within {timeout_s:g} seconds. Start one with `dask scheduler`, and "
+            "workers with `dask worker ADDRESS`."
+        ) from error
+    with _closing(client):
+        try:
+            client.wait_for_workers(1, timeout=timeout_s)
+        except (OSError, TimeoutError) as error:
+            raise ClusterError(
+                f"the scheduler at {address} has no workers. Start some: dask worker {address} --nthreads 1"
+            ) from error
+        yield Cluster(client, address)
+
+
+@contextmanager
+def local(n: int, threads: int) -> Iterator[Cluster]:
+    """`n` processes of this machine with so many threads each. They end with this one, however it ends."""
+    dask = _dask()
+    with ExitStack() as stack:
+        with (
+            _interrupts_wait()
+        ):  # Ctrl-C reaches the whole group: workers, and those that take their place, never see it
+            cluster = dask.LocalCluster(
+                n_workers=n, threads_per_worker=threads, processes=True, dashboard_address=None, memory_limit=0,
+                silence_logs=logging.CRITICAL, host="127.0.0.1",
+            )  # fmt: skip
+            stack.callback(cluster.close, timeout=TIMEOUT_S)
+        client = stack.enter_context(_closing(dask.Client(cluster, set_as_default=False, name="ggufkit")))
+        yield Cluster(client, f"{n} workers of this machine")
+
+
+@contextmanager
+def _closing(client: Any) -> Iterator[Any]:
+    try:
+        yield client
+    finally:
+        client.close(timeout=TIMEOUT_S)
+
+
+def _require_address(address: str) -> None:
+    scheme, _, place = address.partition("://")
+    host, _, port = place.rpartition(":")
+    if scheme not in ("tcp", "tls") or not host or not port.isdigit():
+        raise UsageError(f"--cluster wants the address of a Dask scheduler, tcp://HOST:8786, not {address!r}.")
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C comes when the block is left; processes that are started inside inherit that they never see it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _dask() -> Any:
+    """The package, its log kept to itself: what a person should know of workers is said by `Cluster`."""
+    try:
+        import dask.distributed
+    except ImportError as error:
+        raise ClusterError(f"--cluster and --workers need Dask, which is not installed: {EXTRA}") from error
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    return dask.distributed
