@@ -28,8 +28,9 @@ def running_copy(
         yield path
         return
     copy = dataclasses.replace(
-        settings, output=path, recipe=type_name, imatrix=None, force=True, resume=False, restart=True
-    )
+        settings, output=path, recipe=type_name, imatrix=None, force=True, resume=False, restart=True,
+        cluster=None, workers=0,
+    )  # fmt: skip
     encoder = PlainEncoder()
     try:
         write(prepare(copy, model, encoder), encoder, on_progress)
