@@ -33,7 +33,7 @@ def address() -> Iterator[str]:
 @pytest.fixture
 def cluster(address: str) -> Iterator[Cluster]:
     with connected(address) as opened:
-        opened._client.wait_for_workers(3, timeout=30)
+        opened._client.wait_for_workers(3, timeout=90)
         yield opened
 
 
@@ -41,7 +41,7 @@ def cluster(address: str) -> Iterator[Cluster]:
 def kill_one(address: str) -> Iterator[Callable[[], None]]:
     """Ends the process of one worker."""
     with Client(address, set_as_default=False) as client:
-        client.wait_for_workers(3, timeout=30)
+        client.wait_for_workers(3, timeout=90)
         pids = list(client.run(os.getpid).values())
         yield lambda: os.kill(pids.pop(), signal.SIGKILL)
 

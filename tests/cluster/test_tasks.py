@@ -100,12 +100,6 @@ def test_an_error_comes_back_with_its_cause_and_ends_the_rest(cluster: Cluster) 
     assert isinstance(caught.value.__cause__, OSError) and caught.value.__cause__.errno == 5
 
 
-def test_work_that_ends_its_workers_is_an_error(address: str, cluster: Cluster) -> None:
-    cluster.admit(fine)
-    with pytest.raises(ClusterError, match="ended several workers one after the other"):
-        cluster.run([Task(ends, (0,))], lambda *_: None)
-
-
 def test_workers_that_would_make_other_bytes_are_named(
     cluster: Cluster, another: Callable[..., None], tmp_path: Path
 ) -> None:
@@ -160,3 +154,10 @@ def test_nobody_at_the_address() -> None:
     ):
         pass
     assert time.monotonic() - started < 30
+
+
+def test_work_that_ends_its_workers_is_an_error(cluster: Cluster) -> None:
+    """The last test: it takes the workers a while to come back."""
+    cluster.admit(fine)
+    with pytest.raises(ClusterError, match="ended several workers one after the other"):
+        cluster.run([Task(ends, (0,))], lambda *_: None)
