@@ -17,6 +17,8 @@ import ggufkit
 import quant
 from ggufkit.encoding.provenance import code_digest
 from quant import feedback
+from quant.curvature import curvature
+from quant.products import product
 
 _PACKAGES = ("llama-cpp-python", "numba", "llvmlite", "numpy", "gguf")
 _PROBED = ("Q2_K", "Q4_K", "Q6_K", "Q8_0", "IQ4_XS")
@@ -72,8 +74,8 @@ def _probe() -> str:
     draw = np.random.default_rng(11)
     w = draw.standard_normal((8, 512)).astype(np.float32)
     x = draw.standard_normal((700, 512)).astype(np.float32)
-    moments = feedback.product(np.ascontiguousarray(x.T), x)[None] / np.float32(len(x))
-    curve = feedback.curvature(moments)
+    moments = product(np.ascontiguousarray(x.T), x)[None] / np.float32(len(x))
+    curve = curvature(moments)
     digest = hashlib.sha256((w @ x[:64].T).tobytes())
     for name in _PROBED:
         qtype = quant.quant_type(name)
