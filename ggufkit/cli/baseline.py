@@ -30,8 +30,6 @@ def command(
     as_json: bool,
 ) -> None:
     """Keep what `compare` and `gate` need of MODEL's predictions, for machines that hold one model at a time."""
-    from ggufkit.reports.baseline_text import render
-    from ggufkit.reports.result import as_dict
     from ggufkit.runtime import footprint
     from ggufkit.runtime.engine import Device
     from ggufkit.workflows.baseline import BaselineSettings, make_baseline
@@ -49,7 +47,4 @@ def command(
     )
     with console.progress(f"baseline {model.name}") as update:
         report = make_baseline(settings, update)
-    if as_json:
-        console.print_json(as_dict(report))
-    else:
-        console.show(lambda _: render(report))
+    console.show_result(report, as_json=as_json)

@@ -76,8 +76,7 @@ def command(
 
 
 def _calibrate(wanted: "CalibrateSettings", as_json: bool) -> None:
-    from ggufkit.reports.calibrate_text import CalibrateResult, render
-    from ggufkit.reports.result import as_dict
+    from ggufkit.reports.calibrate_text import CalibrateResult
     from ggufkit.runtime import footprint
     from ggufkit.workflows.calibrate import calibrate, check_settings
 
@@ -87,10 +86,7 @@ def _calibrate(wanted: "CalibrateSettings", as_json: bool) -> None:
         console.say_memory(lambda: footprint.calibrated(model, wanted.n_ctx))
     with console.progress(f"calibrate on {model.name}") as update:
         report = CalibrateResult.of(calibrate(wanted, update))
-    if as_json:
-        console.print_json(as_dict(report))
-    else:
-        console.show(lambda _: render(report))
+    console.show_result(report, as_json=as_json)
     if report.interrupted:
         raise KeyboardInterrupt
 

@@ -41,8 +41,6 @@ def command(
     BASE is the original as a GGUF, or a baseline file of it. Both run in step on the same text; nothing is stored.
     """
     from ggufkit.formats.baseline import is_baseline
-    from ggufkit.reports.compare_text import render
-    from ggufkit.reports.result import as_dict
     from ggufkit.runtime import footprint
     from ggufkit.runtime.engine import Device
     from ggufkit.workflows.compare import CompareSettings, compare
@@ -61,7 +59,4 @@ def command(
     )
     with console.progress(f"compare {candidate.name}") as update:
         result = compare(settings, update)
-    if as_json:
-        console.print_json(as_dict(result))
-    else:
-        console.show(lambda width: render(result, width))
+    console.show_result(result, as_json=as_json)

@@ -50,6 +50,17 @@ def show(render: Callable[[int | None], str]) -> None:
     console.print(wrapped(render(width), width))
 
 
+def show_result(result: Any, *, as_json: bool, **options: bool) -> None:
+    """A report on stdout: as one JSON document, or as text for people; `options` are those of its view."""
+    from ggufkit.reports.result import as_dict
+    from ggufkit.reports.views import render
+
+    if as_json:
+        print_json(as_dict(result))
+    else:
+        show(lambda width: render(result, width, **options))
+
+
 def say(message: str, *, lines: bool = False) -> None:
     """One line of progress or advice on stderr, whatever it quotes; or the `lines` of a text of our own."""
     click.echo(for_log(message if lines else printable(message)), err=True)

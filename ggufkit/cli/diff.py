@@ -19,15 +19,10 @@ def command(*, base: Path, candidate: Path, weights: bool, full: bool, threads: 
 
     BASE is a Hugging Face folder or a GGUF. Exit code 3 where a difference makes CANDIDATE another model.
     """
-    from ggufkit.reports.diff_text import render
-    from ggufkit.reports.result import as_dict
     from ggufkit.workflows.diff import DiffSettings, diff
 
     with console.progress(f"diff {candidate.name}") as update:
         report = diff(DiffSettings(base=base, candidate=candidate, weights=weights, threads=threads), update)
-    if as_json:
-        console.print_json(as_dict(report))
-    else:
-        console.show(lambda width: render(report, full=full, width=width))
+    console.show_result(report, as_json=as_json, full=full)
     if report.errors:
         raise SystemExit(3)

@@ -10,12 +10,7 @@ from ggufkit.cli import console, options
 @options.json_flag
 def command(*, probe: bool, as_json: bool) -> None:
     """Show what was found on this machine, what was chosen, and what it costs."""
-    from ggufkit.reports.doctor_text import render
-    from ggufkit.reports.result import as_dict
     from ggufkit.runtime.doctor import examine
 
     report = examine(probe=probe)
-    if as_json:
-        console.print_json(as_dict(report))
-    else:
-        console.show(lambda _: render(report))
+    console.show_result(report, as_json=as_json)

@@ -69,8 +69,6 @@ def command(
     """
     from ggufkit.formats.baseline import is_baseline
     from ggufkit.proof.limits import GateConfig, read_config
-    from ggufkit.reports.gate_text import render
-    from ggufkit.reports.result import as_dict
     from ggufkit.runtime import footprint
     from ggufkit.runtime.engine import Device
     from ggufkit.workflows.gate import GateSettings, gate
@@ -85,10 +83,7 @@ def command(
     console.say_memory(lambda: footprint.scored(models, wanted.n_ctx))
     with console.progress(f"gate {candidate.name}") as update:
         result = gate(wanted, update)
-    if as_json:
-        console.print_json(as_dict(result))
-    else:
-        console.show(lambda width: render(result, width))
+    console.show_result(result, as_json=as_json)
     _write_reports(result, output, junit, markdown)
     if github or (github is None and os.environ.get("GITHUB_ACTIONS") == "true"):
         _tell_github(result, output)

@@ -16,8 +16,6 @@ from ggufkit.cli import console, options
 def command(*, file: Path, tensors: bool, full: bool, template: bool, as_json: bool) -> None:
     """Show what is in FILE: metadata, tensors, types, sizes. Reads the header only."""
     from ggufkit.errors import GgufError
-    from ggufkit.reports.inspect_text import render
-    from ggufkit.reports.result import as_dict
     from ggufkit.workflows.inspect import inspect
 
     report = inspect(file)
@@ -25,7 +23,5 @@ def command(*, file: Path, tensors: bool, full: bool, template: bool, as_json: b
         if not report.chat_template:
             raise GgufError(f"{file} carries no chat template.")
         console.print_text(report.chat_template)
-    elif as_json:
-        console.print_json(as_dict(report))
     else:
-        console.show(lambda width: render(report, tensors=tensors, full=full, width=width))
+        console.show_result(report, as_json=as_json, tensors=tensors, full=full)

@@ -33,8 +33,6 @@ def command(
     as_json: bool,
 ) -> None:
     """Measure how well FILE predicts a text: perplexity as llama-perplexity defines it, and its error."""
-    from ggufkit.reports.perplexity_text import render
-    from ggufkit.reports.result import as_dict
     from ggufkit.runtime import footprint
     from ggufkit.runtime.engine import Device
     from ggufkit.workflows.perplexity import PerplexitySettings, perplexity
@@ -45,7 +43,4 @@ def command(
     )
     with console.progress(f"perplexity {file.name}") as update:
         report = perplexity(settings, update, console.say)
-    if as_json:
-        console.print_json(as_dict(report))
-    else:
-        console.show(lambda _: render(report))
+    console.show_result(report, as_json=as_json)

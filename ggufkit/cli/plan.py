@@ -42,8 +42,6 @@ def command(
     """
     from ggufkit.errors import UsageError
     from ggufkit.recipes.search import Target
-    from ggufkit.reports.plan_text import render
-    from ggufkit.reports.result import as_dict
     from ggufkit.workflows.plan import plan
 
     has_target = target_size is not None or target_bpw is not None
@@ -62,7 +60,4 @@ def command(
         target=Target(nbytes=target_size, bpw=target_bpw) if has_target else None,
         lora=lora,
     )
-    if as_json:
-        console.print_json(as_dict(report))
-    else:
-        console.show(lambda width: render(report, width))
+    console.show_result(report, as_json=as_json)

@@ -172,25 +172,16 @@ def _before_and_after(settings: "QuantizeSettings", model: "Model", text: Path |
 
 
 def _show(report: "QuantizeReport", more_notes: tuple[str, ...], measured: "BeforeAfter | None", as_json: bool) -> None:
-    from ggufkit.reports.quantize_text import QuantizeResult, render
-    from ggufkit.reports.result import as_dict
+    from ggufkit.reports.quantize_text import QuantizeResult
 
     result = QuantizeResult.of(report).with_more(notes=more_notes, check=measured)
-    if as_json:
-        console.print_json(as_dict(result))
-    else:
-        console.show(lambda _: render(result))
+    console.show_result(result, as_json=as_json)
 
 
 def _show_plan(job: "Job", as_json: bool) -> None:
     from ggufkit.encoding.job import check_place
-    from ggufkit.reports.plan_text import render
-    from ggufkit.reports.result import as_dict
     from ggufkit.workflows.plan import plan_report
 
     check_place(job)
     report = plan_report(job)
-    if as_json:
-        console.print_json(as_dict(report))
-    else:
-        console.show(lambda width: render(report, width))
+    console.show_result(report, as_json=as_json)
