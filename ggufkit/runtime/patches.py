@@ -9,13 +9,13 @@ Knows ggml nodes. Does not know why weights differ, texts or logits. Results mus
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.errors import EngineError
-from ggufkit.runtime.activations import Tensor, ggml, weight_name
+from ggufkit.runtime.nodes import NodeCallback, Tensor, weight_name
 from quant.products import product
 
 F32Array = NDArray[np.float32]
@@ -27,34 +27,21 @@ class Differences(Protocol):
     def __getitem__(self, expert: int, /) -> F32Array: ...
 
 
-class WeightPatch:
+class WeightPatch(NodeCallback):
     """A context made with `params.cb_eval = patch.callback` computes with `patch.differences` added to its weights.
 
     differences  by tensor name, D of each expert; may be replaced between decodes
     """
 
     def __init__(self, lib: ModuleType) -> None:
+        super().__init__(lib)
         self.differences: Mapping[str, Differences] = {}
-        self._ggml = ggml()
-        self._error: BaseException | None = None
-        self.callback = lib.ggml_backend_sched_eval_callback(self._on_node)
 
-    def reraise(self) -> None:
-        """Raise what went wrong inside the last decode, if anything did."""
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
-    def _on_node(self, address: int, ask: bool, _user: Any) -> bool:
-        try:
-            node = Tensor.from_address(address)
-            wanted = node.op in self._ggml.patchable_ops and self._difference(node) is not None
-            if ask or not wanted:
-                return wanted or not ask
-            self._add(node)
-        except BaseException as error:  # an exception cannot cross C
-            self._error = error
-            return False
+    def _on_node(self, node: Tensor, ask: bool) -> bool:
+        wanted = node.op in self._ggml.patchable_ops and self._difference(node) is not None
+        if ask or not wanted:
+            return wanted or not ask
+        self._add(node)
         return True
 
     def _difference(self, node: Tensor) -> Differences | None:

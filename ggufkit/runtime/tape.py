@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import quant
 from ggufkit.errors import EngineError
-from ggufkit.runtime.activations import Tensor, ggml, weight_name
+from ggufkit.runtime.nodes import Tensor, ggml, weight_name
 from quant.types import quant_type_of
 
 F32Array = NDArray[np.float32]
