@@ -51,11 +51,13 @@ report says so, because the result carries that loss and its own.
 |---|---|
 | FP8 (E4M3, E5M2) in blocks, by row, whole: DeepSeek, compressed-tensors, ModelOpt | llama.cpp's converter; torch |
 | MXFP4 as gpt-oss is published; compressed-tensors' spelling | llama.cpp's converter; Hugging Face's logits |
-| NVFP4 of compressed-tensors and ModelOpt | compressed-tensors |
-| packed integers of 4 and 8 bits, with and without zeros (compressed-tensors) | compressed-tensors |
-| GPTQ of 4 and 8 bits, both formats, with `g_idx` | llama.cpp's converter |
+| MXFP8 | compressed-tensors |
+| NVFP4 of compressed-tensors and ModelOpt | compressed-tensors; ModelOpt |
+| packed integers of 2 to 8 bits, by group or by row, with and without zeros | compressed-tensors |
+| INT8 by row or by group | compressed-tensors |
+| GPTQ of 2, 3, 4 and 8 bits, both formats, with `g_idx` | AutoGPTQ; llama.cpp's converter |
 | AWQ (gemm) | AutoAWQ |
-| bitsandbytes NF4 and FP4, nested or not | bitsandbytes |
+| bitsandbytes NF4 and FP4, nested or not; LLM.int8 | bitsandbytes |
 
 ## Where llama.cpp computes something else than transformers
 

@@ -12,6 +12,7 @@ from ggufkit.formats.packed.fp4 import Mxfp4, mxfp4_of_gpt_oss, nvfp4_of_modelop
 from ggufkit.formats.packed.fp8 import fp8
 from ggufkit.formats.packed.gptq import gptq_or_awq
 from ggufkit.formats.packed.groups import packed_weight
+from ggufkit.formats.packed.int8 import int8
 from ggufkit.formats.packed.nf4 import nf4
 from ggufkit.formats.packed.ref import PackedRef, packed_ref
 from ggufkit.formats.tensor import TensorRef
@@ -20,6 +21,7 @@ __all__ = ["Mxfp4", "PackedRef", "packed_ref", "unpack"]
 
 UNUSED = (
     ".input_scale", ".qscale_act", "activation_scale", ".k_scale", ".v_scale", ".input_global_scale", ".weight_shape",
+    ".weight_format",
 )  # fmt: skip
 FORMATS: tuple[Callable[[Finder, str, TensorRef], TensorRef | None], ...] = (
     mxfp4_of_gpt_oss,
@@ -27,6 +29,7 @@ FORMATS: tuple[Callable[[Finder, str, TensorRef], TensorRef | None], ...] = (
     nvfp4_of_modelopt,
     fp8,
     gptq_or_awq,
+    int8,
     nf4,
 )
 
@@ -55,7 +58,7 @@ def unpack(
 
 def _line(what: str, count: int, keep: bool) -> str:
     if what == "MXFP4" and keep:
-        return f"{count} tensors are {what} already, as the model was trained: they are taken over bit for bit."
+        return f"{count} tensors are {what} already: they are taken over bit for bit."
     return (
         f"{count} tensors were quantized already ({what}) and are decoded: the result carries that loss and its own. "
         "Prefer the original weights where they exist."

@@ -61,11 +61,19 @@ class Finder:
         return packed_ref(name, shape, dtype, codes, packed)
 
 
-def weight_group(finder: Finder) -> Mapping[str, Any]:
+def config_groups(finder: Finder) -> list[Mapping[str, Any]]:
+    """What compressed-tensors' quantization_config says of the weights, a group a kind of layer; at least one."""
     groups = finder.config.get("config_groups")
-    first = next(iter(groups.values()), None) if isinstance(groups, dict) else None
-    weights = first.get("weights") if isinstance(first, dict) else None
-    return weights if isinstance(weights, dict) else {}
+    found = (
+        [group.get("weights") for group in groups.values() if isinstance(group, dict)]
+        if isinstance(groups, dict)
+        else []
+    )
+    return [weights for weights in found if isinstance(weights, dict)] or [{}]
+
+
+def weight_group(finder: Finder) -> Mapping[str, Any]:
+    return config_groups(finder)[0]
 
 
 def match(ref: TensorRef, shape: Iterable[int]) -> None:

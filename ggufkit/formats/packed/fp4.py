@@ -44,17 +44,17 @@ class Nvfp4:
 
     codes: TensorRef
     scales: TensorRef
-    whole: TensorRef | None
+    whole: TensorRef
     inverse: bool = False
 
     def rows(self, start: int, stop: int) -> F32Array:
         codes = self.codes.raw_rows(start, stop)
         w = FP4_VALUES[np.stack([codes & 15, codes >> 4], axis=-1)].reshape(stop - start, -1, 16)
         scales = fp8_values(self.scales.dtype)[self.scales.raw_rows(start, stop)]
-        if self.whole is not None:
-            whole = values_of(self.whole, 0, 1)[0]
-            scales = scales / whole if self.inverse else scales * whole
-        return (w * scales[:, :, None]).reshape(stop - start, -1)
+        whole = values_of(self.whole, 0, 1)[0]
+        scales = scales / whole if self.inverse else scales * whole
+        w *= scales[:, :, None]
+        return w.reshape(stop - start, -1)
 
 
 def mxfp4_of_gpt_oss(finder: Finder, name: str, ref: TensorRef) -> TensorRef | None:
@@ -69,12 +69,8 @@ def mxfp4_of_gpt_oss(finder: Finder, name: str, ref: TensorRef) -> TensorRef | N
 
 
 def nvfp4_of_modelopt(finder: Finder, name: str, ref: TensorRef) -> TensorRef | None:
-    if (
-        ref.dtype != "U8"
-        or not name.endswith(".weight")
-        or len(ref.shape) != 2
-        or f"{name}_scale" not in finder.tensors
-    ):
+    scaled = {f"{name}_scale", f"{name}_scale_2"} & finder.tensors.keys()
+    if ref.dtype != "U8" or not name.endswith(".weight") or len(ref.shape) != 2 or not scaled:
         return None
     return fp4(finder, name, ref)
 
@@ -85,9 +81,10 @@ def fp4(finder: Finder, base: str, codes: TensorRef) -> TensorRef:
     scales = finder.needed(f"{base}_scale", *FP8, "U8", "F8_E8M0")
     if scales.dtype in FP8:
         match(scales, (n_rows, n_per_row // 16))
-        whole = finder.part(f"{base}_scale_2", "F32", required=False)
         inverse = finder.part(f"{base}_global_scale", "F32", required=False)
-        packed = Nvfp4(codes, scales, inverse if whole is None else whole, inverse=whole is None)
+        whole = finder.needed(f"{base}_scale_2", "F32") if inverse is None else inverse
+        match(whole, whole.shape if whole.shape in ((), (1,)) else (1,))
+        packed = Nvfp4(codes, scales, whole, inverse=inverse is not None)
         return finder.made("NVFP4", base, (n_rows, n_per_row), codes, packed)
     match(scales, (n_rows, n_per_row // 32))
     return _mxfp4(finder, base, (n_rows, n_per_row), Mxfp4(codes, scales, n_per_row))

@@ -1,4 +1,4 @@
-"""FP8: bytes times a scale of their block, row or matrix.
+"""FP8: bytes times a scale of their block, row or matrix, a float or a power of two.
 
 w = value(byte) · scale[row // n, column // m]
 """
@@ -10,7 +10,7 @@ import numpy as np
 
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.packed.finder import FLOATS, Finder, weight_group
-from ggufkit.formats.packed.ref import values_of
+from ggufkit.formats.packed.ref import EXPONENTS, values_of
 from ggufkit.formats.tensor import F32Array, TensorRef
 
 FP8 = ("F8_E4M3", "F8_E5M2")
@@ -58,7 +58,7 @@ def fp8(finder: Finder, name: str, ref: TensorRef) -> TensorRef | None:
     found = next((spelling for spelling in spellings if spelling in finder.tensors), None)
     if found is None:
         raise CheckpointError(f"{ref.file.path}: {name} is {ref.dtype} and has no {name}_scale_inv beside it.")
-    scales = finder.needed(found, *FLOATS)
+    scales = finder.needed(found, *FLOATS, *EXPONENTS)
     block = _block(finder, ref, scales)
     return finder.made("FP8", name, ref.shape, ref, Fp8(ref, scales, block))
 
@@ -74,6 +74,8 @@ def _block(finder: Finder, ref: TensorRef, scales: TensorRef) -> tuple[int, int]
         count = int(np.prod(grid))
         if ref.n_rows % count == 0 and count in (ref.n_rows, stack):
             return ref.n_rows // count, n_per_row
+    if grid[:-1] == ref.shape[:-1] and n_per_row % grid[-1] == 0:  # groups along the rows
+        return 1, n_per_row // grid[-1]
     stated = finder.config.get("weight_block_size") or weight_group(finder).get("block_structure") or [128, 128]
     fits = isinstance(stated, list) and len(stated) == 2 and all(isinstance(n, int) and n > 0 for n in stated)
     if fits:

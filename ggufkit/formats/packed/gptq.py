@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.packed.finder import FLOATS, INTEGERS, Finder, match
-from ggufkit.formats.packed.ref import bytes_of, word_columns
+from ggufkit.formats.packed.ref import bytes_of, codes_of, word_columns
 from ggufkit.formats.tensor import F32Array, TensorRef
 
+BITS = (2, 3, 4, 8)
 AWQ_ORDER = np.array([0, 4, 1, 5, 2, 6, 3, 7])  # where in the word row i of eight lies
 
 
 @dataclass(frozen=True, slots=True)
 class Gptq:
-    """Four or eight bits: w = (code - zero) · scale of the column's group.
+    """Two, three, four or eight bits: w = (code - zero) · scale of the column's group.
 
     group_of  the group of each column, or None where columns lie in groups of `group_size` in order
     plus_one  zeros are stored less one (GPTQ's first format)
@@ -34,17 +35,13 @@ class Gptq:
     plus_one: bool
 
     def rows(self, start: int, stop: int) -> F32Array:
-        per_word, mask = 32 // self.bits, (1 << self.bits) - 1
-        shifts = np.arange(0, 32, self.bits, dtype=np.uint32)
-        words = word_columns(self.codes, start, stop)  # (n_per_row / per_word, n)
-        codes = ((words[:, None, :] >> shifts[None, :, None]) & mask).reshape(-1, stop - start)
-        first, last = start // per_word, -(-stop // per_word)
-        packed = word_columns(self.zeros, first, last)
-        zeros = ((packed[:, :, None] >> shifts) & mask).reshape(len(packed), -1)
-        zeros = zeros[:, start - first * per_word : stop - first * per_word].astype(np.int32) + int(self.plus_one)
+        n_per_row = self.codes.shape[0] * 32 // self.bits
+        codes = codes_of(word_columns(self.codes, start, stop), self.bits, 0, n_per_row)  # (n_per_row, n)
+        packed = word_columns(self.zeros, start // 32 * self.bits, -(-stop * self.bits // 32))
+        zeros = codes_of(packed.T, self.bits, start % 32, start % 32 + stop - start).T + int(self.plus_one)
         scales = self.scales.columns(start, stop).T  # (n_group, n)
         groups = self._groups(len(codes))
-        return np.ascontiguousarray((scales[groups] * (codes.astype(np.int32) - zeros[groups]).astype(np.float32)).T)
+        return np.ascontiguousarray((scales[groups] * (codes - zeros[groups]).astype(np.float32)).T)
 
     def _groups(self, n_per_row: int) -> NDArray[np.int64]:
         if self.group_of is None:
@@ -86,17 +83,19 @@ def gptq_or_awq(finder: Finder, name: str, ref: TensorRef) -> TensorRef | None:
         return None
     base = name.removesuffix(".qweight")
     zeros, scales = finder.needed(f"{base}.qzeros", *INTEGERS), finder.needed(f"{base}.scales", *FLOATS)
-    bits = finder.number("bits", finder.number("w_bit", 4))
     n_group, n_rows = scales.shape if len(scales.shape) == 2 else (0, 0)
+    bits = zeros.n_per_row * 32 // max(n_rows, 1)  # what a matrix has; some have more than quantization_config says
+    if bits not in BITS:
+        bits = finder.number("bits", finder.number("w_bit", 4))
     if n_group and ref.shape[1] * 8 == n_rows and ref.shape[0] % n_group == 0 and bits == 4:
         match(zeros, (n_group, n_rows // 8))
         awq = Awq(ref, zeros, scales, ref.shape[0] // n_group)
         return finder.made("AWQ", f"{base}.weight", (n_rows, ref.shape[0]), ref, awq)
     n_per_row = ref.shape[0] * 32 // bits
-    if bits not in (2, 4, 8) or not n_group or ref.shape[1] != n_rows:
+    if bits not in BITS or not n_group or ref.shape[1] != n_rows:
         raise CheckpointError(f"{ref.file.path}: {name} has shape {list(ref.shape)}, no codes of {bits} bits.")
     match(zeros, (n_group, n_rows * bits // 32))
-    groups = finder.part(f"{base}.g_idx", *INTEGERS, required=False)
+    groups = finder.part(f"{base}.g_idx", *INTEGERS, required=finder.config.get("desc_act") is True)
     if groups is not None:
         match(groups, (n_per_row,))
     plus_one = finder.config.get("checkpoint_format", "gptq") == "gptq"

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from ggufkit.formats.tensor import F32Array, SourceFile, TensorRef, U8Array, widen
 
+EXPONENTS = ("U8", "F8_E8M0")
+
 
 class Packed(Protocol):
     """A matrix of few bits: (n_rows, n_per_row) float32 when read."""
@@ -69,9 +71,29 @@ def bytes_of(ref: TensorRef, start: int, stop: int) -> U8Array:
 
 
 def values_of(ref: TensorRef, start: int, stop: int) -> F32Array:
-    """Elements of a tensor of floats, whatever its shape."""
+    """Elements of a tensor of floats, or of powers of two (a byte e is 2 to the e - 127), whatever its shape."""
+    if ref.dtype in EXPONENTS:
+        return np.ldexp(np.float32(1), bytes_of(ref, start, stop).astype(np.int32) - 127)
     size = {"F32": 4, "F16": 2, "BF16": 2}[ref.dtype]
     return widen(bytes_of(ref, start * size, stop * size), ref.dtype)
+
+
+def numbers_of(ref: TensorRef) -> NDArray[np.int64]:
+    """All elements of a small tensor of whole numbers."""
+    raw = bytes_of(ref, 0, ref.nbytes)
+    return raw.view(np.int64 if ref.dtype == "I64" else np.int32).astype(np.int64)
+
+
+def codes_of(words: NDArray[np.uint32], bits: int, start: int, stop: int) -> NDArray[np.int32]:
+    """Numbers [start, stop) of `bits` bits from words along the first axis (n_words, n), lowest bits first.
+
+    A number may begin in one word and end in the next.
+    """
+    at = np.arange(start, stop) * bits
+    low = words[at // 32].astype(np.uint64)
+    high = words[np.minimum(at // 32 + 1, len(words) - 1)].astype(np.uint64)
+    both = (low | high << np.uint64(32)) >> (at % 32).astype(np.uint64)[:, None]
+    return (both & np.uint64((1 << bits) - 1)).astype(np.int32)
 
 
 def word_columns(ref: TensorRef, start: int, stop: int) -> NDArray[np.uint32]:
