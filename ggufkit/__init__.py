@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         baseline,
         calibrate,
         compare,
+        convert_lora,
         diff,
         gate,
         inspect,
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from ggufkit.errors import GgufkitError
 
 __all__ = [
-    "GgufkitError", "as_dict", "baseline", "calibrate", "compare", "diff", "gate", "inspect", "load", "perplexity",
-    "plan", "quantize", "render",
+    "GgufkitError", "as_dict", "baseline", "calibrate", "compare", "convert_lora", "diff", "gate", "inspect", "load",
+    "perplexity", "plan", "quantize", "render",
 ]  # fmt: skip
 
 

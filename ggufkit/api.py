@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ggufkit.reports.calibrate_text import CalibrateResult
     from ggufkit.reports.quantize_text import QuantizeResult
     from ggufkit.workflows.baseline import BaselineReport
+    from ggufkit.workflows.convert_lora import ConvertLoraReport
     from ggufkit.workflows.diff import DiffReport
     from ggufkit.workflows.gate import GateResult
     from ggufkit.workflows.inspect import InspectReport
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 AnyPath = str | os.PathLike[str]
 Size = int | str
-Adapters = Sequence[tuple[AnyPath, float]]  # folders of PEFT adapters, and how strongly each is added
+Adapters = Sequence[tuple[AnyPath, float]]  # PEFT adapters' folders, or files where a model runs; and how strongly
 
 
 def plan(
@@ -114,6 +115,22 @@ def quantize(
     )  # fmt: skip
     report = quantize_fitted(fit, on_progress)
     return QuantizeResult.of(report.quantized).with_more(notes=fit_notes(report))
+
+
+def convert_lora(
+    adapter: AnyPath,
+    output: AnyPath,
+    *,
+    base: AnyPath | None = None,
+    type: Literal["F32", "F16", "BF16"] = "F32",
+    force: bool = False,
+) -> "ConvertLoraReport":
+    """Write the folder of a PEFT adapter as a GGUF, for `load(lora=…)`; of the base model config.json is enough."""
+    from ggufkit.formats.outputs import require_place
+    from ggufkit.workflows.convert_lora import convert_lora as run
+
+    require_place(Path(output), read=[Path(adapter), _path(base)], force=force)
+    return run(Path(adapter), Path(output), base=_path(base), type=type)
 
 
 def calibrate(
@@ -260,14 +277,15 @@ def inspect(file: AnyPath) -> "InspectReport":
     return run(Path(file))
 
 
-def load(file: AnyPath, *, n_ctx: int | None = None, threads: int | None = None) -> "LoadedModel":
+def load(file: AnyPath, *, n_ctx: int | None = None, threads: int | None = None, lora: Adapters = ()) -> "LoadedModel":
     """Open a GGUF to generate and chat with; use it in a `with` block, or close it.
 
     n_ctx    tokens of prompt and answer; None takes the training length, or what fits this machine's memory
+    lora     adapters as GGUF, of `convert_lora`, and how strongly each is added
     """
     from ggufkit.loaded import LoadedModel
 
-    return LoadedModel(Path(file), n_ctx=n_ctx, threads=threads)
+    return LoadedModel(Path(file), n_ctx=n_ctx, threads=threads, lora=_adapters(lora))
 
 
 def as_dict(result: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ggufkit.runtime.adapters import Adapters
 from ggufkit.runtime.batch import I32Array
 from ggufkit.runtime.chat import Message, tokenize_chat
 from ggufkit.runtime.engine import Engine
@@ -34,8 +35,10 @@ class LoadedModel:
     seed, repeat_penalty and more. One thread at a time.
     """
 
-    def __init__(self, file: Path, *, n_ctx: int | None = None, threads: int | None = None) -> None:
-        self._engine = Engine.open(file, n_ctx=n_ctx, threads=threads)
+    def __init__(
+        self, file: Path, *, n_ctx: int | None = None, threads: int | None = None, lora: Adapters = ()
+    ) -> None:
+        self._engine = Engine.open(file, n_ctx=n_ctx, threads=threads, adapters=lora)
         self._sequence = EngineSequence(self._engine)
 
     @property

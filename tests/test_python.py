@@ -19,7 +19,8 @@ from tests.runtime.edited import edited, key
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = (ROOT / "docs" / "python.md").read_text()
-VERBS = ("plan", "quantize", "calibrate", "perplexity", "compare", "diff", "baseline", "gate", "inspect")
+VERBS = ("plan", "quantize", "calibrate", "perplexity", "compare", "diff", "baseline", "gate", "inspect",
+         "convert-lora")  # fmt: skip
 # options that are of the terminal alone, or that Python says otherwise
 OF_THE_TERMINAL = {
     "as_json", "device", "dry_run", "check", "text_of_check", "save_recipe", "provenance", "calibrate", "merge",
@@ -66,7 +67,7 @@ def test_functions_have_the_options_of_their_commands(verb: str) -> None:
     command = main.get_command(None, verb)  # type: ignore[arg-type]
     assert verb in COMMANDS and isinstance(command, click.Command)
     options = {p.name for p in command.params if isinstance(p, click.Option)} - OF_THE_TERMINAL
-    known: Any = set(inspect.signature(getattr(api, verb)).parameters)
+    known: Any = set(inspect.signature(getattr(api, verb.replace("-", "_"))).parameters)
     missing = options - known - {"quantize": {"text"}, "gate": {"output"}}.get(verb, set())
     assert missing == set()
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from gguf import GGML_QUANT_VERSION, GGUFValueType, Keys
 
+from ggufkit.architectures.adapter import resized
 from ggufkit.architectures.arithmetic import check_arithmetic
 from ggufkit.architectures.card import brief
 from ggufkit.architectures.config import Config, check_sizes
@@ -108,6 +109,7 @@ def convert(
                 f"{checkpoint.path} does not have. Use the folder with config.json and model.safetensors."
             )
         family = own(family)
+    checkpoint, tokenizer = resized(checkpoint, adapters)
     config = Config(checkpoint.path, checkpoint.config, family.defaults, checkpoint.notes)
     check_sizes(config)
     stated = config.get("quantization_config")
@@ -121,7 +123,7 @@ def convert(
     entries += general_metadata(checkpoint, arch, tensors, name=name)
     entries += [kv for rule in family.rules for kv in rule(config, arch)]
     entries.append(KV(Keys.General.QUANTIZATION_VERSION, GGUFValueType.UINT32, GGML_QUANT_VERSION))
-    entries += vocabulary_metadata(family, config)
+    entries += vocabulary_metadata(family, config, tokenizer)
     entries += [kv for rule in family.roles for kv in rule(config, arch)]
     last = {kv.key: kv for rule in family.after for kv in rule(config, arch)}
     entries = [kv for kv in entries if kv.key not in last] + list(last.values())

@@ -39,22 +39,29 @@ _SAMPLING = (
 
 
 def general_metadata(
-    checkpoint: Checkpoint, arch: str, tensors: Iterable[ModelTensor], *, name: str | None = None
+    checkpoint: Checkpoint,
+    arch: str,
+    tensors: Iterable[ModelTensor],
+    *,
+    name: str | None = None,
+    kind: str = gguf.GGUFType.MODEL,
+    n_weights: int | None = None,
 ) -> tuple[KV, ...]:
     """Entries from general.type to the last general.* of the naming, in the converter's order.
 
-    name  instead of the one guessed from the folder's name, the model card or config.json
+    name       instead of the one guessed from the folder's name, the model card or config.json
+    n_weights  instead of those of `tensors`
 
     No model needs any of it: what cannot be read is left out, and `checkpoint.notes` says so.
     """
     counts = parameter_counts(tensors)
-    metadata = _guess(checkpoint, counts[0])
+    metadata = _guess(checkpoint, counts[0] if n_weights is None else n_weights)
     _read_sampling(metadata, checkpoint.generation_config, checkpoint.notes)
     metadata.name = name or metadata.name or arch
     if metadata.size_label is None and counts[0] > 0:
         metadata.size_label = gguf.size_label(*counts)
     collector = gguf.GGUFWriter(None, arch)
-    collector.add_type(gguf.GGUFType.MODEL)
+    collector.add_type(kind)
     metadata.set_gguf_meta_model(collector)
     return tuple(
         KV(key, value.type, value.value, value.sub_type or _item_type(value.value))

@@ -5,7 +5,7 @@ what becomes of them.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import gguf
@@ -54,10 +54,20 @@ def map_tensors(
     shape or not a float.
     """
     refs = sorted(refs, key=lambda ref: (ref.file.path.name, ref.name))
+    made, dropped = mapped(family, config, refs, mtp=mtp)
+    tensors = [*(family.computed(config) if family.computed else ()), *made]
+    _check_all(family, config, tensors)
+    return tuple(tensors), dropped
+
+
+def mapped(
+    family: Family, config: Config, refs: Sequence[TensorRef], *, mtp: bool = True
+) -> tuple[list[ModelTensor], dict[str, str]]:
+    """The GGUF tensors that `refs` make, in their order, whatever is absent; and what was dropped."""
     config.n_mtp = _n_mtp(family, config, refs) if mtp else 0
     stacker = Stacker(family, family.experts, config) if family.experts else None
     names = gguf.get_tensor_name_map(family.arch, family.n_layer(config))
-    tensors = list(family.computed(config)) if family.computed else []
+    tensors: list[ModelTensor] = []
     dropped: dict[str, str] = {}
     for ref in refs:
         name = _renamed(family, config, ref.name)
@@ -73,8 +83,7 @@ def map_tensors(
         tensors += [_finished(family, config, ref, tensor) for tensor in made]
     if stacker:
         stacker.check_complete()
-    _check_all(family, config, tensors)
-    return tuple(tensors), dropped
+    return tensors, dropped
 
 
 def _n_mtp(family: Family, config: Config, refs: Iterable[TensorRef]) -> int:

@@ -4,6 +4,7 @@ Knows families and vocabulary sizes. The vocabulary itself is made by `ggufkit.t
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from gguf import MODEL_ARCH, GGUFValueType, Keys
 
@@ -29,14 +30,20 @@ LLAMA_KIN = (
 )  # fmt: skip
 
 
-def vocabulary_metadata(family: Family, config: Config) -> Iterable[KV]:
-    """tokenizer.*, in the converter's order. Raises TokenizerError."""
+def vocabulary_metadata(family: Family, config: Config, folder: Path | None = None) -> Iterable[KV]:
+    """tokenizer.*, in the converter's order. Raises TokenizerError.
+
+    folder  of the tokenizer's files, where that is not the checkpoint's own
+    """
+    folder = folder or config.folder
     n_vocab = config.integer("vocab_size")
     is_llama = family.arch in LLAMA_KIN
-    declared = read_optional(config.folder, "tokenizer_config.json", notes=[])  # load_vocabulary says what is wrong
+    declared = read_optional(folder, "tokenizer_config.json", notes=[])  # load_vocabulary says what is wrong
     if is_llama and isinstance(prefix := declared.get("add_prefix_space"), bool):
         yield KV(Keys.Tokenizer.ADD_PREFIX, GGUFValueType.BOOL, prefix)
-    yield from load_vocabulary(config.folder, n_vocab, family.vocab, pre_alias=family.pre_alias, notes=config.notes)
+    yield from load_vocabulary(
+        folder, n_vocab, family.vocab, pre_alias=family.pre_alias, notes=config.notes, config_folder=config.folder
+    )
     if is_llama and n_vocab == CODE_LLAMA_VOCAB:
         for key, number in CODE_LLAMA_INFILL.items():
             yield KV(key, GGUFValueType.UINT32, number)

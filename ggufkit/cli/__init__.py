@@ -39,6 +39,7 @@ from ggufkit.errors import GgufkitError
 COMMANDS = {
     "plan": "Show what every tensor would become: type, bytes, reason; no weight is read.",
     "quantize": "Make a quantized GGUF from a Hugging Face folder or a GGUF.",
+    "convert-lora": "Write a PEFT adapter as a GGUF, for run --lora.",
     "calibrate": "Measure how strongly a text uses each input of each expert; for quantize --imatrix.",
     "perplexity": "Measure how well a GGUF predicts a text.",
     "compare": "Measure how far a GGUF is from its original: perplexity, KL divergence, top token.",
@@ -82,7 +83,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = copy.copy(importlib.import_module(f"ggufkit.cli.{cmd_name}").command)
+        command: click.Command = copy.copy(importlib.import_module(f"ggufkit.cli.{cmd_name.replace('-', '_')}").command)
         if command.callback is not None:
             command.callback = checked(command.callback)
             if self.is_program and cmd_name in ENGINE_COMMANDS:

@@ -1,6 +1,7 @@
 """Options of `ggufkit run`: how to answer, how to draw tokens, how to compute."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -79,3 +80,7 @@ class EngineOptions:
     )
     threads: int | None = options.shared(options.threads)
     device: str = options.shared(options.device)
+    lora: tuple[tuple[Path, float], ...] = options.option(
+        "--lora", type=options.Adapter(), multiple=True, metavar="FILE[=FACTOR]",
+        help="LoRA adapter as GGUF (see convert-lora) to add to the model, repeatable.",
+    )  # fmt: skip

@@ -41,6 +41,7 @@ def open_engine(file: Path, options: EngineOptions) -> Iterator[Engine]:
     with console.progress(f"loading {file.name}") as update:
         engine = Engine.open(
             file, n_ctx=options.n_ctx, threads=options.threads, device=Device(options.device),
+            adapters=options.lora,
             on_load=lambda fraction: update(Progress(100 * fraction, 100, "%")),
         )  # fmt: skip
     with engine:

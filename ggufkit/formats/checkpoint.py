@@ -60,6 +60,15 @@ class Checkpoint:
         shards, tensors = open_shards(folder, names, weight_map, notes)
         return cls(folder, config, read_optional(folder, GENERATION_CONFIG, notes), shards, tensors, notes, config_name)
 
+    @classmethod
+    def of_config(cls, folder: Path) -> Self:
+        """The folder's config alone; it may hold no weights. Raises CheckpointError."""
+        _check_folder(folder)
+        config = read_json(folder, CONFIG)
+        if config is None:
+            raise CheckpointError(f"{folder} has no {CONFIG}. {_WHOLE}")
+        return cls(folder, config, {}, (), {})
+
     def fingerprint(self) -> str:
         """Hex digest of config, sizes, headers and a sample of the weights. The folder's place does not matter."""
         digest = hashlib.sha256(read_bytes(self.path, self.config_name))

@@ -13,7 +13,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ _PREFIX = "base_model.model."
 _PARTS = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(\.default)?(\.weight)?"
 )
+RESIZED = ("embed_tokens.weight", "lm_head.weight")  # they have a row a token, and a vocabulary may grow
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 _FLOATS = ("F32", "F16", "BF16", "F64")
 
 
@@ -68,12 +70,40 @@ class Merged:
         return out
 
 
+@dataclass(frozen=True, slots=True)
+class Thin:
+    """The two matrices of one weight, float32, and what their product is multiplied with.
+
+    down  A: (r, n_per_row); up: B: (n_rows, r). Of an embedding, whose columns are tokens: (r, n_vocab), (n_embd, r)
+    """
+
+    down: F32Array
+    up: F32Array
+    scale: float
+    embedding: bool
+
+    @property
+    def rank(self) -> int:
+        return len(self.down)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the weight that they are added to."""
+        sizes = (len(self.up), self.down.shape[1])
+        return sizes[::-1] if self.embedding else sizes
+
+    @property
+    def n_weights(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+
 @dataclass(slots=True)
 class Adapter:
     """An opened adapter folder.
 
     modules   the checkpoint's module → part → tensor
     replaced  tensors that the adapter holds whole (modules_to_save)
+    bases     those of them to which it adds as well: the base model's own, that peft saved along
     """
 
     path: Path
@@ -82,6 +112,7 @@ class Adapter:
     factor: float
     modules: dict[str, dict[str, TensorRef]] = field(default_factory=dict)
     replaced: dict[str, TensorRef] = field(default_factory=dict)
+    bases: set[str] = field(default_factory=set)
 
     def fingerprint(self) -> str:
         """Of every byte: adapters are small."""
@@ -89,20 +120,52 @@ class Adapter:
         digest.update(self.file.file.pread(0, self.file.nbytes).tobytes())
         return digest.hexdigest()
 
+    def thin(self, module: str) -> Thin:
+        """The matrices of one module, read. Raises CheckpointError where one is absent or they do not fit."""
+        down, up, _, embedding = self.parts(module)
+        a, b = (ref.rows(0, ref.n_rows) for ref in (down, up))
+        return Thin(a, b, self.scale_of(module, max(len(a), 1)), embedding)
+
+    def parts(self, module: str) -> tuple[TensorRef, TensorRef, TensorRef | None, bool]:
+        """(A, B, DoRA's magnitudes, whether they are an embedding's)."""
+        parts = self.modules[module]
+        embedding = "lora_embedding_A" in parts
+        kind = "lora_embedding_" if embedding else "lora_"
+        down, up = parts.get(f"{kind}A"), parts.get(f"{kind}B")
+        if down is None or up is None:
+            raise CheckpointError(f"{self.path / WEIGHTS}: {module} lacks {kind}A or {kind}B.")
+        if len(down.shape) != 2 or len(up.shape) != 2 or down.shape[0] != up.shape[1]:
+            raise CheckpointError(
+                f"{self.path / WEIGHTS}: {module} has {kind}A {list(down.shape)} and {kind}B {list(up.shape)}, which "
+                "do not fit together."
+            )
+        return down, up, parts.get("lora_magnitude_vector"), embedding
+
+    @property
+    def n_vocab(self) -> int | None:
+        """Rows of the embeddings that it holds whole; None where it holds none."""
+        rows = (ref.shape[0] for name, ref in self.replaced.items() if canonical(name) == RESIZED[0])
+        return next(rows, None)
+
+    @property
+    def has_tokenizer(self) -> bool:
+        return any((self.path / name).is_file() for name in TOKENIZERS)
+
+    @property
+    def alpha(self) -> float:
+        """lora_alpha, of the weights for which no pattern says otherwise."""
+        return self._number(self.config.get("lora_alpha", 8))
+
     def scale_of(self, module: str, rank: int) -> float:
-        alpha = self._of(module, "alpha_pattern", "lora_alpha", 8)
+        alpha, listed = self.alpha, self.config.get("alpha_pattern")
+        for pattern, number in listed.items() if isinstance(listed, dict) else ():
+            if module == pattern or module.endswith(f".{pattern}"):
+                alpha = self._number(number)
         return self.factor * alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
 
-    def _of(self, module: str, patterns: str, name: str, default: float) -> float:
-        """A number of adapter_config.json, or the one that its patterns have for the module."""
-        listed = self.config.get(patterns) or {}
-        value = self.config.get(name, default)
-        if isinstance(listed, dict):
-            for pattern, number in listed.items():
-                if module == pattern or module.endswith(f".{pattern}"):
-                    value = number
+    def _number(self, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise CheckpointError(f"{self.path / CONFIG}: {name} is {value!r:.40}, wanted a number.")
+            raise CheckpointError(f"{self.path / CONFIG}: lora_alpha is {value!r:.40}, wanted a number.")
         return float(value)
 
 
@@ -129,7 +192,10 @@ def open_adapter(folder: Path, factor: float = 1.0) -> Adapter:
         if match := _PARTS.fullmatch(bare):
             adapter.modules.setdefault(match["module"], {})[match["part"]] = ref
         elif bare.endswith((".weight", ".bias")):
-            adapter.replaced[re.sub(r"\.(modules_to_save(\.default)?|base_layer)(?=\.)", "", bare)] = ref
+            plain = re.sub(r"\.(modules_to_save(\.default)?|base_layer)(?=\.)", "", bare)
+            adapter.replaced[plain] = ref
+            if ".base_layer." in bare:
+                adapter.bases.add(plain)
         else:
             raise CheckpointError(f"{folder / WEIGHTS}: {name} is no part of a LoRA adapter that is known.")
     return adapter
@@ -148,11 +214,12 @@ def merged(tensors: Mapping[str, TensorRef], adapter: Adapter) -> dict[str, Tens
         return found
 
     for name, ref in adapter.replaced.items():
-        _check(adapter, ref, out[place(name)].shape)
-        out[place(name)] = ref
-    for module, parts in adapter.modules.items():
+        rows = ref.shape[:1] if canonical(name) in RESIZED else out[place(name)].shape[:1]
+        _check(adapter, ref, (*rows, *out[place(name)].shape[1:]))
+        out[place(name)] = replace(ref, name=place(name))
+    for module in adapter.modules:
         name = place(f"{module}.weight")
-        out[name] = _merged(adapter, module, out[name], parts)
+        out[name] = _merged(adapter, module, out[name])
     return out
 
 
@@ -161,13 +228,11 @@ def canonical(name: str) -> str:
     return re.sub(r"^(model\.)?(language_model\.)?(model\.)?", "", name)
 
 
-def _merged(adapter: Adapter, module: str, base: TensorRef, parts: Mapping[str, TensorRef]) -> TensorRef:
-    embedding = "lora_embedding_A" in parts
-    kind = "lora_embedding_" if embedding else "lora_"
-    down, up, magnitude = parts.get(f"{kind}A"), parts.get(f"{kind}B"), parts.get("lora_magnitude_vector")
-    if down is None or up is None or len(base.shape) != 2:
-        raise CheckpointError(f"{adapter.path / WEIGHTS}: {module} lacks {kind}A or {kind}B, or is no matrix.")
-    rank = down.shape[0] if down.shape else 0
+def _merged(adapter: Adapter, module: str, base: TensorRef) -> TensorRef:
+    down, up, magnitude, embedding = adapter.parts(module)
+    if len(base.shape) != 2:
+        raise CheckpointError(f"{adapter.path / WEIGHTS}: {module} is no matrix in this model.")
+    rank = down.shape[0]
     n_rows, n_per_row = base.shape[::-1] if embedding else base.shape
     _check(adapter, down, (rank, n_per_row))
     _check(adapter, up, (n_rows, rank))
@@ -185,5 +250,5 @@ def _check(adapter: Adapter, ref: TensorRef, wanted: tuple[int, ...]) -> None:
     if ref.shape != wanted:
         raise CheckpointError(
             f"{adapter.path / WEIGHTS}: {ref.name} has shape {list(ref.shape)}, the model wants {list(wanted)}. "
-            "Resized embeddings, or an adapter of another model?"
+            "Is it an adapter of another model?"
         )

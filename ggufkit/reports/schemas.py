@@ -13,6 +13,7 @@ PREFIX = "ggufkit/"
 SCHEMAS = {
     "plan@1": "ggufkit.workflows.plan:PlanReport",
     "quantize@1": "ggufkit.reports.quantize_text:QuantizeResult",
+    "convert-lora@1": "ggufkit.workflows.convert_lora:ConvertLoraReport",
     "calibrate@1": "ggufkit.reports.calibrate_text:CalibrateResult",
     "merge@1": "ggufkit.reports.calibrate_text:MergeResult",
     "perplexity@1": "ggufkit.workflows.perplexity:PerplexityReport",

@@ -20,6 +20,7 @@ from ggufkit.errors import EngineError, InputError, UsageError
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.tensor import F32Array
 from ggufkit.runtime import boundary, library, machine, probe
+from ggufkit.runtime.adapters import Adapters, load_adapters, require_fitting, switch_on
 from ggufkit.runtime.batch import Batch, I32Array
 from ggufkit.runtime.checks import incomplete_spelling, require_runnable
 from ggufkit.runtime.contention import Governor
@@ -62,6 +63,7 @@ class Engine:
         on_load: OnFraction | None = None,
         eval_callback: Any = None,
         governor: Governor | None = None,
+        adapters: Adapters = (),
     ) -> None:
         self._governor = governor
         self.header, self.settings, self.notices = header, settings, tuple(notices)
@@ -74,7 +76,9 @@ class Engine:
             self._model: Any = load_model(self._lib, self.path, settings, on_load)
         try:
             with self.log.listening():
+                handles = load_adapters(self._lib, self._model, adapters)
                 self._ctx = new_context(self._lib, self._model, self.path, settings, eval_callback)
+                switch_on(self._lib, self._ctx, handles, adapters)
             self.vocab = Vocabulary(self._lib, self._model, incomplete_spelling(header.metadata))
         except BaseException:
             self.close()
@@ -101,6 +105,7 @@ class Engine:
         flash_attn: bool | None = None,
         on_load: OnFraction | None = None,
         eval_callback: Any = None,
+        adapters: Adapters = (),
     ) -> Self:
         """Load the file at `path` and make a context. The header is checked before llama.cpp sees the file.
 
@@ -111,6 +116,7 @@ class Engine:
         flash_attn       None is faster; False keeps F32 inside attention, some three times nearer to the exact logits
         on_load          called with the fraction loaded
         eval_callback    `ActivationTap.callback`: sees every node of the graph
+        adapters         LoRA adapters as GGUF, and how strongly each is added
 
         Raises GgufError for a file that breaks the format, UsageError for options that cannot hold, EngineError where
         llama.cpp refuses, with its last log lines.
@@ -121,6 +127,7 @@ class Engine:
         header = GgufFile.open(Path(path))
         header.close()  # llama.cpp opens it again; metadata is in memory
         require_runnable(header)
+        require_fitting(adapters, header)
         kernels = probe.verdict() if use_extra_bufts is None else None
         extra = use_extra_bufts if kernels is None else probe.require(kernels)
         room, notice = wanted_ctx(header, n_ctx) if n_ctx else default_ctx(header, n_seq)
@@ -138,7 +145,7 @@ class Engine:
         notices = [line for line in (kernels.notice if kernels else "", notice) if line]
         return cls(
             header, settings, notices=notices, on_load=on_load, eval_callback=eval_callback,
-            governor=None if threads else Governor(settings.threads),
+            governor=None if threads else Governor(settings.threads), adapters=adapters,
         )  # fmt: skip
 
     def close(self) -> None:

@@ -41,6 +41,7 @@ def load_vocabulary(
     *,
     pre_alias: Mapping[str, str] | None = None,
     notes: list[str] | None = None,
+    config_folder: Path | None = None,
 ) -> tuple[KV, ...]:
     """Metadata of the vocabulary in `folder`: tokens, scores, types, merges, special ids, templates.
 
@@ -48,12 +49,13 @@ def load_vocabulary(
     kinds      tried in order; the first whose files are there and can be used is taken
     pre_alias  see `bpe.from_tokenizer_json`
     notes      gets a line for each file and entry that the vocabulary does without
+    config_folder  where config.json lies, if not in `folder`
 
     Raises TokenizerError where no kind's files can be used, and where llama.cpp would not take the vocabulary.
     """
     if not 0 < n_vocab <= MAX_VOCAB:
         raise TokenizerError(f"{folder}: a vocabulary of {n_vocab} tokens, at most {MAX_VOCAB} are supported.")
-    files = TokenizerFiles(folder, notes)
+    files = TokenizerFiles(folder, notes, config_folder)
     kind, model = _choose(files, n_vocab, kinds)
     try:
         entries = _entries(files, n_vocab, kind, model, pre_alias)

@@ -29,8 +29,9 @@ class TokenizerFiles:
     without_row  added tokens whose numbers have no row of embeddings
     """
 
-    def __init__(self, folder: Path, notes: list[str] | None = None) -> None:
+    def __init__(self, folder: Path, notes: list[str] | None = None, config_folder: Path | None = None) -> None:
         self.folder = folder
+        self._config = (config_folder or folder) / "config.json"
         self.notes: list[str] = [] if notes is None else notes
         self.faults: dict[str, TokenizerError] = {}
         self.without_row: dict[str, int] = {}
@@ -38,11 +39,14 @@ class TokenizerFiles:
 
     def exists(self, name: str) -> bool:
         """Whether something has that name, be it a link to nothing: then reading it says so."""
-        return is_present(self.folder / name)
+        return is_present(self._path(name))
+
+    def _path(self, name: str) -> Path:
+        return self._config if name == self._config.name else self.folder / name
 
     def read_bytes(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
         """The whole file. Raises TokenizerError where it cannot be read or is longer than `limit` bytes."""
-        path = self.folder / name
+        path = self._path(name)
         raw = read_small(path, limit, TokenizerError)
         if what := disguise(raw[:512]):
             raise TokenizerError(f"{path} {what}")
@@ -77,7 +81,7 @@ class TokenizerFiles:
         self.notes.append(f"{why.rstrip('.')}; it is left out")
 
     def _parse(self, name: str) -> dict[str, Any]:
-        path = self.folder / name
+        path = self._path(name)
         try:
             value = strict_json.loads(self.read_bytes(name), whole_floats=True)
         except ValueError as error:

@@ -59,6 +59,13 @@ report says so, because the result carries that loss and its own.
 | AWQ (gemm) | AutoAWQ |
 | bitsandbytes NF4 and FP4, nested or not; LLM.int8 | bitsandbytes |
 
+## Adapters of peft
+
+| What becomes of them | Checked against |
+|---|---|
+| added to the weights (`quantize --lora`): also DoRA, layers saved whole, resized embeddings | peft |
+| a GGUF of their own (`convert-lora`, `run --lora`): LoRA, rsLoRA, patterns, experts | llama.cpp's converter; logits |
+
 ## Where llama.cpp computes something else than transformers
 
 A note of the conversion says so.

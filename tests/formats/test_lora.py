@@ -99,3 +99,44 @@ def test_an_adapter_on_a_gguf_is_refused(base: Path, tmp_path: Path) -> None:
     quantize(QuantizeSettings(source=base, output=out, recipe="F16"))
     with pytest.raises(InputError, match="not to a GGUF"):
         open_source(out, lora=[(written(tmp_path / "adapter", "plain"), 1.0)])
+
+
+@pytest.mark.parametrize("own_tokenizer", [True, False])
+def test_embeddings_that_were_resized(own_tokenizer: bool, base: Path, tmp_path: Path) -> None:
+    """Tokens were added before the training: peft saves embeddings and head whole, transformers the tokenizer."""
+    rows, case = 656 + 16, tiny.load_case("qwen3-8b")
+    tensors = {f"base_model.model.{name}": tiny.weights(f"new {name}", [rows, 64])
+               for name in ("model.embed_tokens.weight", "lm_head.weight")}  # fmt: skip
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    tiny.write_json(folder / "adapter_config.json", FACTS["plain"]["config"])
+    stored = {key: (list(value.shape), value.tobytes()) for key, value in tensors.items()}
+    tiny.write_safetensors(folder / "adapter_model.safetensors", stored, "F32")
+    files = json.loads(json.dumps(case["files"]))
+    token = files["tokenizer.json"]["added_tokens"][-1]
+    files["tokenizer.json"]["added_tokens"].append(token | {"id": 660, "content": "<|new|>"})
+    if own_tokenizer:
+        tiny.write_files(case | {"files": files}, folder)
+        (folder / "config.json").unlink()
+    with_it, saved = tmp_path / "a.gguf", tmp_path / "b.gguf"
+    quantize(QuantizeSettings(source=base, output=with_it, recipe="F32", lora=((folder, 1.0),), provenance=False))
+    copy = tmp_path / "saved" / "qwen3-8b"
+    config = case["config"] | {"vocab_size": rows}
+    tiny.write_files(case | {"config": config, "files": files if own_tokenizer else case["files"]}, copy)
+    whole = {key: (list(ref.shape), ref.rows(0, ref.n_rows).tobytes())
+             for key, ref in Checkpoint.open(base).tensors.items()}  # fmt: skip
+    whole |= {key.removeprefix("base_model.model."): value for key, value in stored.items()}
+    tiny.write_safetensors(copy / "model.safetensors", whole, "F32")
+    quantize(QuantizeSettings(source=copy, output=saved, recipe="F32", provenance=False))
+    assert with_it.read_bytes() == saved.read_bytes()
+    with open_source(base, lora=[(folder, 1.0)]) as model:
+        assert ("<|new|>" in model.kv("tokenizer.ggml.tokens")) is own_tokenizer
+        assert any("672 rows of embeddings instead of 656" in note for note in model.notes)
+
+
+def test_an_adapter_with_parts_saved_whole_is_quantized(base: Path, tmp_path: Path) -> None:
+    folder = written(tmp_path / "adapter", "embeddings and a head saved whole")
+    with open_source(base, lora=[(folder, 1.0)]) as model:
+        (head,) = [tensor for tensor in model.tensors if tensor.name == "output.weight"]
+        wanted = DATA["embeddings and a head saved whole/merged/lm_head.weight"]
+        assert np.allclose(head.rows(0, 0, head.n_rows)[::STEP], wanted)
