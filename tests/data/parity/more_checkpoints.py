@@ -5,7 +5,6 @@ from case_parts import (
     ENDS,
     GLM_CONFIG,
     GLM_TOKENS,
-    GPT2,
     LLAMA3_TOKENS,
     MLA,
     QWEN,
@@ -13,14 +12,11 @@ from case_parts import (
     QWEN_ENDS,
     SIZES,
     SPM,
-    bpe,
     bpe_case,
     case,
     config,
-    special,
-    split,
-    template,
 )  # fmt: skip
+from vocabularies import GPT2, bpe, special, split, template
 
 GEMMA4_TOKENIZER = {
     "version": "1.0",
