@@ -49,7 +49,7 @@ class FitOptions:
         help="What a layer is fitted to: what the source's layers before it give, or the output's.",
     )  # fmt: skip
     evidence: Path | None = options.option(
-        "--evidence", type=click.Path(path_type=Path, file_okay=False), default=None,
+        "--evidence", type=options.PATH, default=None,
         help="A folder where evidence stays: the next file of the same source and text skips calibration. Implies "
         "--calibrate.",
     )  # fmt: skip
@@ -109,6 +109,8 @@ def settings_of(settings: "QuantizeSettings", chosen: FitOptions, *, type_given:
         raise UsageError("--imatrix and --calibrate exclude each other: calibration gathers its own evidence.")
     if chosen.save_recipe and not chosen.has_target:
         raise UsageError("--save-recipe writes the types that a target chose. Give a target with it.")
+    if chosen.evidence is not None and chosen.evidence.is_file():
+        raise UsageError(f"--evidence: {chosen.evidence} is a file, a folder is wanted.")
     return FitSettings(
         quantize=settings,
         effort=Effort(chosen.effort or "balanced"),

@@ -2,6 +2,7 @@
 
 from case_parts import *
 from more_checkpoints import MORE
+from vocabularies import template
 
 CASES = {
     # Llama 1: a config of 2023, without heads for keys, RoPE base or a tokenizer_config.json that says much
