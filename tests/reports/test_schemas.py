@@ -12,6 +12,7 @@ from ggufkit.cli import main
 from ggufkit.reports.result import as_dict
 from ggufkit.reports.schemas import PREFIX, SCHEMAS, json_schema, name_of, type_of
 from scripts.schemas import FOLDER, text_of
+from tests.data.lora.convert import write as write_adapter
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "stories260K"
@@ -42,11 +43,13 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     text = folder / "text.txt"
     text.write_text("Once upon a time there was a little girl. She saw a big dog and they went home. " * 60)
     base, cand, imatrix = folder / "base.gguf", folder / "cand.gguf", folder / "i.gguf"
+    model, adapter = write_adapter("qwen3, of peft", folder)
     on_text = ("--text", text, "--ctx", 64)
     commands: dict[str, tuple[object, ...]] = {
         "plan": ("plan", MODEL),
         "base": ("quantize", MODEL, "-o", base, "--type", "F16"),
         "quantize": ("quantize", MODEL, "-o", cand, "--type", "Q4_0", "--check", "--text", text),
+        "convert-lora": ("convert-lora", adapter, "--base", model, "-o", folder / "adapter.gguf"),
         "calibrate": ("calibrate", base, "-o", imatrix, "--text", text, "--ctx", 64, "--tokens", 256),
         "merge": ("calibrate", "--merge", imatrix, "--merge", imatrix, "-o", folder / "both.gguf"),
         "perplexity": ("perplexity", cand, "--chunks", 1, *on_text),
