@@ -27,7 +27,7 @@ class ConvertLoraReport:
     alpha      what llama.cpp multiplies with, divided by the rank
     """
 
-    output: Path
+    output: str
     arch: str
     name: str
     type: str
@@ -81,7 +81,7 @@ def _report(made: AdapterFile, output: Path, type: str, nbytes: int, notes: tupl
     values = {kv.key: kv.value for kv in made.metadata}
     ranks = [array.shape[-1] for name, array in made.tensors.items() if name.endswith(".lora_b")]
     return ConvertLoraReport(
-        output=output, arch=values["general.architecture"], name=values.get("general.name", ""), type=type,
+        output=str(output), arch=values["general.architecture"], name=values.get("general.name", ""), type=type,
         n_adapted=len(ranks), ranks=(min(ranks), max(ranks)), alpha=values["adapter.lora.alpha"], nbytes=nbytes,
         notes=notes,
     )  # fmt: skip
