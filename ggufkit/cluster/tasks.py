@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ggufkit.errors import ClusterError, GgufkitError
 
@@ -17,7 +17,9 @@ _LOOK_EVERY_S = 1.0
 _LONELY_S = 60.0  # without a single worker before giving up: a restarted one takes seconds
 _MOST_TRIES = 4  # of a task whose worker, or what was handed over for it, is lost
 
+TRAVELS_NBYTES = 1 << 20  # of an argument; what is larger is handed over
 Look = Callable[..., str]
+T = TypeVar("T")
 
 
 class Handed(NamedTuple):
@@ -28,6 +30,14 @@ class Handed(NamedTuple):
 
     key: object
     make: Callable[[], Any]
+
+
+def passed_on(key: object, make: Callable[[], T], nbytes: Callable[[T], int]) -> tuple[tuple[T, ...], Handed | None]:
+    """What `make` makes as an argument of each task, or as what is handed over once where it is large."""
+    made = [make()]
+    if nbytes(made[0]) <= TRAVELS_NBYTES:
+        return (made[0],), None
+    return (), Handed(key, lambda: made.pop() if made else make())
 
 
 class Task(NamedTuple):

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 
+from ggufkit.cluster.tasks import Cluster
 from ggufkit.errors import UsageError
 from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.guess import guess
@@ -33,15 +34,17 @@ def types_for_target(
     n_probe: int,
     ready: Callable[[], object] = lambda: None,
     on_progress: OnProgress = ignore,
+    cluster: Cluster | None = None,
 ) -> Found:
     """Find what each tensor costs at each type, and solve for the target.
 
     A size needs the costs in proportion only. For a divergence, a first solution is tried in the model, and all costs
     are scaled by what it says.
 
-    ready  called before the model is run, where it has to be
+    ready    called before the model is run, where it has to be
+    cluster  whose workers find out what types cost
     """
-    costs = measure_costs(model, evidence, on_progress)
+    costs = measure_costs(model, evidence, on_progress, cluster)
     tensors = [t for t in model.tensors if t.name in costs]
     found = search(Problem(tensors, costs, plan_of, "searched"), target)
     if target.kld is None:

@@ -54,24 +54,27 @@ class EffortCost:
 
 
 def effort_cost(
-    model: Model, plan: QuantPlan, effort: Effort, *, threads: int, max_memory: int, n_tokens: int | None = None
-) -> EffortCost:
+    model: Model, plan: QuantPlan, effort: Effort, *, threads: int, max_memory: int, n_tokens: int | None = None,
+    n_workers: int = 0,
+) -> EffortCost:  # fmt: skip
     """Costs of encoding the whole model under `max_memory` bytes. Time to run the model on the text is not included:
     it is the model's own. Raises UsageError where the memory does not suffice, with the least that would.
 
-    n_tokens  of the residual stream, where the model is run layer by layer; None where it is run as a whole
+    n_tokens   of the residual stream, where the model is run layer by layer; None where it is run as a whole
+    n_workers  processes of this machine that encode; each has two experts in hand
     """
     shapes = shapes_of(model)
     largest = max(t.tensor.n_weights for t in plan.tensors)
     slabs = slabs_nbytes(plan, Threads(threads).n_slabs, min(_SLAB_WEIGHTS, largest), bytes_per_weight(effort))
     running = _running_nbytes(model.hparams, shapes)
-    fixed = fixed_nbytes(plan, running) + slabs
+    fixed = fixed_nbytes(plan, running, n_workers) + slabs
     taped = 0
     if effort is Effort.FAST:
         sums = sum(3 * 8 * n_expert * n_per_row for n_expert, n_per_row in shapes.values())
         walks, moments, cases, budget = 1, sums, 0, sums
     else:
         cases = max((_case_nbytes(n_per_row) for _, n_per_row in shapes.values()), default=0)
+        cases *= 1 + n_workers
         budget = max(0, max_memory - fixed - cases)
         planned = (plan_walks if n_tokens is None else plan_layer_walks)(shapes, budget)
         walks, moments = len(planned), walks_nbytes(planned, shapes)

@@ -49,6 +49,10 @@ class Notebook:
         """Figures that are known."""
         return len(self._values)
 
+    def knows(self, key: str) -> bool:
+        """Whether a value of that key was remembered."""
+        return key in self._values
+
     def remember(self, key: str, find_out: Callable[..., Any], *args: Any) -> Any:
         """The value of that key: as an earlier run found it, else found out now and written down. JSON values."""
         if key not in self._values:

@@ -11,12 +11,20 @@ gradient: errors of different rows are as often of one sign as of the other. An 
 Knows models, evidence and types. Does not choose.
 """
 
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 import quant
+from ggufkit.cluster.tasks import Cluster, Task, passed_on
 from ggufkit.fitting.encoders import fits
 from ggufkit.fitting.evidence import Evidence
+from ggufkit.fitting.moments import ExpertEvidence, ExpertMeans
 from ggufkit.fitting.token_weights import Stiffness
 from ggufkit.formats.model import Model, ModelTensor
 from ggufkit.progress import OnProgress, Progress, ignore
@@ -28,24 +36,59 @@ from quant.grid import has_grid
 
 F32Array = NDArray[np.float32]
 F64Array = NDArray[np.float64]
+Costs = tuple[dict[str, float], float]
 
 TYPES = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "Q8_0")
 SAMPLE_ROWS = 64  # of each expert, evenly spread, and as many of those that count most
 TABLE_REFINE = 2
 
 
-def measure_costs(model: Model, evidence: Evidence, on_progress: OnProgress = ignore) -> dict[str, Sensitivity]:
+def measure_costs(
+    model: Model, evidence: Evidence, on_progress: OnProgress = ignore, cluster: Cluster | None = None
+) -> dict[str, Sensitivity]:
     """Costs of every tensor that may be quantized, by name in the model's order.
+
+    cluster  whose workers encode the samples; None does it here, to the same figures
 
     Raises InputError for a text without enough chunks, EngineError where the model does not run on the CPU.
     """
     tensors, remember = tried_tensors(model), evidence.notebook.remember
-    out = {}
-    for index, tensor in enumerate(sorted(tensors, key=lambda tensor: evidence.place(tensor.name))):
-        on_progress(Progress(index, len(tensors), "tensors", tensor.name))
-        errors, nats = remember(f"costs {tensor.name}", Subject(tensor, evidence).costs)
-        out[tensor.name] = Sensitivity(errors, nats)
+    out: dict[str, Sensitivity] = {}
+    in_turn = sorted(tensors, key=lambda tensor: evidence.place(tensor.name))
+    for _, group in itertools.groupby(in_turn, key=lambda tensor: evidence.place(tensor.name)):
+        walk = list(group)
+        if cluster is not None:
+            _measure_there(cluster, [t for t in walk if not evidence.notebook.knows(_key(t))], evidence)
+        for tensor in walk:
+            on_progress(Progress(len(out), len(tensors), "tensors", tensor.name))
+            errors, nats = remember(_key(tensor), Subject(tensor, evidence).costs)
+            out[tensor.name] = Sensitivity(errors, nats)
     return {tensor.name: out[tensor.name] for tensor in tensors}
+
+
+def _key(tensor: ModelTensor) -> str:
+    return f"costs {tensor.name}"
+
+
+def _measure_there(cluster: Cluster, tensors: Sequence[ModelTensor], evidence: Evidence) -> None:
+    """Have the notebook know these tensors' costs, which workers find out, an expert a task."""
+    found: dict[str, dict[int, Costs]] = {tensor.name: {} for tensor in tensors}
+
+    def tasks() -> Iterator[Task]:
+        for tensor in tensors:
+            for expert in range(tensor.n_expert):
+                make = functools.partial(Subject(tensor, evidence).sent, expert)
+                inline, handed = passed_on((tensor.name, expert), make, lambda known: known.nbytes)
+                yield Task(expert_costs, (tensor, expert, *inline), handed, tag=(tensor, expert))
+
+    def on_result(task: Task, costs: Costs) -> None:
+        tensor, expert = task.tag
+        found[tensor.name][expert] = costs
+        if len(found[tensor.name]) == tensor.n_expert:
+            in_order = [found[tensor.name][e] for e in range(tensor.n_expert)]
+            evidence.notebook.remember(_key(tensor), _summed, tensor, in_order)
+
+    cluster.run(tasks(), on_result)
 
 
 def tried_tensors(model: Model) -> list[ModelTensor]:
@@ -61,76 +104,143 @@ def candidates(tensor: ModelTensor) -> tuple[str, ...]:
     return tuple(sorted(fit, key=lambda name: quant.quant_type(name).bpw))
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a tensor.
+
+    shares     (n_expert,) part of the tokens that each expert saw, each for what it counts
+    product    how much the predictions resist errors of its products, where gradients were taken
+    lookup     the same of its rows, where they are looked up
+    of_expert  evidence of one expert, None where nothing was seen of its inputs, as of embeddings
+    nbytes     that it has to travel, about
+    """
+
+    shares: F64Array
+    product: Stiffness | None
+    lookup: Stiffness | None
+    of_expert: Callable[[int], ExpertEvidence | None]
+    nbytes: int = 0
+
+
 class Subject:
-    """One tensor with what is known of its inputs; nothing is of embeddings that are only looked up."""
+    """One tensor with what is known of its inputs."""
 
     def __init__(self, tensor: ModelTensor, evidence: Evidence) -> None:
         self.tensor, self._evidence = tensor, evidence
 
-    def costs(self) -> tuple[dict[str, float], float]:
+    def costs(self) -> Costs:
         """Relative error of each type, from a sample of rows, and the nats that an error of all of it would cost."""
-        names = candidates(self.tensor)
-        lost, all_ = dict.fromkeys(names, 0.0), 0.0
-        for expert in range(self.tensor.n_expert):
-            at = self._sampled()
-            w = _rows_at(self.tensor, expert, at)
-            all_ += self._cost(expert, at, w)
-            for name in names:
-                blocks = self.encoded(expert, w, name, TABLE_REFINE)
-                lost[name] += self._cost(expert, at, quant.dequantize(blocks, quant.quant_type(name)) - w)
-        return {name: value / max(all_, 1e-30) for name, value in lost.items()}, all_
+        known = self._known()
+        return _summed(self.tensor, [expert_costs(self.tensor, e, known) for e in range(self.tensor.n_expert)])
 
     def encoded(self, expert: int, w: F32Array, type_name: str, n_refine: int) -> NDArray[np.uint8]:
         """Rows `w` of one expert as the final file would hold them in that type."""
-        qtype, known = quant.quant_type(type_name), self._evidence.of_expert(self.tensor.name, expert)
-        if known is None or not fits(qtype, known.curve.width):
-            return quant.quantize(w, qtype)
-        return feedback.encode(w, qtype, known.curve, n_refine=n_refine)
+        return _encoded(w, type_name, self._evidence.of_expert(self.tensor.name, expert), n_refine)
 
-    @property
-    def _shares(self) -> F64Array:
-        """(n_expert,) part of the tokens that each expert saw, each for what it counts."""
-        moments = self._evidence.of(self.tensor.name)
-        shares: F64Array = np.ones(self.tensor.n_expert) if moments is None else moments.shares()
-        return shares
+    def sent(self, expert: int) -> Known:
+        """What is known of one expert, to be used elsewhere."""
+        known, moments = self._known(), self._evidence.of(self.tensor.name)
+        means = None if moments is None else moments.means_of(expert)
+        return dataclasses.replace(
+            known, product=_without_tokens(known.product), lookup=_without_tokens(known.lookup),
+            of_expert=_Means(means), nbytes=0 if means is None else means.nbytes,
+        )  # fmt: skip
 
-    def _stiffness(self, name: str) -> Stiffness | None:
-        self._evidence.of(self.tensor.name)  # tokens are weighed before the first reading
+    def _known(self) -> Known:
+        name = self.tensor.name
+        moments = self._evidence.of(name)  # tokens are weighed before the first reading
         weights = self._evidence.weights
-        return None if weights is None else weights.by_name.get(name)
+        by_name = {} if weights is None else weights.by_name
+        shares = np.ones(self.tensor.n_expert) if moments is None else moments.shares()
+        return Known(
+            shares, by_name.get(name), by_name.get(looked_up(name)), functools.partial(self._evidence.of_expert, name)
+        )
 
-    def _sampled(self) -> NDArray[np.int64]:
-        """Rows that stand for all: some in evenly spread runs, and those that the predictions answer to most."""
-        n_rows, product = self.tensor.n_rows, self._stiffness(self.tensor.name)
-        if n_rows <= 2 * SAMPLE_ROWS:
-            return np.arange(n_rows)
-        starts = np.linspace(0, n_rows - 8, SAMPLE_ROWS // 8).astype(int)
-        rows = (starts[:, None] + np.arange(8)).reshape(-1)
-        if product is not None:
-            rows = np.concatenate([rows, np.argsort(-product.rows, kind="stable")[:SAMPLE_ROWS]])
-        return np.unique(rows)
 
-    def _cost(self, expert: int, at: NDArray[np.int64], error: F32Array) -> float:
-        """Nats that the errors of the sampled rows `at` of one expert stand for."""
-        product, lookup = self._stiffness(self.tensor.name), self._stiffness(looked_up(self.tensor.name))
-        if product is None and lookup is None:
-            return float(np.square(error).mean())
-        total = 0.0
-        if product is not None:
-            rho = product.rows[at]
-            each = float(rho @ self._energies(expert, error) / max(float(rho.sum()), 1e-30))
-            total += 0.5 * product.mean * product.weights.shape[2] * float(self._shares[expert]) * each
-        if lookup is not None:
-            total += 0.5 * lookup.mean * float(np.square(error).mean())
-        return total
+class _Means:
+    """Evidence of one expert, made where it is used."""
 
-    def _energies(self, expert: int, rows: F32Array) -> F64Array:
-        """Output energy of each row on held-out text, (n,)."""
-        known = self._evidence.of_expert(self.tensor.name, expert)
-        if known is not None:
-            return feedback.energies(rows, known.held_out)
-        squares: F64Array = np.square(rows, dtype=np.float64).sum(axis=1)
-        return squares
+    def __init__(self, means: ExpertMeans | None) -> None:
+        self._means = means
+
+    def __call__(self, _: int) -> ExpertEvidence | None:
+        return None if self._means is None else self._made
+
+    @functools.cached_property
+    def _made(self) -> ExpertEvidence:
+        assert self._means is not None
+        return self._means.evidence()
+
+
+def _without_tokens(product: Stiffness | None) -> Stiffness | None:
+    """The same without what each token counts for, which is large and in the moments already."""
+    if product is None:
+        return None
+    return dataclasses.replace(product, weights=product.weights[:0], chunks=product.chunks[:0])
+
+
+def expert_costs(tensor: ModelTensor, expert: int, known: Known) -> Costs:
+    """Nats that each type's errors of one expert would cost, and that an error of all of it would. Of any process."""
+    at = _sampled(tensor.n_rows, known.product)
+    w = _rows_at(tensor, expert, at)
+    evidence = known.of_expert(expert)
+    cost = functools.partial(_cost, known, expert, evidence, at)
+    lost = {}
+    for name in candidates(tensor):
+        blocks = _encoded(w, name, evidence, TABLE_REFINE)
+        lost[name] = cost(quant.dequantize(blocks, quant.quant_type(name)) - w)
+    return lost, cost(w)
+
+
+def _summed(tensor: ModelTensor, experts: Sequence[Costs]) -> Costs:
+    """Relative error of each type, and the nats of all: of the experts' in their order."""
+    lost, all_ = dict.fromkeys(candidates(tensor), 0.0), 0.0
+    for errors, one in experts:  # not `sum`, which rounds otherwise from Python 3.12 on
+        all_ += one
+        for name in lost:
+            lost[name] += errors[name]
+    return {name: value / max(all_, 1e-30) for name, value in lost.items()}, all_
+
+
+def _encoded(w: F32Array, type_name: str, known: ExpertEvidence | None, n_refine: int) -> NDArray[np.uint8]:
+    qtype = quant.quant_type(type_name)
+    if known is None or not fits(qtype, known.curve.width):
+        return quant.quantize(w, qtype)
+    return feedback.encode(w, qtype, known.curve, n_refine=n_refine)
+
+
+def _sampled(n_rows: int, product: Stiffness | None) -> NDArray[np.int64]:
+    """Rows that stand for all: some in evenly spread runs, and those that the predictions answer to most."""
+    if n_rows <= 2 * SAMPLE_ROWS:
+        return np.arange(n_rows)
+    starts = np.linspace(0, n_rows - 8, SAMPLE_ROWS // 8).astype(int)
+    rows = (starts[:, None] + np.arange(8)).reshape(-1)
+    if product is not None:
+        rows = np.concatenate([rows, np.argsort(-product.rows, kind="stable")[:SAMPLE_ROWS]])
+    return np.unique(rows)
+
+
+def _cost(known: Known, expert: int, evidence: ExpertEvidence | None, at: NDArray[np.int64], error: F32Array) -> float:
+    """Nats that the errors of the sampled rows `at` of one expert stand for."""
+    product, lookup = known.product, known.lookup
+    if product is None and lookup is None:
+        return float(np.square(error).mean())
+    total = 0.0
+    if product is not None:
+        rho = product.rows[at]
+        each = float(rho @ _energies(evidence, error) / max(float(rho.sum()), 1e-30))
+        total += 0.5 * product.mean * product.weights.shape[2] * float(known.shares[expert]) * each
+    if lookup is not None:
+        total += 0.5 * lookup.mean * float(np.square(error).mean())
+    return total
+
+
+def _energies(evidence: ExpertEvidence | None, rows: F32Array) -> F64Array:
+    """Output energy of each row on held-out text, (n,)."""
+    if evidence is not None:
+        return feedback.energies(rows, evidence.held_out)
+    squares: F64Array = np.square(rows, dtype=np.float64).sum(axis=1)
+    return squares
 
 
 def _rows_at(tensor: ModelTensor, expert: int, at: NDArray[np.int64]) -> F32Array:

@@ -19,7 +19,9 @@ from pathlib import Path
 import quant
 from ggufkit import __version__
 from ggufkit.encoding.destination import forget_copy
-from ggufkit.encoding.job import Job, Output, check_place, prepare
+from ggufkit.encoding.executors import Executor
+from ggufkit.encoding.executors.opening import opened as working
+from ggufkit.encoding.job import Job, Output, check_place, prepare, threads_of
 from ggufkit.encoding.provenance import code_digest
 from ggufkit.encoding.running import running_copy, running_path
 from ggufkit.encoding.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
@@ -191,6 +193,7 @@ class FittedJob:
         steps = Steps(self.seconds, on_progress)
         try:
             with ExitStack() as stack:  # the model is not needed where all that is asked of it was kept
+                executor = stack.enter_context(working(self._job, self.model, self.plain.threads))
                 if isinstance(self.source, LayerByLayer):
                     stack.callback(self.source.close)
                     self.source.start()
@@ -201,10 +204,11 @@ class FittedJob:
                 self.evidence.on_chunk = self._reading(steps)
                 if WEIGHING in self.seconds:
                     self.evidence.on_weighed = _chunks(steps.step(WEIGHING))
-                found = self._choose(steps)
+                found = self._choose(steps, executor)
                 recipe = found.recipe if found else self._job.recipe
                 job = prepare(dataclasses.replace(self._job, recipe=recipe), self.model, self.encoder)
-                resumed = self._encode(job, steps)
+                resumed = self._encode(job, steps, executor)
+                job = job.with_notes(executor.notes)
         except KeyboardInterrupt as error:
             error.add_note(f"interrupted; kept: {self._kept()}")
             raise
@@ -242,19 +246,20 @@ class FittedJob:
         facts = (sorted(self.model.source.items()), evidence.source.identity, evidence.shapes, kinds, code_digest())
         return hashlib.sha256(f"{__version__} {facts}".encode()).hexdigest()
 
-    def _choose(self, steps: Steps) -> Found | None:
+    def _choose(self, steps: Steps, executor: Executor) -> Found | None:
         if self.settings.target is None:
             return None
         return types_for_target(
             self.settings.target, self.model, self.evidence, plan_of=self._plan_of,
             n_probe=self.settings.n_probe, ready=self._run_model, on_progress=steps.step(TYPES),
+            cluster=executor.cluster,
         )  # fmt: skip
 
-    def _encode(self, job: Job, steps: Steps) -> int:
+    def _encode(self, job: Job, steps: Steps, executor: Executor) -> int:
         """Walk after walk: gather, then encode what was gathered for. Returns the bytes that were there before."""
         walks = self.evidence.walks
         plain = {t.name for t in job.plan.tensors}.difference(*walks)
-        with Output(job, steps.step(ENCODING)) as out:
+        with Output(job, steps.step(ENCODING), executor) as out:
             self._out = out
             if isinstance(self.source, LayerByLayer):
                 self.source.stored = stored_model(job)
@@ -349,8 +354,11 @@ def cost_of(settings: FitSettings) -> EffortCost:
 
 def _cost(settings: FitSettings, model: Model, n_tokens: int | None) -> EffortCost:
     plan = make_plan(model, settings.quantize.recipe, importance=shapes_of(model))
-    threads = settings.quantize.threads or machine.choose_threads().n
-    return effort_cost(model, plan, _effort(settings), threads=threads, max_memory=cap_of(settings), n_tokens=n_tokens)
+    job = settings.quantize
+    return effort_cost(
+        model, plan, _effort(settings), threads=threads_of(job), max_memory=cap_of(settings), n_tokens=n_tokens,
+        n_workers=job.workers,
+    )  # fmt: skip
 
 
 def _effort(settings: FitSettings) -> Effort:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 from ggufkit.encoding.slabs import Slab
 
 if TYPE_CHECKING:
+    from ggufkit.cluster.tasks import Cluster
     from ggufkit.encoding.pipeline import SlabWork
 
 
@@ -15,6 +16,11 @@ class Executor(Protocol):
     @property
     def n_slabs(self) -> int:
         """Slabs that are in memory at once, for the planned memory."""
+        ...
+
+    @property
+    def cluster(self) -> "Cluster | None":
+        """Workers that can be sent other work, too."""
         ...
 
     @property

@@ -5,14 +5,15 @@ path that the client reads, and writes into the output where it shares the folde
 it is the client that records what is done, so that the journal is that of any other run.
 """
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
-from ggufkit.cluster.tasks import PER_THREAD, Cluster, Handed, Task
-from ggufkit.encoding.encoder import ExpertEncoder, F32Array, RowEncoder, Tally, U8Array
+from ggufkit.cluster.tasks import PER_THREAD, Cluster, Task, passed_on
+from ggufkit.encoding.encoder import ExpertEncoder, F32Array, Tally, U8Array
 from ggufkit.encoding.executors.likeness import likeness, unlike
 from ggufkit.encoding.pipeline import SlabWork, encode_slab
 from ggufkit.encoding.slabs import Slab
@@ -23,7 +24,6 @@ from ggufkit.formats.source_file import SourceFile
 from ggufkit.recipes.plan import PlannedTensor
 
 BATCH = 8  # slabs: a third of a second of plain search, so that a cluster's scheduler keeps up with thousands of cores
-_TRAVELS = 1 << 20  # bytes of an encoder that go with every batch; more are handed over once
 
 
 class Done(NamedTuple):
@@ -83,24 +83,11 @@ def _tasks(slabs: Iterator[Slab], work: SlabWork, place: SharedPlace | None) -> 
     """Batches of one expert each, in the order of the slabs."""
     for (_, expert), group in itertools.groupby(slabs, key=lambda slab: (slab.planned.name, slab.expert)):
         rows = list(group)
-        inline, handed = _encoder(work.encoder, rows[0].planned, expert)
+        made = functools.partial(work.encoder.of_expert, rows[0].planned, expert)
+        inline, handed = passed_on((rows[0].planned.name, expert), made, lambda encoder: encoder.nbytes)
         for first in range(0, len(rows), BATCH):
             batch = tuple(rows[first : first + BATCH])
             yield Task(encode_batch, (batch, work.allow_nonfinite, place, *inline), handed, tag=batch)
-
-
-def _encoder(
-    encoder: RowEncoder, planned: PlannedTensor, expert: int
-) -> tuple[tuple[()] | tuple[ExpertEncoder], Handed | None]:
-    """The expert's encoder as an argument of each batch, or as what is handed over once for all of them."""
-    made: list[ExpertEncoder] = [encoder.of_expert(planned, expert)]
-    if made[0].nbytes <= _TRAVELS:
-        return (made[0],), None
-
-    def make() -> ExpertEncoder:
-        return made.pop() if made else encoder.of_expert(planned, expert)
-
-    return (), Handed((planned.name, expert), make)
 
 
 def encode_batch(

@@ -18,6 +18,7 @@ class Threads:
 
     n: int
     notes: tuple[str, ...] = ()
+    cluster: None = None
 
     @property
     def n_slabs(self) -> int:
