@@ -170,6 +170,14 @@ def _concat(back: "Backward", node: Node, g: F32Array) -> None:
     back.give(node, 1, lambda: np.take(g, range(first, g.shape[axis]), axis))
 
 
+def _pad(back: "Backward", node: Node, g: F32Array) -> None:
+    """What was put around it, before and behind by axis from the last one, takes no gradient."""
+    shape = node.sources[0].shape
+    before = [int(node.params[2 * (3 - axis)]) for axis in range(4)]
+    inside = tuple(slice(first, first + n) for first, n in zip(before, shape, strict=True))
+    back.give(node, 0, lambda: g[inside])
+
+
 def _repeat(back: "Backward", node: Node, g: F32Array) -> None:
     back.give(node, 0, lambda: _folded(g, node.sources[0].shape))
 
@@ -229,7 +237,7 @@ def _tiled(x: F32Array, shape: tuple[int, ...]) -> F32Array:
 
 RULES: dict[str, Callable[["Backward", Node, F32Array], None]] = {
     "MUL_MAT": _mul_mat, "MUL_MAT_ID": _mul_mat_id, "ADD": _add, "SUB": _sub, "MUL": _mul, "DIV": _div, "SCALE": _scale,
-    "ADD_ID": _add, "CONT": _copy, "CPY": _copy, "DUP": _copy, "CONCAT": _concat, "REPEAT": _repeat,
+    "ADD_ID": _add, "CONT": _copy, "CPY": _copy, "DUP": _copy, "CONCAT": _concat, "PAD": _pad, "REPEAT": _repeat,
     "RMS_NORM": _rms_norm, "NORM": _norm, "L2_NORM": _l2_norm,
     "SOFT_MAX": _soft_max, "ROPE": _rope, "GLU": glu, "UNARY": unary, "SQR": _sqr, "SUM_ROWS": _sum_rows,
     "CLAMP": _clamp, "GET_ROWS": _get_rows, "SET_ROWS": _set_rows,
