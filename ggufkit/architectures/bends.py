@@ -13,7 +13,7 @@ from ggufkit.errors import CheckpointError
 from ggufkit.formats.bend import Bend, Order, Value
 from ggufkit.formats.model import ModelTensor
 from ggufkit.formats.packed import Mxfp4, PackedRef
-from ggufkit.formats.tensor import TensorRef
+from ggufkit.formats.tensor import F32Array, TensorRef
 
 Bender = Callable[[Config, ModelTensor], ModelTensor]
 Splitter = Callable[[Config, TensorRef], Iterable[ModelTensor]]
@@ -83,6 +83,50 @@ def changed(value: Value) -> Bender:
         return replace(tensor, bend=replace(tensor.bend or Bend(), value=value))
 
     return bend
+
+
+def scaled(*names: str | tuple[str, int]) -> Bender:
+    """Each weight times numbers of config.json, one after the other in float32; (name, i): number i of a list."""
+
+    def bend(config: Config, tensor: ModelTensor) -> ModelTensor:
+        factors = [_factor(config, *(name if isinstance(name, tuple) else (name, None))) for name in names]
+
+        def times(w: F32Array) -> F32Array:
+            for factor in factors:
+                w = w * factor
+            return w
+
+        return changed(times)(config, tensor)
+
+    return bend
+
+
+def scaled_rows(name: str, names: str, rows: Callable[[Config], list[int]]) -> Bender:
+    """Each weight times number `name` of config.json, then runs of rows times those of the list `names` (Falcon-H1)."""
+
+    def bend(config: Config, tensor: ModelTensor) -> ModelTensor:
+        counts = rows(config)
+        factors = [_factor(config, names, i) for i in range(len(counts))]
+        tensor = scaled(name)(config, tensor)
+        return replace(tensor, bend=replace(tensor.bend or Bend(), scale=np.repeat(np.array(factors), counts)))
+
+    return bend
+
+
+def _factor(config: Config, name: str, place: int | None) -> np.float32:
+    value = config.get(name)
+    if place is not None:
+        if value is not None and (not isinstance(value, list) or len(value) <= place):
+            raise CheckpointError(
+                f"{config.folder / 'config.json'}: {name} is {value!r:.80}, wanted a list of numbers."
+            )
+        value = 1.0 if value is None else value[place]
+    return np.float32(config.checked_number(name, value))
+
+
+def either(when: Callable[[Config], bool], first: Splitter, second: Splitter) -> Splitter:
+    """The first where the config says so, else the second."""
+    return lambda config, ref: (first if when(config) else second)(config, ref)
 
 
 def halves(first: str, second: str) -> Splitter:

@@ -10,6 +10,11 @@ from typing import Any
 
 from ggufkit.errors import CheckpointError
 
+STATES = (
+    "linear_attention",
+    "mamba",
+    "conv",
+)  # kinds of layers that keep a state: transformers' word, and those before
 MAX_INTEGER = 1 << 31
 Default = int | float | bool | str | Callable[["Config"], int | float | str | None]
 
@@ -115,7 +120,7 @@ class Config:
         if listed is None:
             interval = self.integer("full_attention_interval")
             return layer < self.integer("num_hidden_layers") and (layer + 1) % interval != 0
-        return layer < len(listed) and listed[layer] == "linear_attention"
+        return layer < len(listed) and listed[layer] in STATES
 
     @property
     def rope_theta_swa(self) -> float | None:

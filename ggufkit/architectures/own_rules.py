@@ -3,12 +3,12 @@
 Knows config.json's words and GGUF keys. Does not know tensors. Source: llama.cpp's converter and src/models, 0c1e57098.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from gguf import GGUFValueType, Keys, RopeScalingType
 
-from ggufkit.architectures.config import Config
-from ggufkit.architectures.hparams.rule import F32, U32
+from ggufkit.architectures.config import Config, Size
+from ggufkit.architectures.hparams.rule import F32, U32, Rule
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.checkpoint import read_optional
 from ggufkit.formats.model import KV
@@ -99,3 +99,53 @@ def ernie_shared(config: Config, arch: str) -> Iterable[KV]:
     if config.get("moe_num_shared_experts"):
         width = config.integer("moe_intermediate_size") * config.integer("moe_num_shared_experts")
         yield KV(Keys.LLM.EXPERT_SHARED_FEED_FORWARD_LENGTH.format(arch=arch), U32, width)
+
+
+def kv_heads_where(at: Callable[[Config, int], bool]) -> Rule:
+    """Heads of keys of each layer; none tells llama.cpp that a layer has no attention."""
+
+    def rule(config: Config, arch: str) -> Iterable[KV]:
+        heads = [config.n_head_kv if at(config, i) else 0 for i in range(config.n_layer)]
+        yield KV(Keys.Attention.HEAD_COUNT_KV.format(arch=arch), GGUFValueType.ARRAY, heads, GGUFValueType.INT32)
+
+    return rule
+
+
+def feed_forward_where(at: Callable[[Config, int], bool], width: Size) -> Rule:
+    """Width of each layer's feed-forward network, 0 where it has none."""
+
+    def rule(config: Config, arch: str) -> Iterable[KV]:
+        widths = [width(config) if at(config, i) else 0 for i in range(config.n_layer)]
+        yield KV(Keys.LLM.FEED_FORWARD_LENGTH.format(arch=arch), GGUFValueType.ARRAY, widths, GGUFValueType.INT32)
+
+    return rule
+
+
+def feed_forward(width: Size) -> Rule:
+    """Width of the feed-forward network, where it is not what config.json says."""
+    return lambda config, arch: (KV(Keys.LLM.FEED_FORWARD_LENGTH.format(arch=arch), U32, width(config)),)
+
+
+def embedding_share(config: Config, arch: str) -> Iterable[KV]:
+    """An embedding's share of each head, whatever the width of a head: nothing turns in Nemotron-H."""
+    n_rot = config.integer("hidden_size") // config.integer("num_attention_heads")
+    yield KV(Keys.Rope.DIMENSION_COUNT.format(arch=arch), U32, n_rot)
+
+
+def granite_expansion(config: Config, arch: str) -> Iterable[KV]:
+    """No entry: llama.cpp ends the process where a state is not twice as wide as the embedding."""
+    if config.integer("mamba_expand") != 2:
+        raise CheckpointError(
+            f"{config.folder / 'config.json'}: mamba_expand is {config.get('mamba_expand')!r:.40}, llama.cpp loads 2."
+        )
+    return ()
+
+
+def norm_behind_gate(config: Config, arch: str) -> Iterable[KV]:
+    """No entry: where a state is normed, llama.cpp norms it behind its gate."""
+    if config.flag("mamba_rms_norm") and config.get("mamba_norm_before_gate") is not False:
+        raise CheckpointError(
+            f"{config.folder / 'config.json'}: mamba_norm_before_gate is true, llama.cpp norms it behind its gate, "
+            "so the file would be another model."
+        )
+    return ()

@@ -43,6 +43,8 @@ _PARTS = {  # Source: TextModel.filter_tensors, Ernie4_5MoeModel.filter_tensors
     ),
 }
 
+_GUESSES = {re.compile(r"^mtp\."): "the block that guesses further tokens: not converted for this family"}
+
 
 def map_tensors(
     family: Family, config: Config, refs: Iterable[TensorRef], *, mtp: bool = True
@@ -111,7 +113,8 @@ def _dropped(family: Family, config: Config, name: str) -> str | None:
     """Why a tensor is left out, or None where it belongs into the file."""
     if reason := next((why for end, why in DROPPED.items() if name.endswith(end)), None):
         return reason
-    if reason := next((why for pattern, why in _PARTS.items() if pattern.search(name)), None):
+    parts = _PARTS if family.mtp is not None else _PARTS | _GUESSES
+    if reason := next((why for pattern, why in parts.items() if pattern.search(name)), None):
         return reason
     if name == "lm_head.weight" and "output.weight" not in family.whole:
         return "the family's embeddings make the logits"

@@ -26,17 +26,19 @@ class Bend:
     order       row i of the result is row order[i] of the source: any choice of rows, in any order
     columns     the same for columns; elements of a 1-D tensor are columns of its only row
     value       what becomes of each weight: float32 in, float32 out
+    scale       float32, what each row of the result is multiplied with at the end
     """
 
     transposed: bool = False
     order: Order | None = None
     columns: Order | None = None
     value: Value | None = None
+    scale: F32Array | None = None
 
     @property
     def moves_whole_rows(self) -> bool:
         """Whether stored rows are taken over as they are, at most in another order."""
-        return not self.transposed and self.columns is None and self.value is None
+        return not self.transposed and self.columns is None and self.value is None and self.scale is None
 
     def rows(self, source: TensorRef, start: int, stop: int) -> F32Array:
         """Rows [start, stop) of the bent matrix, float32 (stop - start, n_per_row)."""
@@ -44,7 +46,8 @@ class Bend:
         out = read(start, stop) if self.order is None else gathered(read, self.order[start:stop])
         if self.columns is not None:
             out = out[:, self.columns]
-        return np.ascontiguousarray(out if self.value is None else self.value(out))
+        out = out if self.value is None else self.value(out)
+        return np.ascontiguousarray(out if self.scale is None else out * self.scale[start:stop, None])
 
     def raw_rows(self, source: TensorRef, start: int, stop: int) -> U8Array:
         """Stored bytes of rows [start, stop), for a bend that moves whole rows only."""

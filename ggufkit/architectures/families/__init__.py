@@ -12,9 +12,12 @@ from ggufkit.architectures.families.gemma import GEMMA2, GEMMA3
 from ggufkit.architectures.families.gemma4 import GEMMA4
 from ggufkit.architectures.families.glm import GLM4, GLM4_MOE
 from ggufkit.architectures.families.gpt_oss import GPT_OSS
+from ggufkit.architectures.families.hybrids import FALCON_H1, GRANITE4, GRANITE_HYBRID
+from ggufkit.architectures.families.lfm2 import LFM2, LFM2_MOE
 from ggufkit.architectures.families.llama import LLAMA, MISTRAL, MIXTRAL
 from ggufkit.architectures.families.llama_kin import GRANITE, GRANITE_MOE, MINISTRAL3, SMOLLM3
 from ggufkit.architectures.families.mixtures import DOTS1, ERNIE, ERNIE_MOE, EXAONE4, HUNYUAN_DENSE, LLAMA4
+from ggufkit.architectures.families.nemotron import NEMOTRON_H, NEMOTRON_H_MOE
 from ggufkit.architectures.families.olmo import OLMO2, OLMOE
 from ggufkit.architectures.families.others import MINIMAX_M2, SEED_OSS, STARCODER2
 from ggufkit.architectures.families.phi import PHI2, PHI3
@@ -60,4 +63,11 @@ FAMILIES = (
     HUNYUAN_DENSE,
     DOTS1,
     EXAONE4,
+    GRANITE_HYBRID,
+    GRANITE4,
+    FALCON_H1,
+    NEMOTRON_H,
+    NEMOTRON_H_MOE,
+    LFM2,
+    LFM2_MOE,
 )

