@@ -3,10 +3,12 @@
 Run it: python benchmarks/layers.py [--model smollm2 | qwen2.5-coder | smollm2-moe] [--tokens 50000] [--threads 2]
 The checkpoint is fetched where it is missing. llama-imatrix needs the whole of it as a GGUF of the checkpoint's own
 type, which is made first and not counted. Prints the largest relative difference of any sum and of any count, and
-seconds, processor seconds and peak memory of the whole commands, medians of rounds in turns.
+seconds, processor seconds and peak memory of the whole commands, medians of rounds in turns. With --fitted also a whole
+`quantize --effort balanced --target-bpw 4.5` on the same tokens, beside the time and memory that --dry-run says.
 """
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
@@ -32,6 +34,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=50_000)
     parser.add_argument("--threads", type=int, default=machine.choose_threads().n)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--fitted", action="store_true")
     options = parser.parse_args()
     folder, imatrix = models.folder(options.model), peer.tool("llama-imatrix")
     with tempfile.TemporaryDirectory(dir=models.home()) as work:
@@ -45,7 +48,22 @@ def main() -> None:
             lambda: measured([str(imatrix), "-m", str(whole), "-o", str(theirs), "-f", TEXT, "-c", str(N_CTX),
                               "--chunks", str(n_chunk), "-t", threads]),
         )  # fmt: skip
+        peer_seconds = statistics.median(theirs.seconds for _, theirs in runs)
         report(runs, *(read_imatrix(path).entries for path in (ours, theirs)), options)
+        if options.fitted:
+            fitted(folder, Path(work) / "fitted.gguf", n_chunk * N_CTX, threads, peer_seconds)
+
+
+def fitted(folder: Path, output: Path, n_tokens: int, threads: str, peer_seconds: float) -> None:
+    """A whole fitted run, types chosen: against what was said of it, and against the peer's reading of the text."""
+    command = [*GGUFKIT, "quantize", str(folder), "-o", str(output), "--effort", "balanced", "--target-bpw", "4.5",
+               "--calibration-text", TEXT, "--tokens", str(n_tokens), "--threads", threads]  # fmt: skip
+    said = json.loads(measured([*command, "--dry-run", "--json"]).out)["fitting"]
+    took = measured(command)
+    planned, memory = sum(said["seconds"].values()), said["memory_nbytes"] + said["mapped_nbytes"]
+    print(f"fitted, types chosen: {took.seconds:.0f} s, {took.seconds / peer_seconds:.2f} times llama-imatrix")
+    print(f"  time     said {planned:.0f} s, taken {took.seconds:.0f} s, ratio {planned / took.seconds:.2f}")
+    print(f"  memory   said {memory / 2**20:.0f} MiB with mapped weights, taken {took.peak / 2**20:.0f} MiB")
 
 
 def report(runs: list[tuple[Measured, ...]], ours: dict, theirs: dict, options: argparse.Namespace) -> None:

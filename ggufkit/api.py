@@ -48,15 +48,19 @@ def plan(
     mtp: bool = True,
     lora: Adapters = (),
     allow_requantize: bool = False,
+    effort: Literal["fast", "balanced", "best"] | None = None,
+    n_tokens: int | None = None,
 ) -> "PlanReport":
-    """What every tensor would become, the file's size, and what it takes to make and to run it; reads headers only."""
+    """What every tensor would become, the file's size, and what it takes to make and to run it; reads headers only, and
+    one layer where an effort is asked for."""
+    from ggufkit.fitting.encoders import Effort
     from ggufkit.workflows.plan import plan as run
 
     target = _target(target_size, target_bpw, None, type or recipe)
     return run(
         Path(source), _recipe(type, recipe), imatrix=_path(imatrix), threads=threads or 0,
         max_memory=_size(max_memory), mtp=mtp, lora=_adapters(lora), allow_requantize=allow_requantize,
-        target=target,
+        target=target, effort=None if effort is None else Effort(effort), n_tokens=n_tokens,
     )  # fmt: skip
 
 

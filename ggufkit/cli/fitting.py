@@ -148,18 +148,11 @@ def _again() -> str:
 
 def _say_cost(job: "FittedJob") -> None:
     import quant
-    from ggufkit.reports.units import human_bytes, human_seconds
+    from ggufkit.reports.plan_text import said
 
-    fit, cost = job.settings, job.cost
-    steps = ", ".join(f"{name} {human_seconds(seconds)}" for name, seconds in job.seconds.items())
-    way = ["layer by layer"] if job.by_layer else []
-    way += [f"{cost.n_walks} readings of the text"] if cost.n_walks > 1 else []
-    readings = f" ({', '.join(way)})" if way else ""
-    disk = f", {human_bytes(cost.disk_nbytes)} of disk on the way" if cost.disk_nbytes else ""
-    console.say(
-        f"effort {fit.effort}: about {human_seconds(sum(job.seconds.values()))} in all: {steps}{readings}; "
-        f"{human_bytes(cost.peak_nbytes)} of memory{disk}"
-    )
+    fit = job.settings
+    job.measure()
+    console.say(said(job.said))
     if fit.quantize.encoder is quant.Encoder.GGML and job.encoder.name is not quant.Encoder.GGML:
         console.say(
             "--encoder ggml: error feedback is ggufkit's own, and the file says so; ggml goes with --effort fast"

@@ -1,10 +1,14 @@
 """`ggufkit plan`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ggufkit.cli import console, options
+
+if TYPE_CHECKING:
+    from ggufkit.fitting.encoders import Effort
 
 
 @click.command()
@@ -14,6 +18,19 @@ from ggufkit.cli import console, options
 @options.imatrix
 @options.target_size
 @options.target_bpw
+@click.option(
+    "--effort",
+    type=click.Choice(["fast", "balanced", "best"]),
+    default=None,
+    help="Plan calibration and fitting, too: readings, memory, disk and time, by what one layer takes here.",
+)
+@click.option(
+    "--tokens",
+    "n_tokens",
+    type=click.IntRange(min=512),
+    default=None,
+    help="With --effort: calibration tokens at most.  [default: 100000]",
+)
 @options.threads
 @options.max_memory
 @options.allow_requantize
@@ -28,6 +45,8 @@ def command(
     imatrix: Path | None,
     target_size: int | None,
     target_bpw: float | None,
+    effort: str | None,
+    n_tokens: int | None,
     threads: int | None,
     max_memory: int | None,
     allow_requantize: bool,
@@ -37,8 +56,8 @@ def command(
 ) -> None:
     """Show what every tensor of SOURCE would become, the file's size, and what it takes to make and to run it.
 
-    Reads headers only: a 93 GB checkpoint is planned in about a second. With a target the types are a guess: quantize
-    measures them first.
+    Reads headers only: a 93 GB checkpoint is planned in about a second; with --effort some seconds go to trying one
+    layer. With a target the types are a guess: quantize measures them first.
     """
     from ggufkit.errors import UsageError
     from ggufkit.recipes.search import Target
@@ -59,5 +78,19 @@ def command(
         mtp=mtp,
         target=Target(nbytes=target_size, bpw=target_bpw) if has_target else None,
         lora=lora,
+        effort=_effort(effort, n_tokens),
+        n_tokens=n_tokens,
     )
     console.show_result(report, as_json=as_json)
+
+
+def _effort(effort: str | None, n_tokens: int | None) -> "Effort | None":
+    from ggufkit.errors import UsageError
+
+    if effort is None and n_tokens is not None:
+        raise UsageError("--tokens is how much text is calibrated on. Give an --effort with it, or leave it out.")
+    if effort is None:
+        return None
+    from ggufkit.fitting.encoders import Effort
+
+    return Effort(effort)

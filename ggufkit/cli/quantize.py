@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ggufkit.formats.model import Model
     from ggufkit.workflows.check import BeforeAfter
     from ggufkit.workflows.fitted import FitSettings
+    from ggufkit.workflows.plan import FitCost
     from ggufkit.workflows.quantize import Job, QuantizeReport, QuantizeSettings
 
 EXAMPLES = """
@@ -103,7 +104,7 @@ def command(
     with settings.open() as model:
         work = _fitted(fit_settings, model, fit.save_recipe) if fit_settings else _plain(settings, model)
         if dry_run:
-            _show_plan(work.planned(), as_json)
+            _show_plan(work.planned(), as_json, work.cost)
             return
         if check:
             _require_check(work.job, text)
@@ -119,11 +120,13 @@ class _Work(NamedTuple):
     job      with the types that the options name
     planned  the job that --dry-run shows
     run      does it: the report, and what more is to be said
+    cost     of calibration, where it is asked for
     """
 
     job: "Job"
     planned: "Callable[[], Job]"
     run: "Callable[[], tuple[QuantizeReport, tuple[str, ...]]]"
+    cost: "FitCost | None" = None
 
 
 def _plain(settings: "QuantizeSettings", model: "Model") -> _Work:
@@ -150,7 +153,7 @@ def _fitted(settings: "FitSettings", model: "Model", save_recipe: Path | None) -
         report = fitting.run(job, save_recipe)
         return report.quantized, fit_notes(report)
 
-    return _Work(job.plain, job.planned, run)
+    return _Work(job.plain, job.planned, run, job.said)
 
 
 def _require_check(job: "Job", text: Path | None) -> None:
@@ -178,10 +181,10 @@ def _show(report: "QuantizeReport", more_notes: tuple[str, ...], measured: "Befo
     console.show_result(result, as_json=as_json)
 
 
-def _show_plan(job: "Job", as_json: bool) -> None:
+def _show_plan(job: "Job", as_json: bool, cost: "FitCost | None" = None) -> None:
     from ggufkit.encoding.job import check_place
     from ggufkit.workflows.plan import plan_report
 
     check_place(job)
-    report = plan_report(job)
+    report = plan_report(job, fitting=cost)
     console.show_result(report, as_json=as_json)

@@ -1,20 +1,24 @@
 """What an effort costs, said before it is spent: walks through the text, memory, time to encode.
 
-    base, header  +  moments of a walk  +  two experts in hand  +  slabs in work  +  what the model computes in
+    base, header  +  slabs in work  +  the larger of
+        moments of a walk, two experts in hand, what the model or a layer of it computes in
+        what it computes in on the way to gradients, and the values that they need on their way back
 
-The weights of the model that is run come on top: they are mapped from its file, and the system may take their pages
-back. Knows shapes and the rates measured on one core (see benchmarks/fitted.py). Does not measure this machine.
+The weights of what is run come on top, the whole model's or those of one layer or the output matrix: they are mapped
+from its file, and the system may take their pages back. Knows shapes and the rates measured on one core (see
+benchmarks/fitted.py). Does not measure this machine.
 """
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ggufkit.encoding.executors.threads import Threads
 from ggufkit.encoding.memory import fixed_nbytes, slabs_nbytes
 from ggufkit.errors import UsageError
 from ggufkit.fitting.corpus import N_CTX
 from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, bytes_per_weight
+from ggufkit.fitting.sources.cut import N_DUMMY
 from ggufkit.fitting.token_weights import MAX_CHUNKS
 from ggufkit.fitting.walks import MAX_WIDTH, Shape, plan_layer_walks, plan_walks, walks_nbytes
 from ggufkit.formats.model import Hparams, Model
@@ -38,7 +42,9 @@ class EffortCost:
     """`n_walks` readings of the text, `moments_nbytes` at a time, `encode_seconds` to encode on those threads.
 
     n_walks        of the whole model; or of each layer, the most that one takes, where it is run by layer
-    disk_nbytes    beside the output while it is made: the residual stream twice, and a layer
+    disk_nbytes    beside the output while it is made: the residual stream twice and a layer, or what goes into every
+                   layer of the chunks that gradients are taken of, and the output matrix
+    mapped_nbytes  of weights that are run at a time, where the model is run by layer: a layer, or the output matrix
     budget_nbytes  what moments may take, to plan the same walks again
     held_nbytes    moments, experts in hand and what the model computes in: all but base and slabs
     peak_nbytes    resident memory without the pages of the model that is run
@@ -46,6 +52,7 @@ class EffortCost:
 
     n_walks: int
     disk_nbytes: int
+    mapped_nbytes: int
     budget_nbytes: int
     moments_nbytes: int
     held_nbytes: int
@@ -66,7 +73,9 @@ def effort_cost(
     shapes = shapes_of(model)
     largest = max(t.tensor.n_weights for t in plan.tensors)
     slabs = slabs_nbytes(plan, Threads(threads).n_slabs, min(_SLAB_WEIGHTS, largest), bytes_per_weight(effort))
-    running = _running_nbytes(model.hparams, shapes)
+    by_layer = n_tokens is not None
+    alone = replace(model.hparams, n_layer=1, n_vocab=N_DUMMY) if by_layer else model.hparams
+    running = _running_nbytes(alone, shapes)
     fixed = fixed_nbytes(plan, running, n_workers) + slabs
     taped = 0
     if effort is Effort.FAST:
@@ -80,7 +89,8 @@ def effort_cost(
         walks, moments = len(planned), walks_nbytes(planned, shapes)
         if n_tokens is not None:
             walks = max(Counter(max(map(layer_of, names)) for names in planned).values(), default=0)
-        taped = tape_nbytes(model.hparams, shapes, taped_tokens(model))
+        head = _running_nbytes(replace(model.hparams, n_layer=alone.n_layer), shapes) - running
+        taped = head + tape_nbytes(model.hparams, shapes, taped_tokens(model, by_layer=by_layer), by_layer=by_layer)
     peak = fixed + max(cases + moments, taped)
     if peak > max_memory:
         instead = "fewer --threads" if effort is Effort.FAST else "--effort fast"
@@ -89,8 +99,28 @@ def effort_cost(
             f"{max_memory >> 20}MiB. Raise it, or use {instead}."
         )
     held = running + cases + moments
-    disk = 0 if n_tokens is None else 2 * 4 * n_tokens * model.hparams.n_embd + _layer_nbytes(model)
-    return EffortCost(walks, disk, budget, moments, held, peak, _seconds(model, effort) / max(1, threads))
+    disk, mapped = (
+        (0, 0) if n_tokens is None else (_disk_nbytes(model, effort, n_tokens), _mapped_nbytes(model, effort))
+    )
+    return EffortCost(walks, disk, mapped, budget, moments, held, peak, _seconds(model, effort) / max(1, threads))
+
+
+def _disk_nbytes(model: Model, effort: Effort, n_tokens: int) -> int:
+    row, layer = 4 * model.hparams.n_embd, _layer_nbytes(model)
+    stream = 2 * n_tokens * row + layer
+    if effort is Effort.FAST:
+        return stream
+    n_taped = min(n_tokens, taped_chunks(model) * taped_tokens(model, by_layer=True))
+    return max(stream, (model.hparams.n_layer + 2) * n_taped * row + layer + _head_nbytes(model))
+
+
+def _mapped_nbytes(model: Model, effort: Effort) -> int:
+    return _layer_nbytes(model) + (0 if effort is Effort.FAST else _head_nbytes(model))
+
+
+def _head_nbytes(model: Model) -> int:
+    """Bytes of what stands outside the layers, as it is stored."""
+    return sum(part.nbytes for t in model.tensors if layer_of(t.name) < 0 for part in t.parts)
 
 
 def _layer_nbytes(model: Model) -> int:
@@ -106,13 +136,13 @@ def shapes_of(model: Model) -> dict[str, Shape]:
     return {t.name: (t.n_expert, t.n_per_row) for t in model.tensors if kept_reason(t) is None}
 
 
-def taped_tokens(model: Model) -> int:
+def taped_tokens(model: Model, *, by_layer: bool = False) -> int:
     """Tokens at the beginning of a chunk that gradients are taken for: all, or as many as keep their values small.
 
     Decided by the model alone: the bytes of the file must not depend on the memory at hand.
     """
     shapes, n = shapes_of(model), N_CTX
-    while n > _LEAST_TAPED and tape_nbytes(model.hparams, shapes, n) > _MOST_TAPE_NBYTES:
+    while n > _LEAST_TAPED and tape_nbytes(model.hparams, shapes, n, by_layer=by_layer) > _MOST_TAPE_NBYTES:
         n //= 2
     return n
 
@@ -123,14 +153,14 @@ def taped_chunks(model: Model) -> int:
     return max(_LEAST_CHUNKS, min(MAX_CHUNKS, _TAPED_WEIGHTS // max(1, n_weights)))
 
 
-def tape_nbytes(hparams: Hparams, shapes: Mapping[str, Shape], n: int) -> int:
+def tape_nbytes(hparams: Hparams, shapes: Mapping[str, Shape], n: int, *, by_layer: bool = False) -> int:
     """What the values of `n` tokens take on the way to their gradients: in floats a token and layer, six rows of the
     stream, queries, keys and values before and after they are turned, attention, and the wide side of the feed-forward
     block; of the logits the model's, their probabilities and copies."""
     widest = max((n_per_row for _, n_per_row in shapes.values()), default=0)
     heads = hparams.n_head * (3 * hparams.head_dim_k + hparams.head_dim_v + n)
     a_layer = 6 * hparams.n_embd + heads + 3 * max(1, hparams.n_expert_used) * widest
-    return 4 * n * (hparams.n_layer * a_layer + 4 * hparams.n_vocab)
+    return 4 * n * ((1 if by_layer else hparams.n_layer) * a_layer + 4 * hparams.n_vocab)
 
 
 def _case_nbytes(n_per_row: int) -> int:

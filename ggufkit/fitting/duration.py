@@ -1,62 +1,148 @@
-"""How long the steps of a fitted run are thought to take, before anything is measured.
+"""How long the steps of a fitted run are thought to take, before they begin.
 
-Knows shapes and rates of one core (benchmarks/fitted.py, benchmarks/calibrate.py on this project's machine); another
-machine is faster or slower in all steps alike, which `progress.Steps` corrects as the run goes on.
+Knows shapes and `Rates`, assumed or measured here; what is left of either `progress.Steps` corrects on the way.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from ggufkit.fitting.corpus import N_CTX, Corpus
 from ggufkit.fitting.cost import EffortCost, shapes_of, taped_chunks, taped_tokens
 from ggufkit.fitting.encoders import Effort
+from ggufkit.fitting.rates import Rates, nearest
 from ggufkit.fitting.sensitivity import SAMPLE_ROWS, tried_tensors
-from ggufkit.fitting.walks import MAX_WIDTH, Shape
+from ggufkit.fitting.sources.agreement import MAX_NBYTES as AGREEMENT_NBYTES
+from ggufkit.fitting.walks import MAX_WIDTH, Shape, moments_nbytes
 from ggufkit.formats.model import Model, ModelTensor
+from ggufkit.recipes.plan import QuantPlan
+from ggufkit.recipes.quantizable import layer_of
 from quant.covariance import block_width
 
 QUICK, WEIGHING, CALIBRATION = "quick file", "weighing tokens", "calibration"
 TYPES, ENCODING = "types", "encoding"
 
-_MODEL_RATE = 12e9  # multiply-adds a second and core, of a model that reads text
-_MOMENTS_RATE = 20e9  # and of sums of outer products
-_COPY_RATE = 150e6  # weights a second, read and written
-_TABLE_RATE = 4e6  # weights of sampled rows a second and core, encoded at all types that a tensor may get
-_GRADIENT_READINGS = 4.0  # there and back takes so much longer than reading: plain kernels, nothing repacked
 _CHARS_A_TOKEN = 4.0
 
 
-def step_seconds(
-    model: Model, corpus: Corpus, cost: EffortCost, effort: Effort, *, threads: int, n_probe: int | None, quick: bool
-) -> dict[str, float]:
-    """Seconds by step, in the order of the run.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What is going to be done.
 
-    n_probe  chunks that a choice of types is tried on, None where types are given
-    quick    whether the model that is run has to be made first
+    effort    that evidence is gathered for
+    plan      types that are encoded, given or guessed
+    by_layer  whether the model is run layer by layer
+    n_probe   chunks that a choice of types is tried on, None where types are given
+    quick     whether the model that is run has to be made first
     """
-    shapes = shapes_of(model)
-    n_tokens = min(corpus.n_tokens or 1 << 60, len(corpus.text) / _CHARS_A_TOKEN)
-    reading = _active_weights(model) / _MODEL_RATE / threads
-    moments = 0.0 if effort is Effort.FAST else _moments_madds(model, shapes) / _MOMENTS_RATE
-    seconds = {QUICK: sum(t.n_weights for t in model.tensors) / _COPY_RATE} if quick else {}
-    if effort is not Effort.FAST:
-        n_chunk = min(taped_chunks(model), n_tokens / N_CTX)
-        seconds[WEIGHING] = n_chunk * taped_tokens(model) * reading * _GRADIENT_READINGS
-    seconds[CALIBRATION] = n_tokens * (cost.n_walks * reading + moments)
-    if n_probe is not None:
-        tried = tried_tensors(model)
-        tables = sum(_sampled(t) for t in tried) / _TABLE_RATE
-        seconds[TYPES] = tables + 3 * n_probe * N_CTX * reading  # as it is, and with what replaces every weight
-    return seconds | {ENCODING: cost.encode_seconds}
+
+    model: Model
+    corpus: Corpus
+    cost: EffortCost
+    effort: Effort
+    plan: QuantPlan
+    by_layer: bool
+    n_probe: int | None = None
+    quick: bool = False
+
+    @property
+    def n_tokens(self) -> float:
+        """Of the text, as far as it reaches."""
+        return min(self.corpus.n_tokens or 1 << 60, len(self.corpus.text) / _CHARS_A_TOKEN)
 
 
-def _active_weights(model: Model) -> float:
-    """Weights that a token is multiplied with."""
+def step_seconds(run: Run, rates: Rates) -> dict[str, float]:
+    """Seconds by step, in the order of the run."""
+    model, has_moments = run.model, run.effort is not Effort.FAST
+    seconds = {QUICK: 2 * sum(t.n_weights for t in model.tensors) / rates.copy} if run.quick else {}
+    if has_moments:
+        seconds[WEIGHING] = _weighing(run, rates)
+    seconds[CALIBRATION] = _calibration(run, rates)
+    if run.n_probe is not None:
+        seconds[TYPES] = _types(run, rates, run.n_probe)
+    return seconds | {ENCODING: _encoding(run, rates)}
+
+
+def _weighing(run: Run, rates: Rates) -> float:
+    """Chunks through the layers and back, each of which is written twice where they are run one by one."""
+    model, n = run.model, taped_tokens(run.model, by_layer=run.by_layer)
+    n_taped = min(taped_chunks(model), run.n_tokens / N_CTX) * n
+    back = n_taped * active_weights(model.tensors, model) / rates.back
+    if not run.by_layer:
+        return back
+    layers, outer = _parts(model)
+    ahead = n_taped * active_weights(layers, model) / rates.reading
+    return back + ahead + (2 * _nbytes(layers) + _nbytes(outer)) / rates.copy
+
+
+def _calibration(run: Run, rates: Rates) -> float:
+    model, cost = run.model, run.cost
+    layers, _ = _parts(model)
+    read = layers if run.by_layer else [t for t in model.tensors if t.name != "token_embd.weight"]
+    reading = active_weights(read, model) / rates.reading
+    seconds = run.n_tokens * cost.n_walks * reading
+    if run.by_layer:
+        seconds += cost.n_walks * _nbytes(layers) / rates.copy + _agreement(model, rates, reading)
+    if run.effort is not Effort.FAST:
+        shapes = shapes_of(model)
+        seconds += run.n_tokens * moments_madds(shapes, model) / rates.moments + _moments_nbytes(model) / rates.copy
+    return seconds
+
+
+def _agreement(model: Model, rates: Rates, reading: float) -> float:
+    """The first layers are written and run together, and one by one."""
+    layers, _ = _parts(model)
+    share = min(1.0, max(AGREEMENT_NBYTES / max(1, _nbytes(layers)), 2 / model.hparams.n_layer))
+    return 2 * share * (_nbytes(layers) / rates.copy + N_CTX * reading)
+
+
+def _types(run: Run, rates: Rates, n_probe: int) -> float:
+    model = run.model
+    tried = tried_tensors(model)
+    tables = sum(_sampled(t) / rates.table_rate(t.n_per_row) for t in tried)
+    reading = active_weights(model.tensors, model) / rates.reading
+    return tables + _curvatures(tried, rates) + 3 * n_probe * N_CTX * reading  # as it is, and with other weights
+
+
+def _encoding(run: Run, rates: Rates) -> float:
+    if not rates.are_measured:
+        return run.cost.encode_seconds
+    planned = [t for t in run.plan.tensors if t.qtype.is_quantized]
+    seconds = sum(t.tensor.n_weights / rates.encode_rate(t.qtype.name, t.tensor.n_per_row) for t in planned)
+    if run.effort is Effort.FAST:
+        return seconds
+    again = _moments_nbytes(run.model) if run.n_probe is not None else 0  # kept on the disk until types are known
+    return seconds + _curvatures([t.tensor for t in planned], rates) + again / rates.copy
+
+
+def _curvatures(tensors: list[ModelTensor], rates: Rates) -> float:
+    return sum(t.n_expert * nearest(rates.curvature, t.n_per_row) for t in tensors)
+
+
+def _parts(model: Model) -> tuple[list[ModelTensor], list[ModelTensor]]:
+    """Tensors of the layers, and others."""
+    layers = [t for t in model.tensors if layer_of(t.name) >= 0]
+    return layers, [t for t in model.tensors if layer_of(t.name) < 0]
+
+
+def _nbytes(tensors: list[ModelTensor]) -> int:
+    return sum(part.nbytes for t in tensors for part in t.parts)
+
+
+def _moments_nbytes(model: Model) -> int:
+    return sum(map(moments_nbytes, shapes_of(model).values()))
+
+
+def active_weights(tensors: "list[ModelTensor] | tuple[ModelTensor, ...]", model: Model) -> float:
+    """Weights that a token is multiplied with; an embedding that is looked up is none."""
     hparams = model.hparams
     used = hparams.n_expert_used / hparams.n_expert if hparams.n_expert else 1.0
-    return sum(t.n_weights * (used if t.n_expert > 1 else 1.0) for t in model.tensors if t.name != "token_embd.weight")
+    tied = not any(t.name == "output.weight" for t in model.tensors)
+    return sum(
+        t.n_weights * (used if t.n_expert > 1 else 1.0) for t in tensors if tied or t.name != "token_embd.weight"
+    )
 
 
-def _moments_madds(model: Model, shapes: Mapping[str, Shape]) -> float:
+def moments_madds(shapes: Mapping[str, Shape], model: Model) -> float:
     """Multiply-adds of one token: upper triangles, of the experts that it goes to."""
     used = max(1, model.hparams.n_expert_used)
     return sum(

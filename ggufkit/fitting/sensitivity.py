@@ -14,7 +14,8 @@ Knows models, evidence and types. Does not choose.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,7 @@ from ggufkit.formats.model import Model, ModelTensor
 from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.recipes.quantizable import kept_reason
 from ggufkit.recipes.search import Sensitivity
+from ggufkit.runtime.machine import choose_threads
 from ggufkit.runtime.tape import looked_up
 from quant import feedback
 from quant.grid import has_grid
@@ -37,6 +39,7 @@ from quant.grid import has_grid
 F32Array = NDArray[np.float32]
 F64Array = NDArray[np.float64]
 Costs = tuple[dict[str, float], float]
+Each = Callable[..., Iterable[float]]
 
 TYPES = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "Q8_0")
 SAMPLE_ROWS = 64  # of each expert, evenly spread, and as many of those that count most
@@ -55,14 +58,15 @@ def measure_costs(
     tensors, remember = tried_tensors(model), evidence.notebook.remember
     out: dict[str, Sensitivity] = {}
     in_turn = sorted(tensors, key=lambda tensor: evidence.place(tensor.name))
-    for _, group in itertools.groupby(in_turn, key=lambda tensor: evidence.place(tensor.name)):
-        walk = list(group)
-        if cluster is not None:
-            _measure_there(cluster, [t for t in walk if not evidence.notebook.knows(_key(t))], evidence)
-        for tensor in walk:
-            on_progress(Progress(len(out), len(tensors), "tensors", tensor.name))
-            errors, nats = remember(_key(tensor), Subject(tensor, evidence).costs)
-            out[tensor.name] = Sensitivity(errors, nats)
+    with ThreadPoolExecutor(evidence.source.corpus.threads or choose_threads().n) as pool:
+        for _, group in itertools.groupby(in_turn, key=lambda tensor: evidence.place(tensor.name)):
+            walk = list(group)
+            if cluster is not None:
+                _measure_there(cluster, [t for t in walk if not evidence.notebook.knows(_key(t))], evidence)
+            for tensor in walk:
+                on_progress(Progress(len(out), len(tensors), "tensors", tensor.name))
+                errors, nats = remember(_key(tensor), Subject(tensor, evidence).costs, pool.map)
+                out[tensor.name] = Sensitivity(errors, nats)
     return {tensor.name: out[tensor.name] for tensor in tensors}
 
 
@@ -128,10 +132,13 @@ class Subject:
     def __init__(self, tensor: ModelTensor, evidence: Evidence) -> None:
         self.tensor, self._evidence = tensor, evidence
 
-    def costs(self) -> Costs:
-        """Relative error of each type, from a sample of rows, and the nats that an error of all of it would cost."""
-        known = self._known()
-        return _summed(self.tensor, [expert_costs(self.tensor, e, known) for e in range(self.tensor.n_expert)])
+    def costs(self, each: Each = map) -> Costs:
+        """Relative error of each type, from a sample of rows, and the nats that an error of all of it would cost.
+
+        each  `map`, or that of a pool whose threads share the types
+        """
+        known, n_expert = self._known(), self.tensor.n_expert
+        return _summed(self.tensor, [expert_costs(self.tensor, e, known, each) for e in range(n_expert)])
 
     def encoded(self, expert: int, w: F32Array, type_name: str, n_refine: int) -> NDArray[np.uint8]:
         """Rows `w` of one expert as the final file would hold them in that type."""
@@ -179,17 +186,19 @@ def _without_tokens(product: Stiffness | None) -> Stiffness | None:
     return dataclasses.replace(product, weights=product.weights[:0], chunks=product.chunks[:0])
 
 
-def expert_costs(tensor: ModelTensor, expert: int, known: Known) -> Costs:
+def expert_costs(tensor: ModelTensor, expert: int, known: Known, each: Each = map) -> Costs:
     """Nats that each type's errors of one expert would cost, and that an error of all of it would. Of any process."""
     at = _sampled(tensor.n_rows, known.product)
     w = _rows_at(tensor, expert, at)
     evidence = known.of_expert(expert)
     cost = functools.partial(_cost, known, expert, evidence, at)
-    lost = {}
-    for name in candidates(tensor):
+    names = candidates(tensor)
+
+    def of_type(name: str) -> float:
         blocks = _encoded(w, name, evidence, TABLE_REFINE)
-        lost[name] = cost(quant.dequantize(blocks, quant.quant_type(name)) - w)
-    return lost, cost(w)
+        return cost(quant.dequantize(blocks, quant.quant_type(name)) - w)
+
+    return dict(zip(names, each(of_type, names), strict=True)), cost(w)
 
 
 def _summed(tensor: ModelTensor, experts: Sequence[Costs]) -> Costs:

@@ -13,7 +13,7 @@ Knows a corpus and a GGUF that runs. Does not know moments, types or encoders. A
 GuidedQuant (2505.07004) use the same weights for other formats.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -38,6 +38,7 @@ FLOOR = (
 )
 _HEAD = 8  # positions with a mean of their own
 _SEED = 20_261_126
+_SLAB_TOKENS = 64  # are squared at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ def measure_weights(
     """
     tape, n_ctx = Tape(load()), min(n_ctx or corpus.n_ctx, corpus.n_ctx)
     n_threads = corpus.threads or choose_threads().n
-    sums = _Sums(wants)
+    sums = GradientSums(wants)
     back = Backward(tape, sums, n_threads)
     try:
         with Engine.open(
@@ -137,19 +138,28 @@ def measure_weights(
             threads=n_threads, device=Device.CPU, flash_attn=False, use_extra_bufts=False, eval_callback=tape.callback,
         ) as engine:  # fmt: skip
             chunks = corpus_chunks(engine.vocab, corpus)
-            n = min(max_chunks, len(chunks))
-            picked = (np.arange(n) * len(chunks) + len(chunks) // 2) // n
+            picked = picked_chunks(len(chunks), max_chunks)
             for done, index in enumerate(picked):
-                _one_chunk(engine, tape, back, chunks[index, :n_ctx], np.random.default_rng([_SEED, int(index)]))
-                on_chunk(done + 1, n)
+                _one_chunk(engine, tape, back, chunks[index, :n_ctx], int(index))
+                on_chunk(done + 1, len(picked))
     finally:
         back.close()
-    ended = ", ".join(sorted(back.ended_at))
-    notes = (f"no gradient is known of {ended}: tokens are weighed without what lies behind it",) if ended else ()
-    return TokenWeights(sums.stiffness(picked), len(chunks), corpus.n_ctx, notes)
+    return TokenWeights(sums.stiffness(picked, n_ctx), len(chunks), corpus.n_ctx, ended_notes(back.ended_at))
 
 
-def _one_chunk(engine: Engine, tape: Tape, back: Backward, chunk: NDArray[np.int32], rng: np.random.Generator) -> None:
+def picked_chunks(n_chunk: int, max_chunks: int) -> NDArray[np.int64]:
+    """Which chunks of a corpus gradients are taken for, evenly spread, in order."""
+    n = min(max_chunks, n_chunk)
+    return (np.arange(n) * n_chunk + n_chunk // 2) // n
+
+
+def ended_notes(ended_at: Iterable[str]) -> tuple[str, ...]:
+    """What a person should see of operations that no gradient came through."""
+    ended = ", ".join(sorted(ended_at))
+    return (f"no gradient is known of {ended}: tokens are weighed without what lies behind it",) if ended else ()
+
+
+def _one_chunk(engine: Engine, tape: Tape, back: Backward, chunk: NDArray[np.int32], index: int) -> None:
     tape.clear()
     engine.clear()
     try:
@@ -158,15 +168,20 @@ def _one_chunk(engine: Engine, tape: Tape, back: Backward, chunk: NDArray[np.int
         tape.reraise()
         raise
     tape.reraise()
-    back(_drawn(engine.logits(len(chunk)), rng))
+    back(drawn_gradient(engine.logits(len(chunk)), draws(index, len(chunk))))
     tape.clear()
 
 
-def _drawn(logits: F32Array, rng: np.random.Generator) -> F32Array:
-    """Gradient of the log-likelihood of one token a row, drawn from its own distribution: one - p."""
-    p: F32Array = np.exp(logits - logits.max(axis=1, keepdims=True))
+def draws(chunk: int, n: int) -> F64Array:
+    """(n,) of [0, 1), by which tokens are drawn at each position of the chunk of that number, however it is run."""
+    return np.random.default_rng([_SEED, chunk]).random(n)
+
+
+def drawn_gradient(logits: F32Array, at: F64Array) -> F32Array:
+    """Gradient of the log-likelihood of one token a row, drawn from its own distribution by `draws`: one - p."""
+    p: F32Array = logits - logits.max(axis=1, keepdims=True)
+    np.exp(p, out=p)  # of large vocabularies each copy counts
     p /= p.sum(axis=1, keepdims=True)
-    at = rng.random(len(p))
     for row, u in zip(p, at, strict=True):
         drawn = min(int(np.searchsorted(np.cumsum(row, dtype=np.float64), u)), len(row) - 1)
         np.negative(row, out=row)
@@ -174,7 +189,7 @@ def _drawn(logits: F32Array, rng: np.random.Generator) -> F32Array:
     return p
 
 
-class _Sums:
+class GradientSums:
     """Squares of gradients by tensor: of each token, and of each row."""
 
     def __init__(self, wants: Callable[[str], bool]) -> None:
@@ -185,16 +200,22 @@ class _Sums:
     def __call__(self, name: str, gradient: F32Array, _experts: NDArray[np.int32] | None) -> None:
         if not self._wants(name.removesuffix(looked_up(""))):
             return
-        squares = np.square(gradient)
-        self._tokens.setdefault(name, []).append(squares.sum(axis=2))
-        self._rows[name] = self._rows.get(name, 0.0) + squares.sum(axis=(0, 1), dtype=np.float64)
+        tokens, rows = [], np.zeros(gradient.shape[2])
+        for first in range(0, len(gradient), _SLAB_TOKENS):
+            squares = np.square(gradient[first : first + _SLAB_TOKENS])
+            tokens.append(squares.sum(axis=2))
+            rows += squares.sum(axis=(0, 1), dtype=np.float64)
+        self._tokens.setdefault(name, []).append(np.concatenate(tokens))
+        self._rows[name] = self._rows.get(name, 0.0) + rows
 
-    def stiffness(self, chunks: NDArray[np.int64]) -> dict[str, Stiffness]:
+    def stiffness(self, chunks: NDArray[np.int64], n: int) -> dict[str, Stiffness]:
+        """Of the tensors that a finite gradient came to at all `n` tokens of these chunks, by name."""
         out = {}
         for name, tokens in self._tokens.items():
-            weights = np.stack(tokens)
+            weights = np.concatenate(tokens)
             mean = float(weights.mean(dtype=np.float64))
-            if len(weights) == len(chunks) and np.isfinite(mean) and mean > 0:
+            if len(weights) == len(chunks) * n and np.isfinite(mean) and mean > 0:
+                weights = weights.reshape(len(chunks), n, -1)
                 rows = self._rows[name] / self._rows[name].sum()
                 out[name] = Stiffness(weights / np.float32(mean), chunks, mean, rows)
         return out

@@ -3,8 +3,8 @@
 from ggufkit.formats.printable import cleaned
 from ggufkit.reports.columns import columns
 from ggufkit.reports.fold import fold
-from ggufkit.reports.units import human_bytes, human_count
-from ggufkit.workflows.plan import Headroom, PlanReport, PlanRow
+from ggufkit.reports.units import human_bytes, human_count, human_seconds
+from ggufkit.workflows.plan import FitCost, Headroom, PlanReport, PlanRow
 
 
 def render(report: PlanReport, width: int | None = None) -> str:
@@ -40,7 +40,26 @@ def _file_lines(report: PlanReport) -> str:
         f"the source holds {human_bytes(report.source_nbytes)}\n"
         f"types: {types}\n"
         f"to make it: {human_bytes(report.disk_nbytes)} of disk, {human_bytes(report.peak_nbytes)} of memory "
-        f"with {report.threads} {'thread' if report.threads == 1 else 'threads'}"
+        f"with {report.threads} {'thread' if report.threads == 1 else 'threads'}{_fitting_line(report.fitting)}"
+    )
+
+
+def _fitting_line(cost: FitCost | None) -> str:
+    return "" if cost is None else f"\nto fit it: {said(cost)}"
+
+
+def said(cost: FitCost) -> str:
+    """What calibrating and fitting take, in a line."""
+    steps = ", ".join(f"{name} {human_seconds(seconds)}" for name, seconds in cost.seconds.items())
+    way = ["layer by layer"] if cost.by_layer else []
+    way += [f"{cost.n_readings} readings of the text"] if cost.n_readings > 1 else []
+    readings = f" ({', '.join(way)})" if way else ""
+    by = "by what a layer takes here" if cost.are_measured else "assumed, not measured here"
+    mapped = f" besides {human_bytes(cost.mapped_nbytes)} of weights that are mapped" if cost.mapped_nbytes else ""
+    disk = f", {human_bytes(cost.disk_nbytes)} of disk on the way" if cost.disk_nbytes else ""
+    return (
+        f"effort {cost.effort}: about {human_seconds(sum(cost.seconds.values()))} in all ({by}): {steps}{readings}; "
+        f"{human_bytes(cost.memory_nbytes)} of memory{mapped}{disk}"
     )
 
 

@@ -1,10 +1,13 @@
-"""Gradients back through a `Tape`: from the logits to the result of every weight multiplication.
+"""Gradients back through a `Tape`: from what it computed last, the logits or a layer's output, to the result of every
+weight multiplication and to the rows that went in.
 
 Gradients of a root lie in one flat array, and each place adds to its own part; so views need no rule. Where an
 operation has no rule (`gradients`), the gradient ends and its name is noted: what is behind it then counts only as far
 as other ways lead there. Products are summed in the same order whatever the threads.
 """
 
+import functools
+import operator
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,11 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufkit.errors import EngineError
 from ggufkit.runtime.gradients import RULES
-from ggufkit.runtime.tape import F32Array, Node, Tape
+from ggufkit.runtime.tape import F32Array, Matrix, Node, Tape
 from quant.products import product
 
 OnOutput = Callable[[str, F32Array, NDArray[np.int32] | None], None]
+
+_SLAB_WEIGHTS = 1 << 24  # of a matrix are widened at a time: output matrices have a row for each of 150,000 tokens
 
 
 class Backward:
@@ -34,11 +40,11 @@ class Backward:
         self._n_threads = max(1, threads)
         self.ended_at: set[str] = set()
 
-    def __call__(self, gradient: F32Array) -> None:
-        """`gradient` of the last node's result, the logits (n_tokens, n_vocab). The tape's values are given up."""
+    def __call__(self, gradient: F32Array) -> F32Array | None:
+        """`gradient` of the last node's result, (n_tokens, n_vocab) logits or (n_tokens, n_embd). The tape's values are
+        given up. Returns the gradient of the rows that went in (n_tokens, n_embd), where rows did."""
         nodes = self._tape.take()
-        self._flat = {}
-        self._add(nodes[-1].result, gradient.reshape(nodes[-1].result.shape))
+        self._flat = self._begun(nodes[-1].result.root, np.ascontiguousarray(gradient, dtype=np.float32).reshape(-1))
         while nodes:
             node = nodes.pop()
             flat = self._flat.pop(node.result.root, None)
@@ -49,7 +55,14 @@ class Backward:
                 self.ended_at.add(node.op)
             else:
                 rule(self, node, node.result.of(flat))
-        self._flat = {}
+        rows = self._tape.rows
+        into, self._flat = None if rows is None else self._flat.get(rows.root), {}
+        return None if rows is None or into is None else rows.of(into).reshape(rows.shape[-2:])
+
+    def _begun(self, root: int, gradient: F32Array) -> dict[int, F32Array]:
+        if len(gradient) != self._tape.n_elements(root):
+            raise EngineError(f"a gradient of {len(gradient)} values for a result of {self._tape.n_elements(root)}")
+        return {root: gradient}
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -63,6 +76,13 @@ class Backward:
         """a @ b, rows of a shared among threads."""
         parts = np.array_split(a, self._n_threads)
         return np.concatenate(list(self._pool.map(lambda part: product(part, b), parts)))
+
+    def through(self, a: F32Array, matrix: Matrix, stack: int = 0) -> F32Array:
+        """(n, n_rows) gradients of products with a matrix, to those of its inputs (n, n_per_row)."""
+        n_rows, n_per_row = matrix.shape[-2:]
+        step = max(1, _SLAB_WEIGHTS // n_per_row)
+        parts = (self.product(a[:, i : i + step], matrix.rows(stack, i, i + step)) for i in range(0, n_rows, step))
+        return functools.reduce(operator.iadd, parts)
 
     def products(self, a: F32Array, b: F32Array) -> F32Array:
         """a[i] @ b[i] of every i, shared among threads."""

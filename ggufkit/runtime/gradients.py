@@ -23,7 +23,7 @@ def _mul_mat(back: "Backward", node: Node, g: F32Array) -> None:
         rows = np.ascontiguousarray(g.reshape(-1, g.shape[-1]))
         back.output(node.weight, rows[:, None], None)
         matrix = node.matrix
-        back.give(node, 1, lambda: back.product(rows, matrix.rows()).reshape(node.sources[1].shape))
+        back.give(node, 1, lambda: back.through(rows, matrix).reshape(node.sources[1].shape))
         return None
     return _mul_mat_stack(back, node, g, node.matrix)
 
@@ -65,7 +65,7 @@ def _mul_mat_id(back: "Backward", node: Node, g: F32Array) -> None:
         out = np.zeros(shape[1:], dtype=np.float32)
         for expert in np.unique(experts):
             token, slot = np.nonzero(experts == expert)
-            part = back.product(rows[token, slot], matrix.rows(int(expert)))
+            part = back.through(rows[token, slot], matrix, int(expert))
             np.add.at(out, (token, slot if shape[2] > 1 else np.zeros_like(slot)), part)
         return out[None]
 

@@ -5,7 +5,8 @@
 
 Views, reshapes and permutations are not recorded: they are other places in the same root, so that a gradient finds its
 way by addresses alone. A root is live when a weight's product has gone into it; gradients go to live roots only.
-Results must lie in host memory, the weights as their file has them (`use_extra_bufts=False`).
+Results must lie in host memory, the weights as their file has them (`use_extra_bufts=False`). Where rows of the
+residual stream go in, and not tokens, they are live as well: their gradient is what the layers before are given.
 
 Knows ggml nodes. Does not know derivatives (`ggufkit.runtime.backward`), texts or models.
 """
@@ -27,6 +28,7 @@ from quant.types import quant_type_of
 F32Array = NDArray[np.float32]
 
 _DTYPES = {0: np.float32, 1: np.float16, 26: np.int32, 27: np.int64}  # ggml.h enum ggml_type
+_INPUT = 1  # ggml.h enum ggml_tensor_flag
 _RESULT = -1
 # which values the way back needs: sources by number, the result as -1
 _KEPT: dict[str, tuple[int, ...]] = {
@@ -82,13 +84,14 @@ class Matrix:
     ggml_type: int
     shape: tuple[int, ...]
 
-    def rows(self, stack: int = 0) -> F32Array:
-        """(n_rows, n_per_row) of one of its matrices, widened."""
+    def rows(self, stack: int = 0, start: int = 0, stop: int | None = None) -> F32Array:
+        """Rows [start, stop) of one of its matrices, widened: (stop - start, n_per_row)."""
         qtype = quant_type_of(self.ggml_type)
         n_rows, n_per_row = self.shape[-2:]
-        nbytes = n_rows * qtype.row_nbytes(n_per_row)
-        raw = np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(self.address + stack * nbytes))
-        return quant.dequantize(raw.reshape(n_rows, -1), qtype)
+        stop, row_nbytes = n_rows if stop is None else min(stop, n_rows), qtype.row_nbytes(n_per_row)
+        address = self.address + (stack * n_rows + start) * row_nbytes
+        raw = np.ctypeslib.as_array((ctypes.c_uint8 * ((stop - start) * row_nbytes)).from_address(address))
+        return quant.dequantize(raw.reshape(stop - start, -1), qtype)
 
 
 @dataclass(slots=True)
@@ -97,13 +100,19 @@ class _State:
     live: set[int] = field(default_factory=set)
     sizes: dict[int, int] = field(default_factory=dict)
     values: dict[int, NDArray[Any]] = field(default_factory=dict)  # of results that were kept, by struct
+    rows: Place | None = None  # of the residual stream that went in
 
 
 class Tape:
-    """Records one decode of one micro-batch; a context is made with `params.cb_eval = tape.callback`."""
+    """Records one decode of one micro-batch; a context is made with `params.cb_eval = tape.callback`.
 
-    def __init__(self, lib: ModuleType) -> None:
+    takes_rows  rows of the residual stream go in, to which gradients go back
+    last        name of the last node that is computed and recorded, "" for all
+    """
+
+    def __init__(self, lib: ModuleType, *, takes_rows: bool = False, last: str = "") -> None:
         self._ggml = ggml()
+        self._takes_rows, self._last = takes_rows, last.encode()
         self._error: BaseException | None = None
         self._state = _State()
         self.callback = lib.ggml_backend_sched_eval_callback(self._on_node)
@@ -112,6 +121,11 @@ class Tape:
         """What was recorded, in order; with each node that is let go, its values are."""
         nodes, self._state.nodes, self._state.values = self._state.nodes, [], {}
         return nodes
+
+    @property
+    def rows(self) -> Place | None:
+        """Where the rows lie that went in."""
+        return self._state.rows
 
     def n_elements(self, root: int) -> int:
         return self._state.sizes[root]
@@ -135,6 +149,8 @@ class Tape:
                 self._record(node, op)  # before it runs: it may write its result over its sources
             elif _RESULT in _KEPT.get(op, ()) and self._state.nodes[-1].result == self._place(node):
                 self._state.nodes[-1].kept[_RESULT] = self._value(node)
+            if not ask and node.name == self._last:
+                return False
         except BaseException as error:  # an exception cannot cross C
             self._error = error
             return False
@@ -146,6 +162,9 @@ class Tape:
         weight = _weight_of(op, tensors[0]) if tensors else ""
         places = tuple(self._place(tensor) for tensor in tensors)
         result = self._place(node)
+        if self._takes_rows and state.rows is None:  # the first input of numbers that is used: masks come later
+            state.rows = next((p for p, t in zip(places, tensors, strict=True) if _goes_in(t)), None)
+            state.live.update(() if state.rows is None else (state.rows.root,))
         live = tuple(p.root in state.live and t.type in (0, 1) for p, t in zip(places, tensors, strict=True))
         if not weight and not any(live):
             return
@@ -177,6 +196,10 @@ class Tape:
             found = found.astype(np.float32) if tensor.type in (0, 1) else found.copy()
             self._state.values[key] = found
         return found
+
+
+def _goes_in(tensor: Tensor) -> bool:
+    return tensor.type == 0 and bool(tensor.flags & _INPUT)
 
 
 def _weight_of(op: str, first: Tensor) -> str:

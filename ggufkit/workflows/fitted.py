@@ -2,14 +2,16 @@
 
     source, layer by layer ──► evidence from the text ──► types under the target ──► the final encoding
 
-A family that cannot be cut into layers is run as a whole. So is the model in which tokens are weighed and types tried:
-the source where it is a GGUF, else a quick quantized file beside the output, deleted at the end. Knows the order of the
+A family that cannot be cut into layers is run as a whole, and so is the model that a divergence is tried on: the
+source where it is a GGUF, else a quick quantized file beside the output, deleted at the end. Knows the order of the
 steps. Does not print.
 """
 
 import dataclasses
 import functools
 import hashlib
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -25,20 +27,23 @@ from ggufkit.encoding.job import Job, Output, check_place, prepare, threads_of
 from ggufkit.encoding.provenance import code_digest
 from ggufkit.encoding.running import running_copy, running_path
 from ggufkit.encoding.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
-from ggufkit.errors import CutError, UsageError
+from ggufkit.errors import CutError, GgufkitError, UsageError
 from ggufkit.fitting.choice import check_target, types_for_target
 from ggufkit.fitting.corpus import Corpus, texts
 from ggufkit.fitting.cost import EffortCost, effort_cost, shapes_of, taped_chunks, taped_tokens
 from ggufkit.fitting.coverage import Coverage
-from ggufkit.fitting.duration import CALIBRATION, ENCODING, QUICK, TYPES, WEIGHING, step_seconds
+from ggufkit.fitting.duration import CALIBRATION, ENCODING, QUICK, TYPES, WEIGHING, Run, step_seconds
 from ggufkit.fitting.encoders import Effort, FittedEncoder, ImportanceEncoder
 from ggufkit.fitting.evidence import Evidence, Weigh
 from ggufkit.fitting.guess import NOTE, guess
+from ggufkit.fitting.layer_gradients import GradientSettings, LayerGradients
 from ggufkit.fitting.notebook import Notebook
+from ggufkit.fitting.rates import assumed
 from ggufkit.fitting.sources import OnChunk
 from ggufkit.fitting.sources.cut import is_cuttable
 from ggufkit.fitting.sources.layer_by_layer import LayerByLayer, Stream
 from ggufkit.fitting.sources.whole_model import WholeModel
+from ggufkit.fitting.timing import measured_rates
 from ggufkit.fitting.token_weights import TokenWeights, measure_weights
 from ggufkit.formats.model import Model, ModelTensor
 from ggufkit.formats.partial import check_space, check_unfinished, kept_path, partial_path
@@ -52,11 +57,13 @@ from ggufkit.recipes.recipe import Recipe
 from ggufkit.recipes.search import Found, Target
 from ggufkit.runtime import machine
 from ggufkit.runtime.engine import Device
+from ggufkit.workflows.plan import FitCost
 from ggufkit.workflows.quantize import QuantizeReport, report_of
 
 N_TOKENS = 100_000
 _PURPOSE = "calibration"
 _BYTES_PER_TOKEN = 3  # of the text, fewer than most tokenizers take, where a disk is planned for
+_WORTH_MEASURING_S = 20.0  # of a run, below which its time is assumed
 _HEADER_NBYTES = 1 << 20  # what a file owes to calibration is in its header, and not in the plan that is costed
 
 
@@ -122,15 +129,14 @@ class FittedJob:
         self.cost = _cost(settings, model, n_tokens if self.by_layer else None)
         max_memory = self.cost.peak_nbytes + _HEADER_NBYTES
         self._job = dataclasses.replace(settings.quantize, imatrix=None, max_memory=max_memory)
-        # tokens are weighed and types tried in the whole model, whatever the moments come from
-        is_quick = self._job.source.is_dir() and not (self.by_layer and _effort(settings) is Effort.FAST)
+        runs_whole = not self.by_layer or bool(_n_tried(settings))
+        is_quick = self._job.source.is_dir() and runs_whole
         corpus = Corpus(
             running_path(self._job, _PURPOSE), text, n_tokens=settings.n_tokens, threads=self._job.threads or None,
             device=settings.device, type_name=quick_type(model) if is_quick else "",
         )  # fmt: skip
-        folder = kept_path(self._job.output) / "layers"
         self.source = (
-            LayerByLayer(model, corpus, folder, stream=settings.stream)
+            LayerByLayer(model, corpus, kept_path(self._job.output) / "layers", stream=settings.stream)
             if self.by_layer
             else WholeModel(corpus, self._run_model)
         )
@@ -143,10 +149,12 @@ class FittedJob:
             settings.effort, self.evidence, held_nbytes=self.cost.held_nbytes, name=self._job.encoder
         )
         self.plain = prepare(self._job, model, self.encoder)
-        self.seconds = step_seconds(
-            model, corpus, self.cost, _effort(settings), threads=self.plain.threads,
-            n_probe=_n_tried(settings), quick=is_quick,
+        self._facts = Run(
+            model=model, corpus=corpus, cost=self.cost, effort=_effort(settings), plan=self.plain.plan,
+            by_layer=self.by_layer, n_probe=_n_tried(settings), quick=is_quick,
         )  # fmt: skip
+        self.rates = assumed(self.plain.threads)
+        self.seconds = step_seconds(self._facts, self.rates)
         self._model_runs: Callable[[], object] = lambda: None
         self._out: Output | None = None
 
@@ -158,6 +166,28 @@ class FittedJob:
         check_unfinished(self._job.output, resume=self._job.resume)
         if self.settings.target is not None:
             check_target(self.settings.target, self.model, self._plan_of)
+
+    def measure(self) -> None:
+        """Have the time by what this machine does with one layer of the model, where that is worth some seconds. Where
+        it cannot be tried, as where the weights are not there, the time stays as it is assumed."""
+        if not self.by_layer or sum(self.seconds.values()) < _WORTH_MEASURING_S:
+            return
+        plan, folder = self.planned().plan, self._job.output.parent
+        with suppress(GgufkitError, quant.QuantError, OSError):
+            self.rates = measured_rates(
+                self.model, plan, self.settings.effort, threads=self.plain.threads, device=self.settings.device,
+                folder=folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir()),
+            )  # fmt: skip
+        self.seconds = step_seconds(dataclasses.replace(self._facts, plan=plan), self.rates)
+
+    @property
+    def said(self) -> FitCost:
+        """What it takes, for plans."""
+        return FitCost(
+            effort=str(self.settings.effort), by_layer=self.by_layer, n_readings=self.cost.n_walks,
+            seconds=dict(self.seconds), are_measured=self.rates.are_measured, memory_nbytes=self.cost.peak_nbytes,
+            mapped_nbytes=self.cost.mapped_nbytes, disk_nbytes=self.cost.disk_nbytes,
+        )  # fmt: skip
 
     def planned(self) -> Job:
         """What `--dry-run` shows: the job with its types, guessed where a target will choose them."""
@@ -273,6 +303,10 @@ class FittedJob:
         return out.resumed_nbytes
 
     def _weigh(self, on_chunk: OnChunk) -> TokenWeights:
+        if isinstance(self.source, LayerByLayer):
+            folder = kept_path(self._job.output) / "gradients"
+            settings = gradient_settings(self.model, self.source, folder, self.plain.threads)
+            return LayerGradients(self.model, self.source.chunks, settings).measure(on_chunk)
         self._model_runs()
         return weigher(self.evidence.source.corpus, self.model)(on_chunk)
 
@@ -328,8 +362,16 @@ def stored_model(job: Job) -> Model:
     return dataclasses.replace(job.model, tensors=tensors)
 
 
+def gradient_settings(model: Model, source: LayerByLayer, folder: Path, threads: int) -> GradientSettings:
+    """Which gradients tokens are weighed by where the source is run layer by layer."""
+    return GradientSettings(
+        wants=shapes_of(model).__contains__, n_ctx=taped_tokens(model, by_layer=True), max_chunks=taped_chunks(model),
+        folder=folder, threads=threads, identity=f"{model.source.get('fingerprint', '')} {source.identity}",
+    )  # fmt: skip
+
+
 def weigher(corpus: Corpus, model: Model) -> Weigh:
-    """What `Evidence` calls to have the tokens of a corpus weighed."""
+    """What `Evidence` calls to have the tokens of a corpus weighed in the whole model."""
     return functools.partial(
         measure_weights, corpus, shapes_of(model).__contains__,
         n_ctx=taped_tokens(model), max_chunks=taped_chunks(model),

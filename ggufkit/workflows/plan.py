@@ -6,15 +6,20 @@ Reads headers only. Does not print, encodes nothing; where it goes wrong, `quant
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ggufkit.encoding.encoder import PlainEncoder
 from ggufkit.encoding.job import prepare
+from ggufkit.errors import UsageError
 from ggufkit.fitting.guess import NOTE, guess
 from ggufkit.formats.model import Hparams
 from ggufkit.recipes.recipe import Recipe
 from ggufkit.recipes.search import Target
 from ggufkit.runtime import machine, memory
 from ggufkit.workflows.quantize import Job, QuantizeSettings, notes, opened
+
+if TYPE_CHECKING:
+    from ggufkit.fitting.encoders import Effort
 
 CONTEXTS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
@@ -47,6 +52,27 @@ class Headroom:
 
 
 @dataclass(frozen=True, slots=True)
+class FitCost:
+    """What calibrating and fitting take, said beforehand.
+
+    n_readings     of the text; of each layer, the most that one takes, where the model is run by layer
+    seconds        by step, in the order of the run
+    are_measured   by what this machine did with a layer of this model; else assumed, by what another machine did
+    mapped_nbytes  of weights that are run at a time, besides the memory
+    disk_nbytes    beside the output on the way
+    """
+
+    effort: str
+    by_layer: bool
+    n_readings: int
+    seconds: dict[str, float]
+    are_measured: bool
+    memory_nbytes: int
+    mapped_nbytes: int
+    disk_nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class PlanReport:
     """A planned file.
 
@@ -54,6 +80,7 @@ class PlanReport:
     disk_nbytes    free space that making it needs; nothing is written but the file itself
     peak_nbytes    resident memory of making it, with `threads` threads
     notes          what a person should know before the start
+    fitting        what calibrating and fitting take on top, where an effort is asked for
     nbytes_by_type bytes of tensors of each type, largest first
     """
 
@@ -67,6 +94,7 @@ class PlanReport:
     peak_nbytes: int
     threads: int
     fit: Headroom
+    fitting: FitCost | None
     notes: tuple[str, ...]
     nbytes_by_type: dict[str, int]
     tensors: tuple[PlanRow, ...]
@@ -83,10 +111,14 @@ def plan(
     mtp: bool = True,
     target: Target | None = None,
     lora: tuple[tuple[Path, float], ...] = (),
+    effort: "Effort | None" = None,
+    n_tokens: int | None = None,
 ) -> PlanReport:
     """Plan the quantization of `source`. Raises what `quantize` would raise before its first byte.
 
-    target  a size to choose types for instead of `recipe`; without measuring, so they are a guess
+    target    a size to choose types for instead of `recipe`; without measuring, so they are a guess
+    effort    of calibration and fitting, which are planned, too: one layer is run to see how fast this machine is
+    n_tokens  of the calibration text at most; None takes what `quantize` does
     """
     settings = QuantizeSettings(
         source=source,
@@ -99,10 +131,25 @@ def plan(
         mtp=mtp,
         lora=lora,
     )
+    if effort is not None:
+        return _fitted(settings, effort, target, n_tokens)
     with opened(settings) as job:
         if target is None:
             return plan_report(job)
         return plan_report(_guessed(job, target), guessed=True)
+
+
+def _fitted(settings: QuantizeSettings, effort: "Effort", target: Target | None, n_tokens: int | None) -> PlanReport:
+    from ggufkit.workflows import fitted
+
+    if settings.imatrix is not None:
+        raise UsageError("--imatrix and --effort exclude each other: calibration gathers its own evidence.")
+    fit = fitted.FitSettings(
+        quantize=settings, effort=effort, target=target, n_tokens=n_tokens or fitted.N_TOKENS
+    )  # fmt: skip
+    with fitted.opened(fit) as job:
+        job.measure()
+        return plan_report(job.planned(), fitting=job.said)
 
 
 def _guessed(job: Job, target: Target) -> Job:
@@ -114,9 +161,12 @@ def _guessed(job: Job, target: Target) -> Job:
     return job_of(guess(target, job.model, lambda recipe: job_of(recipe).plan))
 
 
-def plan_report(job: Job, *, memory_nbytes: int | None = None, guessed: bool = False) -> PlanReport:
+def plan_report(
+    job: Job, *, memory_nbytes: int | None = None, guessed: bool = False, fitting: FitCost | None = None
+) -> PlanReport:
     """The report of a prepared job, for a machine of `memory_nbytes`; None takes this machine's.
 
+    fitting  what it takes where it is fitted
     guessed  types for a size that nobody has measured yet; a note says so
     """
     tensors = job.plan.tensors
@@ -129,9 +179,10 @@ def plan_report(job: Job, *, memory_nbytes: int | None = None, guessed: bool = F
         file_nbytes=job.plan.file_nbytes,
         source_nbytes=job.model.source_nbytes,
         disk_nbytes=job.plan.file_nbytes,
-        peak_nbytes=job.peak_nbytes,
+        peak_nbytes=max(job.peak_nbytes, fitting.memory_nbytes if fitting else 0),
         threads=job.threads,
         fit=headroom(job.model.hparams, weights_nbytes, memory_nbytes or machine.memory().total),
+        fitting=fitting,
         notes=(*notes(job), *([NOTE] if guessed else [])),
         nbytes_by_type=job.plan.nbytes_by_type,
         tensors=tuple(

@@ -54,9 +54,29 @@ def test_the_least_that_is_named_is_enough(effort: Effort, instead: str) -> None
 
 def test_by_layer_the_stream_lies_twice_on_the_disk_beside_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "_layer_nbytes", lambda _: 12345)
-    found = of(Effort.BALANCED, n_tokens=1000)
+    found = of(Effort.FAST, n_tokens=1000)
     assert found.n_walks == 1 and found.disk_nbytes == 2 * 4 * 1000 * 256 + 12345
-    assert of(Effort.BALANCED).disk_nbytes == 0
+    assert of(Effort.BALANCED).disk_nbytes == of(Effort.BALANCED).mapped_nbytes == 0
+
+
+def test_on_the_way_to_gradients_what_goes_into_every_layer_lies_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "_layer_nbytes", lambda _: 12345)
+    monkeypatch.setattr(cost, "_head_nbytes", lambda _: 678)
+    found = of(Effort.BALANCED, n_tokens=1000)  # fewer than gradients would be taken of
+    assert found.disk_nbytes == (4 + 2) * 4 * 1000 * 256 + 12345 + 678
+    assert found.mapped_nbytes == 12345 + 678 and of(Effort.FAST, n_tokens=1000).mapped_nbytes == 12345
+    many = of(Effort.BALANCED, n_tokens=100_000)
+    assert many.disk_nbytes == 2 * 4 * 100_000 * 256 + 12345
+
+
+def test_one_layer_on_its_way_back_takes_little_of_what_all_take() -> None:
+    plan, cap = make_plan(MIXTRAL, "Q4_K_M"), 64 << 30
+    whole, one = (
+        effort_cost(MIXTRAL, plan, Effort.BALANCED, threads=2, max_memory=cap, n_tokens=n) for n in (None, 10_000)
+    )
+    assert one.peak_nbytes < whole.peak_nbytes
+    n, shapes = taped_tokens(MIXTRAL, by_layer=True), shapes_of(MIXTRAL)
+    assert n == 512 and tape_nbytes(MIXTRAL.hparams, shapes, n, by_layer=True) < 1 << 30
 
 
 def test_half_the_threads_take_twice_the_time() -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -53,6 +54,12 @@ def test_predicted_costs_are_what_the_model_says(model: Model, evidence: Evidenc
     mean = np.exp(np.mean(np.log(ratios)))
     assert 0.5 < mean < 2.5, " ".join(f"{r:.2f}" for r in ratios)
     assert all(mean / 2 < ratio < mean * 2 for ratio in ratios), " ".join(f"{r:.2f}" for r in ratios)
+
+
+def test_threads_change_no_cost(model: Model, evidence: Evidence) -> None:
+    tensor = next(t for t in model.tensors if t.name == "blk.1.ffn_down.weight")
+    with ThreadPoolExecutor(3) as pool:
+        assert Subject(tensor, evidence).costs(pool.map) == Subject(tensor, evidence).costs()
 
 
 def test_finer_types_cost_less(model: Model, evidence: Evidence) -> None:

@@ -1,12 +1,14 @@
 """Plans as people and machines see them: what the source becomes, what it takes, and whether it runs here."""
 
 import json
+import math
 import re
 from pathlib import Path
 
 import pytest
 
 from ggufkit.errors import RecipeError, UsageError
+from ggufkit.fitting.encoders import Effort
 from ggufkit.formats.model import Model
 from ggufkit.recipes.build import make_plan
 from ggufkit.recipes.recipe import Recipe, RecipeRule
@@ -14,6 +16,7 @@ from ggufkit.recipes.search import Target
 from ggufkit.reports.plan_text import render
 from ggufkit.reports.result import as_dict
 from ggufkit.runtime import memory
+from ggufkit.workflows import fitted
 from ggufkit.workflows.plan import headroom, plan, plan_report
 from ggufkit.workflows.quantize import Job, QuantizeSettings, quantize
 from tests.recipes.narrow import Narrow, write_narrow
@@ -110,3 +113,23 @@ def test_a_target_is_planned_with_types_that_keep_within_it(model: str, bpw: flo
 def test_a_divergence_cannot_be_planned() -> None:
     with pytest.raises(UsageError, match="after measuring only"):
         plan(MODELS / "tiny-mixtral", target=Target(kld=0.1))
+
+
+def test_a_plan_of_an_effort_says_what_fitting_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitted, "_WORTH_MEASURING_S", math.inf)
+    report = plan(MODELS / "tiny-mixtral", effort=Effort.BALANCED, target=Target(bpw=4.0), n_tokens=4096, threads=2)
+    cost = report.fitting
+    assert cost is not None and cost.by_layer and cost.n_readings == 1 and not cost.are_measured
+    assert list(cost.seconds) == ["weighing tokens", "calibration", "types", "encoding"]
+    assert report.peak_nbytes >= cost.memory_nbytes and cost.disk_nbytes > 0
+    assert any("guess" in note for note in report.notes)
+    assert re.search(
+        r"to fit it: effort balanced: about .* in all \(assumed, not measured here\): weighing", render(report)
+    )
+    assert as_dict(report)["fitting"]["seconds"]["types"] > 0
+    assert plan(MODELS / "tiny-mixtral").fitting is None
+
+
+def test_fitting_gathers_its_own_evidence(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--imatrix and --effort exclude each other"):
+        plan(MODELS / "tiny-mixtral", effort=Effort.FAST, imatrix=tmp_path / "imatrix.gguf")

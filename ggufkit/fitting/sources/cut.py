@@ -25,6 +25,7 @@ from ggufkit.recipes.quantizable import layer_of
 
 I32Array = NDArray[np.int32]
 
+_SMALL = ("Q2_K", "Q4_0")
 N_DUMMY = 32  # rows of a vocabulary that nobody looks at
 _HEAD = ("output.weight", "output.bias")
 _LEADING_DENSE = "leading_dense_block_count"
@@ -62,8 +63,8 @@ def cut(model: Model, first: int, stop: int, *, ids: I32Array | None = None) -> 
          rows of the stream (`Engine.decode`)
 
     The file may hold more layers than the cut model's `hparams` count: where llama.cpp wants one that looks at a window
-    only and none of these does, and where it tells a model by its number of layers. They are never computed, so their
-    weights need not be there.
+    only and none of these does, and where it tells a model by its number of layers. They are never computed, and their
+    weights are a hole: tensors without parts.
 
     Raises EngineError for families that nobody has cut yet.
     """
@@ -73,7 +74,7 @@ def cut(model: Model, first: int, stop: int, *, ids: I32Array | None = None) -> 
     tensors = [_renamed(t, layer_of(t.name) - first) for t in model.tensors if first <= layer_of(t.name) < stop]
     tensors += [_outer(t, model, ids) for t in model.tensors if layer_of(t.name) < 0]
     for layer in range(stop - first, _n_in_file(model, first, stop)):
-        tensors += [_renamed(t, layer) for t in model.tensors if layer_of(t.name) == stop - 1]
+        tensors += [_hole(_renamed(t, layer)) for t in model.tensors if layer_of(t.name) == stop - 1]
     n_vocab = N_DUMMY if ids is None else len(ids)
     return Model(
         hparams=dataclasses.replace(hparams, n_layer=stop - first, n_vocab=n_vocab),
@@ -83,14 +84,78 @@ def cut(model: Model, first: int, stop: int, *, ids: I32Array | None = None) -> 
     )
 
 
+def cut_head(model: Model) -> Model:
+    """What stands behind the last layer: a model fed with rows of the stream that gives the whole model's logits. Its
+    layer adds nothing: its matrices and biases are a hole. Norms and routers stay, as gates divide by what they give.
+    """
+    last = model.hparams.n_layer - 1
+    part = cut(model, last, last + 1)
+    n_cut, n_layer = _n_in_file(model, last, last + 1), 1 + _lacks_window(model, last, last + 1)
+    unused = "token_embd.weight" if any(t.name == "output.weight" for t in model.tensors) else ""
+    head = dataclasses.replace(
+        part,
+        hparams=dataclasses.replace(model.hparams, n_layer=0),
+        metadata=tuple(_of_head(kv, model, n_cut, n_layer) for kv in part.metadata),
+        tensors=tuple(t if _is_vector(t) else _hole(t) for t in part.tensors if 0 <= layer_of(t.name) < n_layer)
+        + tuple(_hole(t) if t.name == unused else t for t in model.tensors if layer_of(t.name) < 0),
+    )
+    return _with_query_rank(head) if n_cut > n_layer and model.hparams.arch == "deepseek2" else head
+
+
+def _is_vector(tensor: ModelTensor) -> bool:
+    """Norms and routers."""
+    return tensor.name.endswith(".weight") and (tensor.keep_f32 or len(tensor.shape) == 1 or tensor.n_rows == 1)
+
+
+def _hole(tensor: ModelTensor) -> ModelTensor:
+    """Zeros in a file, of a small type: they are mapped like everything else."""
+    fits = not tensor.keep_f32 and len(tensor.shape) > 1
+    small = next((name for name in _SMALL if fits and tensor.n_per_row % quant.quant_type(name).block_size == 0), None)
+    return dataclasses.replace(tensor, parts=(), bend=None, dtype=small or tensor.dtype)
+
+
+def _with_query_rank(head: Model) -> Model:
+    """A DeepSeek that is not told to be a Lite by its number of layers has queries of low rank."""
+    tensors = []
+    for t in head.tensors:
+        if t.name != "blk.0.attn_q.weight":
+            tensors.append(t)
+            continue
+        shapes = {"attn_q_a": (N_DUMMY, t.shape[1]), "attn_q_a_norm": (N_DUMMY,), "attn_q_b": (t.shape[0], N_DUMMY)}
+        tensors += [
+            dataclasses.replace(_hole(t), name=f"blk.0.{name}.weight", shape=shape, dtype="F32")
+            for name, shape in shapes.items()
+        ]
+    rank = KV("deepseek2.attention.q_lora_rank", GGUFValueType.UINT32, N_DUMMY)
+    return dataclasses.replace(head, metadata=(*head.metadata, rank), tensors=tuple(tensors))
+
+
+def _of_head(kv: KV, model: Model, n_cut: int, n_layer: int) -> KV:
+    """An entry of a cut model of `n_cut` layers, for one of `n_layer` with the whole vocabulary."""
+    key = kv.key.removeprefix(f"{model.hparams.arch}.")
+    if key == "vocab_size":
+        return dataclasses.replace(kv, value=model.hparams.n_vocab)
+    if key in ("block_count", _LEADING_DENSE):
+        return dataclasses.replace(kv, value=min(int(kv.value), n_layer))
+    if kv.type is GGUFValueType.ARRAY and len(kv.value) == n_cut and key not in _NOT_BY_LAYER:
+        return dataclasses.replace(kv, value=list(kv.value)[:n_layer])
+    return kv
+
+
+def whole_name(name: str, layer: int) -> str:
+    """What a tensor of the file of one layer is called in the whole model."""
+    return f"blk.{layer}.{name.removeprefix('blk.0.')}" if name.startswith("blk.0.") else name
+
+
 def kinds_repeat_after(model: Model) -> int:
     """Layers after which what layers do by their number begins anew; 1 where it does not go by the number."""
     return _window_pattern(model)[0]
 
 
 def is_cuttable(model: Model) -> bool:
-    """Whether the family's layers have been compared; the model's own are before it is run."""
-    return model.hparams.arch in CUTTABLE
+    """Whether the family's layers have been compared; the model's own are before it is run. Layers that guess further
+    tokens stand behind all others and are not run."""
+    return model.hparams.arch in CUTTABLE and not model.hparams.n_mtp
 
 
 def input_scale(model: Model) -> float:

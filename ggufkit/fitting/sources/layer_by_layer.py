@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from ggufkit.fitting.corpus import GROUP_CHUNKS, Corpus, corpus_chunks
 from ggufkit.fitting.sources import Observer, OnChunk
 from ggufkit.fitting.sources.agreement import check_agreement
-from ggufkit.fitting.sources.cut import cut, input_scale
+from ggufkit.fitting.sources.cut import cut, input_scale, whole_name
 from ggufkit.fitting.sources.layer_run import LayerRun, require_finite
 from ggufkit.fitting.sources.scratch import write_as_it_is
 from ggufkit.fitting.sources.stream import Streams
@@ -95,6 +95,12 @@ class LayerByLayer:
             streams.give_up()
             raise
         self._streams = streams
+
+    @property
+    def chunks(self) -> I32Array:
+        """(n_chunk, n_ctx) ids of the corpus, once it is started."""
+        chunks: I32Array = self._ids[self._tokens]
+        return chunks
 
     @property
     def n_chunk(self) -> int:
@@ -181,7 +187,7 @@ class LayerByLayer:
     @contextmanager
     def _opened(self, model: Model, layer: int, observer: Observer | None) -> Iterator[LayerRun]:
         named = naming(observer, self.corpus.model.name) if observer is not None else None
-        name_of = functools.partial(_whole_name, layer=layer)
+        name_of = functools.partial(whole_name, layer=layer)
 
         def observe(seen: Activations) -> None:
             if named is not None:
@@ -203,11 +209,6 @@ class LayerByLayer:
 
 def _from(done: int, total: int, on_chunk: OnChunk, seen: int) -> None:
     on_chunk(done + seen, total)
-
-
-def _whole_name(name: str, layer: int) -> str:
-    """What a tensor of the file of one layer is called in the whole model."""
-    return f"blk.{layer}.{name.removeprefix('blk.0.')}" if name.startswith("blk.0.") else name
 
 
 def chunks_of(model: Model, corpus: Corpus, folder: Path) -> I32Array:

@@ -6,7 +6,7 @@ layers. Does not know where chunks come from or what observers keep.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,16 @@ F32Array = NDArray[np.float32]
 I32Array = NDArray[np.int32]
 
 
+EXACT: dict[str, Any] = {"device": Device.CPU, "flash_attn": False, "use_extra_bufts": False}
+
+
 class LayerRun:
     """The layers in the GGUF at `path`, of which `n_layer` outputs are kept.
 
     observe, wants  as of `ActivationTap`, with names as the file has them
     with_head       also compute what stands behind the last layer, for observers of it
     input_scale     what llama.cpp multiplies rows of the stream with on their way in, to be taken back
+    exact           compute as a tape of the layer does, to the bit: on the processor, without faster kernels
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class LayerRun:
         wants: Callable[[str], bool] = lambda _: False,
         with_head: bool = False,
         input_scale: float = 1.0,
+        exact: bool = False,
     ) -> None:
         self._outputs: list[list[F32Array]] = [[] for _ in range(n_layer)]
         self._with_head, self._input_scale = with_head, np.float32(input_scale)
@@ -47,7 +52,7 @@ class LayerRun:
         self._tap = ActivationTap(load(), observe, wants, nodes)
         self._engine = Engine.open(
             path, n_ctx=n_ctx, n_batch=n_ctx, n_ubatch=min(n_ctx, N_UBATCH), n_outputs=n_ctx,
-            threads=threads, device=device, eval_callback=self._tap.callback,
+            threads=threads, eval_callback=self._tap.callback, **(EXACT if exact else {"device": device}),
         )  # fmt: skip
         self.notices = self._engine.notices
 

@@ -19,24 +19,23 @@ from ggufkit.formats.model import Model, ModelTensor
 from ggufkit.formats.shared_place import write_at
 from ggufkit.recipes.build import tensor_rows
 from ggufkit.recipes.plan import PlannedTensor, QuantPlan
-from ggufkit.recipes.quantizable import layer_of
 
 U8Array = NDArray[np.uint8]
 
 
-def write_as_it_is(path: Path, model: Model, *, threads: int) -> None:
-    """The GGUF of `model` with its tensors' own types; those of layers that `model.hparams` does not count are a hole.
+def write_as_it_is(path: Path, model: Model, *, threads: int, allow_nonfinite: bool = False) -> None:
+    """The GGUF of `model` with its tensors' own types; those without parts are a hole in the file, zeros.
 
-    Raises InputError for weights that are not finite, OutputError for a full disk.
+    Raises InputError for weights that are not finite, unless they are allowed, OutputError for a full disk.
     """
     plan = plan_as_it_is(model)
-    there = tuple(t for t in plan.tensors if layer_of(t.name) < model.hparams.n_layer)
+    there = tuple(t for t in plan.tensors if t.tensor.parts)
     try:
         with _Scratch(path, plan.file_nbytes) as out:
             header = header_bytes(plan.metadata, tensor_rows(plan.tensors), plan.alignment)
             out.write(0, np.frombuffer(header, dtype=np.uint8))
             rows = slabs(dataclasses.replace(plan, tensors=there), SLAB_WEIGHTS)
-            encode_slabs(rows, out, PlainEncoder(), Threads(threads))
+            encode_slabs(rows, out, PlainEncoder(), Threads(threads), allow_nonfinite=allow_nonfinite)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}. Make room on that disk.") from error
 

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -53,15 +53,18 @@ class Streams:
             self.close()
             raise
 
-    def begin(self, identity: str, shape: Shape) -> None:
+    def begin(self, identity: str, shape: Shape, *, n_stream: int = 2) -> None:
         """Find what an earlier run left. Raises OutputError for a disk that is too small.
 
         identity  all that decides what is in the streams; all that lies there is dropped where it is another
+        n_stream  streams that lie there at once
         """
         self._identity, self.shape = identity, shape
         self._read_state()
         self._drop_others()
-        check_space(self.folder, (2 - len(self._crc)) * self.nbytes, "the residual stream of the calibration text")
+        check_space(
+            self.folder, (n_stream - len(self._crc)) * self.nbytes, "the residual stream of the calibration text"
+        )
         self._write_state()
 
     @property
@@ -102,7 +105,14 @@ class Streams:
 
     def drop_before(self, layer: int) -> None:
         """Forget the inputs of layers before that one."""
-        for old in [number for number in self._crc if number < layer]:
+        self._drop(number for number in self._crc if number < layer)
+
+    def drop_behind(self, layer: int) -> None:
+        """Forget those of layers behind that one."""
+        self._drop(number for number in self._crc if number > layer)
+
+    def _drop(self, numbers: Iterable[int]) -> None:
+        for old in list(numbers):
             del self._crc[old]
             self._write_state()
             self._path(old).unlink(missing_ok=True)
