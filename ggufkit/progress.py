@@ -1,4 +1,4 @@
-"""How far a piece of work has come: what every workflow tells whoever shows it."""
+"""How far a piece of work has come: what every workflow reports to the caller."""
 
 import time
 from collections.abc import Callable, Mapping

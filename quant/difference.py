@@ -45,7 +45,7 @@ class RowSums(NamedTuple):
 
 
 def relative(diff2: float, base2: float) -> float:
-    """√(diff2 / base2), 0 for nothing of nothing."""
+    """√(diff2 / base2), 0 where both are 0."""
     if diff2 == 0:
         return 0.0
     return float((diff2 / base2) ** 0.5) if base2 else float("inf")

@@ -1,6 +1,6 @@
 """Numbers a token to figures with intervals, tokens clustered by the chunk of text they came from.
 
-Tokens of one chunk share a context, so they are no independent evidence: the spread of the chunk means is what tells
+Tokens of one chunk share a context, so they are not independent evidence: the spread of the chunk means is what tells
 how sure a figure is. `naive_*` take every token as independent, as llama-perplexity prints it, for comparison.
 Values are (n_chunk, n_per_chunk) float64 throughout. Knows no model, text or limit; looks at the data while they
 come in are in `quant.confseq`.

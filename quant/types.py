@@ -1,6 +1,6 @@
 """Types of one tensor: names, block sizes, bytes. Sizes are asked of the library, never copied by hand.
 
-Knows nothing of mixtures (which tensor gets which type): that is `ggufkit.recipes`.
+Does not know mixtures (which tensor gets which type): that is `ggufkit.recipes`.
 """
 
 from dataclasses import dataclass

@@ -17,7 +17,7 @@ SPINS = "1000"  # benchmarks/generate.py compares
 
 @functools.cache
 def make_cheap() -> str:
-    """Have waiting threads sleep soon, unless the user chose already; says what is set, and by whom.
+    """Have waiting threads sleep soon, unless the user chose already; returns what is set, and who set it.
 
     Call it before a library that links OpenMP is loaded.
     """

@@ -2,7 +2,7 @@
 
 A file whose config declares other arithmetic would be another model without a word, so the conversion stops and names
 the key. `COMMON` lists such keys of any family with the values under which they change nothing; what a family's graph
-does beyond that is its own `computes`. `INERT` lists keys that change no logits. A key that nobody knows is a note.
+does beyond that is its own `computes`. `INERT` lists keys that change no logits. An unknown key is a note.
 Sources: modeling_*.py of transformers 5.23; llama.cpp's src/models.
 """
 
@@ -78,7 +78,7 @@ _ROPE_TENSORS = {
     "su": "rope_factors_long.weight",
 }
 
-_OTHER_SENSES = ("_", "image_", "vision_", "audio_", "video_", "mm_")  # of other parts of the model, or of nobody
+_OTHER_SENSES = ("_", "image_", "vision_", "audio_", "video_", "mm_")  # of other parts of the model, or private
 INERT = frozenset({
     # what the folder is, and who made it
     "architectures", "auto_map", "dtype", "model_type", "torch_dtype", "transformers_version", "quantization_config",
@@ -119,7 +119,7 @@ INERT = frozenset({
 def check_arithmetic(family: "Family", config: Config, tensors: Iterable[ModelTensor]) -> None:
     """Raises CheckpointError naming the first key under which llama.cpp would compute another model.
 
-    `config.notes` gets a line for keys that nobody knows, and for what differs beyond some length of text only.
+    `config.notes` gets a line for unknown keys, and for what differs beyond some length of text only.
     """
     for key, accepted in {**COMMON, **family.computes}.items():
         if accepted is WINDOW:
@@ -139,7 +139,7 @@ def _is_accepted(value: Any, accepted: Values) -> bool:
 
 
 def _listed(accepted: Values) -> str:
-    return " or ".join("nothing of the kind" if each is None else shown(repr(each)) for each in accepted)
+    return " or ".join("no such entry" if each is None else shown(repr(each)) for each in accepted)
 
 
 def _check_rope(family: "Family", config: Config, tensor_names: set[str]) -> None:

@@ -20,7 +20,7 @@ Splitter = Callable[[Config, TensorRef], Iterable[ModelTensor]]
 
 
 def reordered(order: Callable[[Config], Order]) -> Bender:
-    """Rows of a matrix, or elements of a vector, in another order. An order that is none changes nothing."""
+    """Rows of a matrix, or elements of a vector, in another order. The order as it is changes nothing."""
 
     def bend(config: Config, tensor: ModelTensor) -> ModelTensor:
         wanted = order(config)
@@ -267,7 +267,7 @@ def is_mxfp4(ref: TensorRef) -> bool:
 
 
 def matrices(ref: TensorRef) -> tuple[int, int, int]:
-    """Shape of a stack of matrices. Raises CheckpointError where the tensor is none."""
+    """Shape of a stack of matrices. Raises CheckpointError where the tensor is not a stack."""
     check(len(ref.shape) == 3, ref, "wanted a stack of matrices")
     return ref.shape[0], ref.shape[1], ref.shape[2]
 

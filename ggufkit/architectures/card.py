@@ -1,5 +1,5 @@
 """The front matter of README.md: a stranger's YAML, as far as it says in words what a model is called and where it
-comes from. What cannot be read, or is no word where one is expected, is left out with a note: no job needs it.
+comes from. What cannot be read, or is not a word where one is expected, is left out with a note: it is never needed.
 
 Knows the keys that gguf-py's `Metadata` reads and what it expects of each. Does not know what becomes of them.
 """
@@ -103,7 +103,7 @@ def brief(value: Any) -> str:
 
 
 def _checked(card: Mapping[Any, Any], notes: list[str]) -> dict[str, Any]:
-    """The entries that may be used; unknown ones are of no interest and go without a word."""
+    """The entries that may be used; unknown ones are left out without a note."""
     out: dict[str, Any] = {}
     for keys, choose in ((_WORDS, _word), (_LISTS, _words), (_MODELS, _origins)):
         for key in card:

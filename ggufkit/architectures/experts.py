@@ -27,7 +27,7 @@ class Stacker:
         )
 
     def take(self, ref: TensorRef, name: str) -> list[ModelTensor] | None:
-        """None where `name` is no expert; otherwise the stacks that it completes. Raises CheckpointError."""
+        """None where `name` is not an expert; otherwise the stacks that it completes. Raises CheckpointError."""
         match = self._name.fullmatch(name)
         if match is None:
             return None

@@ -186,5 +186,6 @@ def _check_all(family: Family, config: Config, tensors: list[ModelTensor]) -> No
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CheckpointError(
-            f"{config.folder}: nothing makes {missing[0]}{more}. Is a shard missing, or config.json of another model?"
+            f"{config.folder}: no tensor of the source gives {missing[0]}{more}. Is a shard missing, or config.json of "
+            "another model?"
         )

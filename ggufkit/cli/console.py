@@ -67,12 +67,12 @@ def say(message: str, *, lines: bool = False) -> None:
 
 
 def width() -> int | None:
-    """Columns of the terminal that `say` writes to; None where it is none."""
+    """Columns of the terminal that `say` writes to; None where stderr is not a terminal."""
     return Console(stderr=True).width if sys.stderr.isatty() else None
 
 
 def tell_runner(command: str) -> None:
-    """A command to GitHub's runner, which reads both streams; its text is escaped by whoever made it."""
+    """A command to GitHub's runner, which reads both streams; its text must be escaped already."""
     click.echo(command, err=True)
 
 
@@ -189,7 +189,7 @@ def _amount(done: float, total: float, unit: str) -> str:
 def plain(label: str) -> OnProgress:
     """A line every few seconds."""
     last = time.monotonic()
-    begun, had, whole = last, 0.0, 0.0  # of the step at hand: what an earlier run has done tells nothing of the speed
+    begun, had, whole = last, 0.0, 0.0  # of the current step: what an earlier run did does not tell the speed
 
     def update(progress: Progress) -> None:
         nonlocal last, begun, had, whole

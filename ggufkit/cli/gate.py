@@ -115,7 +115,7 @@ def _tell_github(result: "GateResult", output: Path | None) -> None:
 
 
 def _assignment(name: str, value: str) -> str:
-    """An output as GitHub reads it whatever the value holds: between two lines that nobody can guess."""
+    """An output in a form that GitHub reads whatever the value is: between two random lines."""
     end = f"end-{secrets.token_hex(16)}"
     return f"{name}<<{end}\n{value}\n{end}\n"
 

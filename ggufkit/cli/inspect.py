@@ -21,7 +21,7 @@ def command(*, file: Path, tensors: bool, full: bool, template: bool, as_json: b
     report = inspect(file)
     if template:
         if not report.chat_template:
-            raise GgufError(f"{file} carries no chat template.")
+            raise GgufError(f"{file} has no chat template.")
         console.print_text(report.chat_template)
     else:
         console.show_result(report, as_json=as_json, tensors=tensors, full=full)

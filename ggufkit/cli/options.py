@@ -55,7 +55,7 @@ def grouped(name: str, kind: type) -> Decorator:
     return decorate
 
 
-PATH = click.Path(path_type=Path, readable=False)  # opening it says more than click does, and is no usage error
+PATH = click.Path(path_type=Path, readable=False)  # opening it gives a better message than click, and exit code 1
 OUTPUT = click.Path(path_type=Path, writable=False)  # `places` looks at it before any work
 
 type_name: Decorator = click.option(
@@ -99,7 +99,7 @@ class Adapter(click.ParamType[tuple[Path, float]]):
         try:
             return Path(path), float(factor)
         except ValueError:
-            self.fail(f"{factor!r} is no number. Write PATH or PATH=0.5.", param, ctx)
+            self.fail(f"{factor!r} is not a number. Write PATH or PATH=0.5.", param, ctx)
 
 
 lora: Decorator = click.option(

@@ -24,7 +24,7 @@ _MARKS = (
 def read(*, beside_a_prompt: bool) -> str:
     """Text of standard input, "" for a terminal. Beside a prompt only what is a pipe, a file or a socket is read.
 
-    Raises InputError for what is no text or too much of it.
+    Raises InputError for input that is not text, or too much of it.
     """
     stream = sys.stdin
     if stream.isatty() or (beside_a_prompt and not _holds_data()):
@@ -64,7 +64,7 @@ def _holds_data() -> bool:
 
 
 def _say_that_it_waits() -> None:
-    """A pipe that nobody writes to looks like a program that hangs."""
+    """A program that waits on an idle pipe looks like one that hangs."""
     try:
         ready, _, _ = select.select([sys.stdin.fileno()], [], [], _SILENCE_S)
     except (OSError, ValueError):

@@ -36,7 +36,7 @@ def _check(ctx: click.Context) -> None:
     places = [os.path.realpath(followed(path)) for path in written]
     for path, place in zip(written, places, strict=True):
         if places.count(place) > 1:
-            raise UsageError(f"{path} is named for two outputs. Give each a name of its own.")
+            raise UsageError(f"{path} is given for two outputs. Give each a name of its own.")
         require_place(path, read=read, force=ctx.params.get("force", True))
 
 
@@ -55,6 +55,6 @@ def _require_readable(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
-        return  # absent or closed to us: whoever opens it says so in better words
+        return  # absent or not permitted: opening it gives a better message
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise InputError(f"{shown(str(path))} is not a regular file (a pipe or a device?). Copy it to a file first.")

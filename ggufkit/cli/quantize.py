@@ -41,7 +41,7 @@ Examples:
 @options.cluster
 @options.workers
 @options.max_memory
-@click.option("--resume", is_flag=True, help="Continue an unfinished run (starts anew where there is none).")
+@click.option("--resume", is_flag=True, help="Continue an unfinished run (starts from the beginning if there is none).")
 @click.option("--restart", is_flag=True, help="Drop an unfinished run and start again.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")

@@ -109,11 +109,11 @@ class Session:
                 console.say(HELP, lines=True)
             case "/clear":
                 self._start(self._system)
-                console.say("The conversation begins anew.")
+                console.say("The conversation starts again.")
             case "/system":
                 self._start(rest.strip() or None)
                 what = "with that system message" if self._system else "without a system message"
-                console.say(f"The conversation begins anew, {what}.")
+                console.say(f"The conversation starts again, {what}.")
             case "/stats":
                 self._show_stats = not self._show_stats
                 console.say("The line of numbers is shown." if self._show_stats else "The line of numbers is hidden.")

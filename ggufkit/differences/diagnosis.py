@@ -18,7 +18,7 @@ from quant.errors import QuantError
 
 I64Array = NDArray[np.int64]
 
-ALIEN = 0.6  # a smaller cosine is no encoding of the original: 1-bit types still reach 0.8
+ALIEN = 0.6  # with a smaller cosine it is not an encoding of the original: 1-bit types still reach 0.8
 ALIKE = 0.8  # a larger one is
 SCALED = 1.25  # norms of encodings differ by a few percent
 LOSSY = 2.5  # times the expected error; importance and error feedback add less than half
@@ -244,7 +244,7 @@ def _unit(rows: F32Array) -> F32Array:
 
 
 def _finite(x: F32Array) -> F32Array:
-    """What is not finite says nothing of what a tensor resembles: 0."""
+    """Values that are not finite become 0: they say nothing about what a tensor resembles."""
     return np.where(np.isfinite(x), x, np.float32(0))
 
 

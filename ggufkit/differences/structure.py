@@ -97,7 +97,7 @@ class Structure:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
-        """From a baseline's header. Raises ValueError where it is none."""
+        """From a baseline's header. Raises ValueError for a header of another form."""
         arch, metadata, tensors = (fields.get(name) for name in ("arch", "metadata", "tensors"))
         if not isinstance(arch, str) or not isinstance(metadata, dict) or not isinstance(tensors, dict):
             raise ValueError("arch, metadata or tensors are missing")

@@ -61,8 +61,8 @@ class RowEncoder(Protocol):
 
     @property
     def metadata(self) -> tuple[KV, ...]:
-        """What the file owes to it, without local paths. Keys, types and lengths are final from the beginning; numbers
-        that are known only when all is encoded are 0 until then."""
+        """What the file says of the encoder, no local paths. Keys, types and lengths are final from the beginning;
+        numbers that are known only when all is encoded are 0 until then."""
         ...
 
     @property

@@ -123,8 +123,8 @@ class Output:
     """The file of a job while it is made: encode all its tensors, a few or all at a time, then finish it.
 
     It is under its final name only when it is complete. Ctrl-C or a crash leaves `OUTPUT.partial` and its journal,
-    which `settings.resume` continues to the same bytes; where nothing was encoded yet, or the source is at fault, they
-    go.
+    which `settings.resume` continues to the same bytes; where nothing was encoded yet, or the source is faulty, they
+    are removed.
 
     resumed_nbytes  bytes that an earlier run had left
     """

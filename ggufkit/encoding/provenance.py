@@ -19,7 +19,7 @@ from quant._ggml import library_path
 
 
 def provenance(settings: QuantizeSettings, model: Model, encoder: RowEncoder) -> tuple[KV, ...]:
-    """What the file owes to whom, without local paths, so that it can be made again."""
+    """What the file was made from and with, without local paths, so that it can be made again."""
     string = gguf.GGUFValueType.STRING
     rows = [KV("ggufkit.version", string, __version__), KV("ggufkit.encoder", string, str(encoder.name))]
     rows += [KV(f"ggufkit.source.{key}", string, value) for key, value in sorted(model.source.items())]

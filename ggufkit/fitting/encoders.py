@@ -51,7 +51,7 @@ def bytes_per_weight(effort: Effort) -> int:
 
 
 class Calibrated:
-    """What the encoders share: the evidence, and what the file owes to it.
+    """What the encoders share: the evidence, and what the file says about it.
 
     tally        rows stored fitted and plain, by tensor: what the report says of the fit
     held_nbytes  bytes that it keeps in memory while slabs are encoded

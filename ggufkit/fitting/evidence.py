@@ -95,7 +95,7 @@ class Evidence:
         return next((i for i, names in enumerate(self.walks) if name in names), -1)
 
     def hold(self, names: frozenset[str]) -> None:
-        """Have the evidence of these tensors, one of `walks`, and of no others, in memory. Raises InputError for a text
+        """Load the evidence of these tensors, one of `walks`, and only theirs. Raises InputError for a text
         that is too short to judge on, and what sources raise."""
         if names == self._held:
             return

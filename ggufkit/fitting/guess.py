@@ -9,7 +9,7 @@ from ggufkit.formats.model import Model
 from ggufkit.recipes.recipe import Recipe
 from ggufkit.recipes.search import PlanOf, Problem, Sensitivity, Target, search
 
-NOTE = "these types are a guess from sizes alone: quantize measures what each costs this model, and chooses anew"
+NOTE = "these types are a guess from sizes alone: quantize measures what each costs this model, and chooses again"
 
 
 def guess(target: Target, model: Model, plan_of: PlanOf) -> Recipe:

@@ -142,7 +142,7 @@ class Baseline:
         nbytes = checked_size(path, InputError)
         raw = path.read_bytes()
         if raw[:8] != MAGIC:
-            what = disguise(raw[:64]) or "is no baseline. Make one with `ggufkit baseline`."
+            what = disguise(raw[:64]) or "is not a baseline file. Make one with `ggufkit baseline`."
             raise InputError(f"{path} {what}")
         if len(raw) < _HEAD.size + _DIGEST_NBYTES:
             raise _damaged(path, f"{nbytes} bytes cannot hold a header")

@@ -86,7 +86,7 @@ def _check_folder(folder: Path) -> None:
     if folder.is_file():
         raise CheckpointError(f"{folder} is a file. Pass the folder that holds it and {CONFIG}.")
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} does not exist or is no folder. Check the path.")
+        raise CheckpointError(f"{folder} does not exist or is not a folder. Check the path.")
     try:
         empty = next(folder.iterdir(), None) is None
     except OSError as error:

@@ -71,7 +71,7 @@ class Cursor:
 
     def expect_magic(self) -> None:
         if self.nbytes < len(MAGIC):
-            raise self.cut_short(f"{self.nbytes} bytes are no GGUF file")
+            raise self.cut_short(f"{self.nbytes} bytes are too few for a GGUF file")
         head = self.file.pread(0, min(self.nbytes, 64)).tobytes()
         if not head.startswith(MAGIC):
             what = disguise(head)
@@ -130,7 +130,7 @@ class Cursor:
 
 
 def read_value(cursor: Cursor, kind: gguf.GGUFValueType, key: str) -> Any:
-    """A value that is no array."""
+    """A value other than an array."""
     what = f"the value of {shown(key)}"
     if kind is _T.STRING:
         return cursor.string(what)

@@ -41,7 +41,7 @@ _MAX_ELEMENTS = 2**63 - 1
 class GgufPart:
     """One file; tensors are in its order. `data_offset` is where their bytes begin.
 
-    trailing_nbytes  behind the last tensor's padding: nobody's, and llama.cpp reads such files
+    trailing_nbytes  bytes after the last tensor's padding: unused, and llama.cpp reads such files
     """
 
     file: SourceFile

@@ -106,7 +106,7 @@ def _all_parts(first: GgufPart) -> Iterator[GgufPart]:
     if match is None or int(match["count"]) != count or count > _MAX_PARTS:
         raise GgufError(
             f"{path} is part of a split of {count} files, whose names end in -00001-of-{count:05d}.gguf and so on. "
-            "Give the parts their names back."
+            "Rename the parts like that."
         )
     for number in range(count):
         sibling = path.with_name(f"{match['stem']}-{number + 1:05d}-of-{count:05d}.gguf")

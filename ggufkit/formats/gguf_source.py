@@ -30,7 +30,7 @@ def open_model(path: Path, *, allow_requantize: bool = False) -> Model:
     """A model from an F32, F16, BF16 or Q8_0 GGUF; other types only with `allow_requantize`. Raises GgufError."""
     source = GgufFile.open(path)
     if not source.tensors:
-        raise GgufError(f"{path} holds no tensors (a vocabulary alone?). Pass the model itself.")
+        raise GgufError(f"{path} has no tensors (is it a vocabulary only?). Pass the model itself.")
     return Model(
         hparams=read_hparams(source),
         metadata=tuple(kv for kv in source.metadata.values() if kv.key not in REPLACED_KEYS),
@@ -103,7 +103,7 @@ def _model_tensor(ref: TensorRef, path: Path, allow_requantize: bool) -> ModelTe
         )
     if ref.dtype not in WEIGHT_DTYPES:
         raise GgufError(
-            f"{path}: tensor {shown(ref.name)} is stored as {ref.dtype}, which is no type of weights. "
+            f"{path}: tensor {shown(ref.name)} is stored as {ref.dtype}, which is not a type for weights. "
             "Use the model's F16, BF16 or Q8_0 file."
         )
     if ref.dtype not in SOURCE_DTYPES and not allow_requantize:

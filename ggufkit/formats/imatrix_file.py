@@ -138,7 +138,7 @@ def _datasets(source: GgufFile) -> tuple[str, ...]:
 
 
 def _count(source: GgufFile, key: str) -> int:
-    """A whole number, 0 where there is none: said in the output, and computed with nowhere."""
+    """A whole number, 0 where there is none; it is only reported, never computed with."""
     value = source.value(key)
     return value if type(value) is int and 0 <= value < 2**32 else 0
 

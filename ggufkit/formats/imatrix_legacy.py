@@ -59,7 +59,7 @@ class _Reader:
         if not 0 <= nbytes <= left:
             raise ImatrixError(
                 f"{self.path}: {what} at byte {self.pos} wants {nbytes} bytes, {left} are left. "
-                "This is no importance file of llama.cpp, or it is cut short."
+                "This is not an importance file of llama.cpp, or it is cut short."
             )
         self.pos += nbytes
         return self.raw[self.pos - nbytes : self.pos]

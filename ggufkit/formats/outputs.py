@@ -22,7 +22,7 @@ def require_place(output: Path, *, read: Iterable[Path | None] = (), force: bool
     """Raise OutputError where a file cannot be written at `output`, or must not be.
 
     read   files and checkpoint folders that are read: none of them is written to, by any path or link
-    force  whether a file that is there may be replaced; never one that is no regular file
+    force  whether a file that is there may be replaced; never one that is not a regular file
     """
     target = followed(output)
     name, folder = shown(str(output)), target.parent
@@ -64,7 +64,7 @@ def _require_writable(folder: Path, name: str) -> None:
             pass
     except OSError as error:
         raise OutputError(
-            f"{name}: cannot be written, its folder takes no file: {error.strerror}. Choose another place."
+            f"{name}: cannot be written to its folder: {error.strerror}. Choose another place."
         ) from error
 
 

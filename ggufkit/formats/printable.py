@@ -36,7 +36,7 @@ def for_log(text: str) -> str:
 
 
 def for_json(text: str) -> str:
-    """A JSON document with unsafe characters as JSON writes them, which changes nothing of its meaning."""
+    """A JSON document with unsafe characters as JSON writes them, which does not change its meaning."""
     return _ANY_BUT_LINES.sub(lambda m: "".join(f"\\u{unit:04x}" for unit in _utf16(m[0])), text)
 
 

@@ -85,7 +85,7 @@ def _ref(entry: Entry, file: SourceFile, data_offset: int) -> TensorRef:
 def header_length(head: bytes, file_nbytes: int, where: str) -> int:
     """Length of the header in bytes, from the first bytes of the file, bounded by the file and by the format."""
     if file_nbytes < LENGTH_NBYTES:
-        raise CheckpointError(f"{where}: {file_nbytes} bytes are no safetensors file. {_AGAIN}")
+        raise CheckpointError(f"{where}: {file_nbytes} bytes are too few for a safetensors file. {_AGAIN}")
     length = int.from_bytes(head[:LENGTH_NBYTES], "little")
     if length > MAX_HEADER_NBYTES:
         raise CheckpointError(

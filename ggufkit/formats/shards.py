@@ -21,7 +21,7 @@ INDEX = "model.safetensors.index.json"
 STEMS = ("model", "consolidated")
 MAX_INDEX_NBYTES = 256 << 20
 _SHARD = re.compile(r"(?:model|consolidated)-(\d{5,6})-of-(\d{5,6})\.safetensors")
-# What an index may list though no shard holds it: a head tied to the embeddings, buffers that are computed anew.
+# What an index may list though no shard holds it: a head tied to the embeddings, buffers that are computed again.
 _NOT_STORED = ("lm_head.weight", ".rotary_emb.inv_freq", ".attention.bias", ".masked_bias", ".position_ids")
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _FETCH = "Fetch the checkpoint again, with every file of it."
@@ -145,19 +145,19 @@ def _only(folder: Path, names: Sequence[str]) -> str:
         )
     if adapters:
         raise CheckpointError(
-            f"{folder} holds an adapter ({adapters[0]}), no model. Merge it into its base model first."
+            f"{folder} holds an adapter ({adapters[0]}), not a model. Merge it into its base model first."
         )
     found = sorted(folder.glob("[!.]*"))
     pickles = [p.name for p in found if p.suffix in _PICKLES]
     if pickles:
         raise CheckpointError(
             f"{folder} holds pickled weights ({shown(pickles[0])}). Opening them runs code, so ggufkit does not. "
-            "Fetch the checkpoint's .safetensors files, or convert it on a machine you can lose, with transformers: "
+            "Fetch the checkpoint's .safetensors files, or convert it in a throw-away machine, with transformers: "
             "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)."
         )
     models = [p.name for p in found if p.suffix == ".gguf"]
     hint = f"Pass the file itself: {folder / models[0]}" if models else _FETCH
-    raise CheckpointError(f"{folder} holds no .safetensors file. {hint}")
+    raise CheckpointError(f"{folder} has no .safetensors file. {hint}")
 
 
 def open_shards(
@@ -195,7 +195,7 @@ def open_shards(
 
 
 def _inside(folder: Path, name: str, index: str) -> Path:
-    """Path of a shard. Its name was checked; a link is whoever laid it there's own word, and is followed."""
+    """Path of a shard. Its name was checked; links are followed, since whoever made the folder placed them."""
     path = folder / name
     if not path.exists():
         what = "is a link to a file that is gone" if path.is_symlink() else f"is missing; {index} names it"

@@ -111,7 +111,7 @@ class SourceFile:
         return SourceFile.at, self.seen_elsewhere
 
     def __del__(self, at_exit: Callable[[], bool] = sys.is_finalizing) -> None:  # then modules' names are gone
-        if self._fd >= 0 and not at_exit():  # whoever drops a file that was refused need not remember to close it
+        if self._fd >= 0 and not at_exit():  # a caller that drops a refused file need not remember to close it
             self.close()
 
     def _open(self) -> int:

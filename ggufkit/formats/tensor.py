@@ -72,8 +72,8 @@ class TensorRef:
         """Rows [start, stop) widened to float32: (stop - start, n_per_row). InputError for a dtype that holds none."""
         if self.dtype not in WEIGHT_DTYPES:
             raise InputError(
-                f"{self.file.path}: tensor {shown(self.name)} is stored as {self.dtype}, which is no type of weights "
-                "that can be read. Use the checkpoint in BF16, F16 or F32."
+                f"{self.file.path}: tensor {shown(self.name)} is stored as {self.dtype}, which is not a type for "
+                "weights that can be read. Use the checkpoint in BF16, F16 or F32."
             )
         return widen(self.raw_rows(start, stop), self.dtype)
 

@@ -27,7 +27,7 @@ from quant import logits
 I32Array = NDArray[np.int32]
 
 TOKENS_KEY = "tokenizer.ggml.tokens"
-MIN_CHUNKS = 2  # fewer tell nothing of the spread
+MIN_CHUNKS = 2  # fewer do not show the spread
 
 
 class Reference(Protocol):
@@ -165,7 +165,7 @@ def facts_of(baseline: Baseline) -> ModelFacts:
     try:
         return ModelFacts(**baseline.header.model)
     except TypeError as error:
-        raise InputError(f"{baseline.path}: the baseline names no model. Make it again.") from error
+        raise InputError(f"{baseline.path}: the baseline does not name its model. Make it again.") from error
 
 
 def open_baseline(path: Path) -> StoredReference:

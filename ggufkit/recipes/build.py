@@ -52,7 +52,7 @@ def make_plan(
     importance      names of the tensors that have importance; None where there is none at all
     extra_metadata  entries to add behind the model's own
 
-    Raises UsageError for a name nobody knows and for types that need importance which is not there, RecipeError for
+    Raises UsageError for an unknown name and for types that need importance when there is none, RecipeError for
     rules that match nothing or do not fit.
     """
     recipe = named(recipe) if isinstance(recipe, str) else recipe

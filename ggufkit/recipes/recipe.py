@@ -155,7 +155,7 @@ def _check_table(table: Mapping[str, Any], known: Sequence[str], where: str) -> 
 
 
 def _lines(values: Mapping[str, str]) -> list[str]:
-    # JSON's escapes are TOML's, but for DEL, which TOML wants escaped too
+    # JSON's escapes are TOML's, except DEL, which TOML wants escaped too
     return [f"{key} = {json.dumps(v, ensure_ascii=False)}".replace("\x7f", "\\u007f") for key, v in values.items() if v]
 
 

@@ -20,7 +20,7 @@ from ggufkit.workflows.gate import GateResult
 # whether the file carries a chat template -> what it is for; results of older versions do not know
 _KINDS: dict[bool | None, list[str]] = {
     True: ["It answers questions: its chat template is in the file."],
-    False: ["It continues texts: it carries no chat template."],
+    False: ["It continues texts: it has no chat template."],
     None: [],
 }
 

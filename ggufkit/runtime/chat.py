@@ -52,7 +52,7 @@ def tokenize_chat(engine: Engine, messages: Sequence[Message], *, add_generation
     """
     template = engine.chat_template
     if template is None:
-        raise InputError(f"{engine.path.name} carries no chat template. Continue a text instead (--raw).")
+        raise InputError(f"{engine.path.name} has no chat template. Continue a text instead (--raw).")
     forbidden = _forbidden_texts(engine, template)
     safe = [Message(message.role, mark_control(message.content, forbidden[message.role == "assistant"]))
             for message in messages]  # fmt: skip
@@ -78,7 +78,7 @@ def render(
     not defined. Source: transformers apply_chat_template.
     """
     if len(template.encode()) > MAX_TEMPLATE_NBYTES:
-        raise InputError(f"the chat template has more than {MAX_TEMPLATE_NBYTES} bytes; none that is honest has")
+        raise InputError(f"the chat template has more than {MAX_TEMPLATE_NBYTES} bytes; a real one is far smaller")
     if sum(len(message.content.encode(errors="replace")) for message in messages) > MAX_MESSAGES_NBYTES:
         raise InputError(f"the conversation has more than {MAX_MESSAGES_NBYTES} bytes. Shorten it")
     for message in messages:

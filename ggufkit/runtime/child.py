@@ -1,4 +1,4 @@
-"""Python processes of our own: they import what this process would, and nothing of the working folder.
+"""Python processes of our own: they import what this process would, and nothing from the working folder.
 
 A working folder may be a downloaded model's, that is, a stranger's: its `json.py` must not run. Children start without
 `site` and the environment's paths (`-I -S`), so that the standard library comes first; what else they may import is

@@ -172,7 +172,7 @@ class Engine:
     def require_unchanged(self) -> None:
         """Raise InputError where the file was written to since it was opened; the end of `with` asks this, too."""
         if any(part.file.was_overwritten() for part in self.header.parts):
-            raise InputError(f"{self.path} was written to while it ran: the results belong to no file. Run it again.")
+            raise InputError(f"{self.path} was written to while it ran: the results are of no single file. Run again.")
 
     @property
     def path(self) -> Path:
@@ -239,7 +239,7 @@ class Engine:
         """The rows asked for in the last decode, in batch order: (n_rows, n_vocab), a view until the next decode."""
         pointer = self._lib.llama_get_logits(self.handle)
         if not pointer or n_rows > self.settings.n_outputs:
-            raise library.engine_error(f"{self.path.name}: llama.cpp holds no {n_rows} rows of logits.", self.log)
+            raise library.engine_error(f"{self.path.name}: llama.cpp does not have {n_rows} rows of logits.", self.log)
         address = ctypes.cast(pointer, ctypes.c_void_p).value
         shape = (n_rows, self.vocab.n_vocab)
         return np.ctypeslib.as_array((ctypes.c_float * (shape[0] * shape[1])).from_address(address or 0)).reshape(shape)

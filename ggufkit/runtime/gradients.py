@@ -149,7 +149,7 @@ def _rope(back: "Backward", node: Node, g: F32Array) -> None:
 
 
 def _pairs(n_dims: int, mode: int) -> tuple[slice, slice]:
-    """Which columns turn together: neighbours, or one of each half (NEOX and its kin)."""
+    """Which columns turn together: neighbours, or one of each half (NEOX and similar)."""
     if mode & 2 or mode & 8:
         return slice(0, n_dims // 2), slice(n_dims // 2, n_dims)
     return slice(0, n_dims, 2), slice(1, n_dims, 2)

@@ -5,7 +5,7 @@ every graph node; the callback is Python, so a pending Ctrl-C is seen there. It 
 is why single tokens are decoded without it. Works on CPU; Metal finishes its graph first.
 
 An exception must not rise inside a callback, where ctypes would print and drop it. So Ctrl-C only sets a flag while
-C runs, and is delivered again, to whoever handled it before, once C has returned.
+C runs, and is delivered again to the earlier handler once C has returned.
 """
 
 import signal

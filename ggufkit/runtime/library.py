@@ -44,7 +44,7 @@ _CONTEXT_DEFAULTS = {
 class LogRing:
     """The last lines that llama.cpp logged. Lines arrive in pieces.
 
-    Each engine has one and listens with it while it works; `LOG` gets what nobody listens to, such as lines of
+    Each engine has one and listens with it while it works; `LOG` gets the rest, such as lines of
     llama.cpp's own threads.
     """
 

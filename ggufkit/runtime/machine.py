@@ -115,7 +115,7 @@ def cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
     if base and Path(base).is_absolute():
         return Path(base) / "ggufkit"
-    home = Path(os.path.expanduser("~"))  # noqa: PTH111  Path.home() raises where nobody knows the user
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111  Path.home() raises where the user has no home
     if not home.is_absolute():
         return Path(tempfile.gettempdir()) / f"ggufkit-{os.getuid()}"  # never the current folder
     return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "ggufkit"

@@ -12,7 +12,7 @@ from ggufkit.errors import EngineError
 from ggufkit.runtime.library import INSTALL, library_folder
 
 F32, I32 = 0, 26  # ggml.h enum ggml_type
-_LAST_OP = "GLU"  # ggml.h enum ggml_op; behind it there are no names
+_LAST_OP = "GLU"  # ggml.h enum ggml_op; there are no names after it
 _MAX_DIMS, _MAX_OP_PARAMS, _MAX_SRC, _MAX_NAME = 4, 64, 10, 64  # ggml.h
 
 

@@ -198,7 +198,7 @@ def _recall(cache: Path, key: str) -> Verdict | None:
 
 
 def _remember(cache: Path, key: str, found: Verdict) -> None:
-    """Write the verdict beside the others, in one step. A cache that cannot be written is no error."""
+    """Write the verdict beside the others, in one step. A cache that cannot be written is not an error."""
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         try:

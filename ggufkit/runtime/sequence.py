@@ -14,7 +14,7 @@ OnPrompt = Callable[[int, int], None]  # tokens of the prompt that are there, an
 
 
 class Sequence:
-    """Sequence `number` of `engine`, which nobody else computes in. `held` are its tokens in the engine's memory."""
+    """Sequence `number` of `engine`, which nothing else computes in. `held` are its tokens in the engine's memory."""
 
     def __init__(self, engine: Engine, number: int = 0) -> None:
         self.engine, self._number = engine, number
@@ -27,7 +27,7 @@ class Sequence:
         Ctrl-C raises KeyboardInterrupt; what was computed until then is held.
         """
         kept = self._keep(prompt)
-        step = self.engine.settings.n_ubatch  # llama.cpp computes no more at once: larger steps would be no faster
+        step = self.engine.settings.n_ubatch  # llama.cpp computes this many at once: larger steps are not faster
         for start in range(kept, len(prompt), step):
             if on_prompt is not None:
                 on_prompt(start, len(prompt))

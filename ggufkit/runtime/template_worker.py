@@ -26,7 +26,7 @@ _REFUSED = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends, nodes.
 
 
 class TemplateRefusedError(Exception):
-    """The template does what no chat template needs."""
+    """The template does something that chat templates do not need."""
 
 
 class _Generation(Extension):
@@ -75,7 +75,7 @@ def check(tree: nodes.Template) -> None:
             raise TemplateRefusedError(f"it nests deeper than {_MAX_DEPTH}")
         if isinstance(node, _REFUSED):
             raise TemplateRefusedError(
-                f"line {node.lineno}: {type(node).__name__.lower()} has no place in a chat template"
+                f"line {node.lineno}: {type(node).__name__.lower()} is not allowed in a chat template"
             )
         if isinstance(node, nodes.Getattr) and node.attr.startswith("_"):
             raise TemplateRefusedError(f"line {node.lineno}: it reaches for {node.attr!r}")

@@ -37,7 +37,7 @@ class TemplateWorker:
                 self._start(template)
             try:
                 answer = self._ask({"variables": variables})
-            except BaseException:  # Ctrl-C too: what it is doing now is nobody's any more
+            except BaseException:  # Ctrl-C too: its answer would belong to no request
                 self._stop()
                 raise
         return str(_checked(answer)["text"])

@@ -54,7 +54,7 @@ class Vocabulary:
         if self._vocab is None:
             raise EngineError("the model is closed. Use it inside its `with` block.")
         if self._is_none:
-            raise InputError("the file carries no tokenizer (tokenizer.ggml.model is none), so it cannot read a text.")
+            raise InputError("the file has no tokenizer (tokenizer.ggml.model is none), so it cannot read a text.")
         return self._vocab
 
     def close(self) -> None:

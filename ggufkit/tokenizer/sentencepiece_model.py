@@ -36,7 +36,7 @@ class SentencePieceModel:
 
 
 def parse_model(raw: bytes) -> SentencePieceModel:
-    """The vocabulary in the bytes of a tokenizer.model. Raises ValueError with the reason where it is none."""
+    """The vocabulary in the bytes of a tokenizer.model. Raises ValueError, with the reason, for other bytes."""
     pieces: list[Piece] = []
     prefix = True
     for number, value in _fields(raw):

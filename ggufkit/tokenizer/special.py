@@ -40,7 +40,7 @@ class _Specials:
 def special_tokens(files: TokenizerFiles, texts: list[str], *, by_text: bool = False) -> tuple[KV, ...]:
     """Ids, flags and templates that the files declare. An id without a row is left out.
 
-    texts    of all rows: where config.json gives a number that is no row (-1), they have that of the declared token
+    texts    of all rows: where config.json gives a number that is not a row (-1), they have that of the declared token
     by_text  a BOS and EOS that no file numbers have the number of their text; without one llama.cpp takes 11
 
     Raises MalformedError on a malformed tokenizer.json.

@@ -128,7 +128,7 @@ def declared_tokens(files: TokenizerFiles) -> Iterable[AddedToken]:
 
 
 def read_model(files: TokenizerFiles, n_vocab: int, name: str = MODEL) -> SentencePieceModel:
-    """The SentencePiece model of the folder. Raises TokenizerError where it is none, or has more pieces than rows."""
+    """The SentencePiece model of the folder. Raises TokenizerError for another file, or more pieces than rows."""
     path = files.folder / name
     try:
         model = parse_model(files.read_bytes(name))

@@ -196,7 +196,7 @@ def gathered_path(output: Path) -> Path:
 
 
 def _keep(settings: CalibrateSettings, sums: Mapping[str, InputSums], n_chunk: int) -> None:
-    """Write what was gathered, for a process that is killed. A disk that has no room for it is no reason to stop."""
+    """Write what was gathered, for a process that is killed. A full disk is not a reason to stop."""
     kept, n_tokens = gathered_path(settings.output), settings.skip_tokens + n_chunk * settings.n_ctx
     names = tuple(path.name for path in settings.text) or (CALIBRATION_TEXT,)
     with contextlib.suppress(OutputError):

@@ -27,7 +27,7 @@ from ggufkit.runtime.engine import Device, Engine
 
 I32Array = NDArray[np.int32]
 
-_BLANK = 1e-5  # nats; less between all tokens of a text is no prediction
+_BLANK = 1e-5  # nats; a spread below this over a whole text is not a prediction
 _SAMPLE_CHARS = 20_000  # of text, to see whether both tokenizers cut alike
 
 

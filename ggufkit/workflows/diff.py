@@ -100,7 +100,7 @@ def _stored_recipe(candidate: Model, file_type: str) -> Recipe | None:
 
 
 def _planned_types(candidate: Model, recipe: Recipe | str) -> dict[str, str]:
-    """The smaller type of each tensor, of those with and without importance; empty for a mixture nobody knows."""
+    """The smaller type of each tensor, of those with and without importance; empty for an unknown mixture."""
     planned: dict[str, str] = {}
     for importance in (None, {t.name for t in candidate.tensors}):
         try:

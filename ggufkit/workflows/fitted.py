@@ -418,7 +418,7 @@ def running_model(
 ) -> AbstractContextManager[Path]:
     """The model as a GGUF that runs: the source, or a quick quantized file for a while.
 
-    step  called before that is made, for whom to tell how far it has come
+    step  called before that is made; returns the callback for its progress
     """
     on_progress = ignore if settings.source.is_file() else step()
     return running_copy(settings, model, quick_type(model), _PURPOSE, on_progress)

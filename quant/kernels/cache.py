@@ -36,7 +36,7 @@ def cache_folder() -> Path | None:
                 forget_others(base, name)
             return base / name
     warnings.warn(
-        "compiled code cannot be kept, so each start compiles anew, half a minute or more. Set NUMBA_CACHE_DIR to a "
+        "compiled code cannot be kept, so each start compiles again, half a minute or more. Set NUMBA_CACHE_DIR to a "
         "folder that can be written to.",
         CompiledAnewWarning,
         stacklevel=2,

@@ -1,6 +1,6 @@
 """Scales as ggml stores them: IEEE half precision, rounded to nearest, ties to even, never infinite.
 
-Knows float16 and nothing of blocks. Numba has no float16 type, hence the bit arithmetic.
+Knows float16, not blocks. Numba has no float16 type, hence the bit arithmetic.
 
       float16   s eeeee mmmmmmmmmm                 value (1 + m/1024) · 2^(e-15);  e = 0: m · 2^-24
       float32   s eeeeeeee mmmmmmmmmmmmmmmmmmmmmmm  value (1 + m/2^23) · 2^(e-127)

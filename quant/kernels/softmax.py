@@ -12,7 +12,7 @@ _LOG2_E = 1.4426950408889634
 # ln 2 in two parts: the first has so few bits that a multiple of it up to 1023 is exact (Cody and Waite)
 _LN2_HIGH = 6.93145751953125e-1
 _LN2_LOW = 1.42860682030941723212e-6
-_LOWEST = -708.0  # exp of less is no normal float64; nothing this small changes a sum that holds a 1
+_LOWEST = -708.0  # exp of less is not a normal float64; nothing this small changes a sum that holds a 1
 _LARGEST = np.float32(3.4028234663852886e38)
 
 

@@ -120,7 +120,7 @@ def test_two_outputs_cannot_be_one(given: Path) -> None:
         main, ["gate", "c.gguf", "--baseline", "b", "--junit", "out", "--markdown", f"{given.parent}/./out"]
     )
     assert result.exit_code == 2
-    assert "named for two outputs" in result.output
+    assert "given for two outputs" in result.output
 
 
 def test_parts_of_a_split_and_files_of_a_folder_are_inputs(given: Path) -> None:

@@ -176,7 +176,7 @@ def test_commands_confirm_what_they_did(model):
             ("/stats", "numbers is shown"),
             ("/system Be kind.", "with that system message"),
             ("/system", "without a system message"),
-            ("/clear", "begins anew"),
+            ("/clear", "starts again"),
             ("/regen", "no answer yet"),
             ("/nothing", "/nothing is not known"),
             ("/help", "Alt-Enter"),

@@ -165,7 +165,7 @@ def test_other_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"hello")
     with pytest.raises(InputError, match="is a GGUF file"):
         Baseline.open(tmp_path / "model.gguf")
-    with pytest.raises(InputError, match="is no baseline. Make one with `ggufkit baseline`"):
+    with pytest.raises(InputError, match="is not a baseline file. Make one with `ggufkit baseline`"):
         Baseline.open(tmp_path / "x")
     assert not is_baseline(tmp_path / "x")
     assert not is_baseline(tmp_path / "absent")

@@ -245,7 +245,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "GGUF alone": (
         bare(write("m.Q8_0.gguf", b"GGUF"), write("._m.Q8_0.gguf", b""), write("._m.bin", b"")),
         "no .safetensors file. Pass the file itself: .*/m.Q8_0.gguf"),
-    "nothing but config": (bare(), "holds no .safetensors file. Fetch the checkpoint again"),
+    "nothing but config": (bare(), "has no .safetensors file. Fetch the checkpoint again"),
     "several unknown names": (
         bare(shard("x.safetensors", {"a": A}), shard("y.safetensors", {"a": A})), "x.safetensors, y.safetensors and"),
     "no tensors": (bare(shard("model.safetensors", {})), "no tensors in model.safetensors"),
@@ -329,7 +329,7 @@ def test_a_folder_that_may_not_be_entered_is_refused(folder: Path, mode: int) ->
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="absent does not exist or is no folder"):
+    with pytest.raises(CheckpointError, match="absent does not exist or is not a folder"):
         Checkpoint.open(tmp_path / "absent")
     with pytest.raises(CheckpointError, match="is empty. The download did not happen"):
         Checkpoint.open(tmp_path)

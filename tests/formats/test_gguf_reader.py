@@ -110,8 +110,8 @@ def _u32(key: str, value: int) -> bytes:
 
 HUGE = 2**62
 BAD: dict[str, tuple[bytes, str]] = {
-    "empty file": (b"", "0 bytes are no GGUF file"),
-    "three bytes": (b"GGU", "3 bytes are no GGUF file"),
+    "empty file": (b"", "0 bytes are too few for a GGUF file"),
+    "three bytes": (b"GGU", "3 bytes are too few for a GGUF file"),
     "bad magic": (packed(magic=b"GGUX"), "begins with b'GGUX', wanted b'GGUF'"),
     "git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer"),
     "gzip": (b"\x1f\x8b" + bytes(60), "compressed with gzip"),

@@ -88,7 +88,7 @@ def test_number_of_heads_of_each_layer_gives_the_largest(tmp_path: Path) -> None
             r"/model.gguf: \\x1b\[2J.embedding_length is missing",
         ),
         (entries()[:1], None, "llama.embedding_length is missing"),
-        (entries(), [], "holds no tensors"),
+        (entries(), [], "has no tensors"),
         (
             entries(head_count=kv("llama.attention.head_count", build.F32, 4.0)),
             None,
@@ -102,7 +102,7 @@ def test_number_of_heads_of_each_layer_gives_the_largest(tmp_path: Path) -> None
             "block_count is .1099511627776., wanted",
         ),
         (entries(), [info("w", [4, 2, 2, 2], 0)], r"tensor w has shape \[2, 2, 2, 4\]; weights have 1 to 3"),
-        (entries(), [info("w", [32], 0, ggml_type=26)], "tensor w is stored as I32, which is no type of weights"),
+        (entries(), [info("w", [32], 0, ggml_type=26)], "tensor w is stored as I32, which is not a type for weights"),
     ],
 )
 def test_file_that_is_no_model_is_refused(

@@ -174,7 +174,7 @@ BAD = {
     "empty": (b"", "the number of entries at byte 0 wants 4 bytes, 0 are left"),
     "HTML": (b"<!doctype html>", "HTML page"),
     "no entries": (legacy_imatrix([]), "0 entries"),
-    "text": (b"this is no importance file", "no importance file of llama.cpp, or it is cut short"),
+    "text": (b"this is no importance file", "not an importance file of llama.cpp, or it is cut short"),
     "legacy, cut short": (legacy_imatrix([("w", 1, [1.0] * 8)])[:-1], "the values of w at byte 17 wants 32 bytes, 31"),
     "legacy, negative length": (legacy_imatrix([("w", 1, [])])[:-4] + b"\xff" * 4, "values of w .* wants -4 bytes"),
     "legacy, no values": (legacy_imatrix([("w", 1, [])]), r"sums of shape \(1, 0\)"),

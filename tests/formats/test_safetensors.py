@@ -66,8 +66,8 @@ def test_types_that_hold_no_weights_are_listed_and_refuse_to_be_read(tmp_path: P
 
 
 BAD = {
-    "empty file": (b"", "0 bytes are no safetensors file"),
-    "seven bytes": (b"\x01" * 7, "7 bytes are no safetensors file"),
+    "empty file": (b"", "0 bytes are too few for a safetensors file"),
+    "seven bytes": (b"\x01" * 7, "7 bytes are too few for a safetensors file"),
     "header length beyond the bound": (packed(b"{}", length=100_000_001), "claims 100000001 bytes, at most"),
     "header length 2^64-1": (packed(b"{}", length=2**64 - 1), "claims 18446744073709551615 bytes, at most"),
     "header beyond the file": (packed(b"{}", length=3), "claims 3 bytes, the file has 2 after it"),

@@ -87,7 +87,7 @@ def test_a_baseline_is_refused_for_what_it_was_not_made_with(changes, candidate,
 
 def test_a_baseline_that_names_no_model_is_refused() -> None:
     assert baseline().facts.file == "base.gguf"
-    with pytest.raises(InputError, match="b.gkb: the baseline names no model. Make it again"):
+    with pytest.raises(InputError, match="b.gkb: the baseline does not name its model. Make it again"):
         baseline(model={"file": "base.gguf"})
 
 

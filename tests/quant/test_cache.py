@@ -109,7 +109,7 @@ def test_without_any_room_nothing_is_kept_and_nothing_littered(package: Path, ho
     blocked.write_text("")
     where = {"XDG_CACHE_HOME": home, "HOME": home or str(blocked)}
     said = _run(package, f"import warnings; warnings.showwarning = lambda message, *_: print(message)\n{BOTH}", **where)
-    assert said.startswith("compiled code cannot be kept, so each start compiles anew")
+    assert said.startswith("compiled code cannot be kept, so each start compiles again")
     assert list((package / "cwd").iterdir()) == []
 
 

@@ -161,7 +161,7 @@ def test_only_the_template_ends_a_turn(engine):
 
 def test_a_model_without_a_template_says_so(engine, monkeypatch):
     monkeypatch.delitem(engine.header.metadata, "tokenizer.chat_template")
-    with pytest.raises(InputError, match="carries no chat template"):
+    with pytest.raises(InputError, match="has no chat template"):
         tokenize_chat(engine, [Message("user", "hi")])
 
 

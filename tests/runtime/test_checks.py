@@ -119,7 +119,7 @@ def test_a_file_without_a_tokenizer_loads_and_reads_no_text(stories: Path, tmp_p
     with Engine.open(path, n_ctx=64, threads=1, device=Device.CPU) as engine:
         engine.decode(np.arange(8, dtype=np.int32), 0)
         for use in (lambda: engine.tokenize("a"), lambda: engine.vocab.piece(3), lambda: engine.vocab.control_texts):
-            with pytest.raises(InputError, match="carries no tokenizer"):
+            with pytest.raises(InputError, match="has no tokenizer"):
                 use()
 
 

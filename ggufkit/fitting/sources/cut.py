@@ -26,7 +26,7 @@ from ggufkit.recipes.quantizable import layer_of
 I32Array = NDArray[np.int32]
 
 _SMALL = ("Q2_K", "Q4_0")
-N_DUMMY = 32  # rows of a vocabulary that nobody looks at
+N_DUMMY = 32  # rows of a vocabulary that is never used
 _HEAD = ("output.weight", "output.bias")
 _LEADING_DENSE = "leading_dense_block_count"
 _KEPT_GENERAL = ("general.architecture", "general.alignment")
@@ -66,7 +66,7 @@ def cut(model: Model, first: int, stop: int, *, ids: I32Array | None = None) -> 
     only and none of these does, and where it tells a model by its number of layers. They are never computed, and their
     weights are a hole: tensors without parts.
 
-    Raises EngineError for families that nobody has cut yet.
+    Raises EngineError for families that cannot be cut yet.
     """
     hparams = model.hparams
     if not is_cuttable(model):

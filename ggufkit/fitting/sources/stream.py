@@ -56,7 +56,7 @@ class Streams:
     def begin(self, identity: str, shape: Shape, *, n_stream: int = 2) -> None:
         """Find what an earlier run left. Raises OutputError for a disk that is too small.
 
-        identity  all that decides what is in the streams; all that lies there is dropped where it is another
+        identity  all that decides what is in the streams; files of another identity are dropped
         n_stream  streams that lie there at once
         """
         self._identity, self.shape = identity, shape

@@ -3,7 +3,7 @@ library sees a file.
 
 Each rule is an assertion or an uncaught exception of llama.cpp (src/llama-model.cpp, src/llama-vocab.cpp,
 ggml/src/ggml-cpu), found by reading it and by editing files at random. Faults that the library itself reports are left
-to it. Also asked by whoever writes a file that llama.cpp is to read. Does not load anything.
+to it. The same rules are asked before a file is written for llama.cpp. Does not load anything.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -20,7 +20,7 @@ class _Special(NamedTuple):
     flag     the key that asks for it
     asked    tokenizers that ask for it without that key
     always   tokenizers that ask for it whatever the key says
-    default  its number where the file names none that exists, by tokenizer; others have none
+    default  its number by tokenizer, where the file does not name an existing one; other tokenizers have none
     """
 
     key: str
@@ -46,7 +46,7 @@ _SPECIALS = (
 
 
 def vocabulary_problems(metadata: Mapping[str, KV]) -> Iterator[str]:
-    """Sentences on the tokens. A file without any is left to whoever wants to tokenize with it."""
+    """Sentences on the tokens. A file without tokens passes; tokenizing with it is an error later."""
     model, tokens = _value(metadata, "model"), _value(metadata, "tokens")
     if model in _UNTOUCHED or not isinstance(model, str) or not _is_strings(metadata.get("tokenizer.ggml.tokens")):
         return
