@@ -6,18 +6,16 @@ the place and in tests/architectures/test_reference.py.
 """
 
 import hashlib
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from gguf import GGML_QUANT_VERSION, GGUFValueType, Keys
 
 from ggufkit.architectures.adapter import resized
 from ggufkit.architectures.arithmetic import check_arithmetic
-from ggufkit.architectures.card import brief
 from ggufkit.architectures.config import Config, check_sizes
 from ggufkit.architectures.families import FAMILIES
 from ggufkit.architectures.family import Family
+from ggufkit.architectures.find import find_family
 from ggufkit.architectures.mistral import is_own, own, told
 from ggufkit.architectures.naming import general_metadata
 from ggufkit.architectures.tensors import map_tensors
@@ -33,53 +31,6 @@ __all__ = ["FAMILIES", "Family", "convert", "find_family"]
 
 MAX_NOTES = 20  # a stranger's file may give cause for a hundred thousand
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "MXFP4": 38}  # llama_ftype
-
-HEADS = re.compile(r"For(CausalLM|ConditionalGeneration)$")
-OTHER_HEADS = re.compile(r"(\w+?)(ForSequenceClassification|ForTokenClassification|ForQuestionAnswering|Model)")
-# transformers' short names that are not the letters of the class
-CLASS_OF = {"hunyuan_v1_dense": "HunYuanDenseV1ForCausalLM"}
-
-
-def find_family(checkpoint: Checkpoint) -> Family:
-    """The table entry of the first known of config.json's `architectures`; of its model_type where there are none.
-
-    Raises CheckpointError that lists the known classes.
-    """
-    declared = checkpoint.config.get("architectures") or _class_of(checkpoint.config.get("model_type"))
-    names = declared if isinstance(declared, list) else [declared]
-    for name in names:
-        for family in FAMILIES:
-            if name in family.classes and family.when(_text_values(checkpoint.config)):
-                if name != names[0]:
-                    checkpoint.notes.append(f"config.json: architectures begins with {brief(names[0])}; read as {name}")
-                return family
-    name = names[0]
-    classes = sorted(each for family in FAMILIES for each in family.classes)
-    if (other := OTHER_HEADS.fullmatch(str(name))) and f"{other[1]}ForCausalLM" in classes:
-        raise CheckpointError(
-            f"{checkpoint.path / 'config.json'}: {other[0]:.80} predicts no tokens: its head is another one, or none. "
-            f"Use the checkpoint of {other[1]}ForCausalLM that it was made from."
-        )
-    known = ", ".join(classes)
-    raise CheckpointError(
-        f"{checkpoint.path / 'config.json'}: architecture {name!r:.80} is not known. Known: {known}. "
-        "Convert other models with llama.cpp's converter and quantize the GGUF file."
-    )
-
-
-def _text_values(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """config.json with what it says of the language model in front."""
-    text = config.get("text_config")
-    return {**config, **text} if isinstance(text, dict) else config
-
-
-def _class_of(model_type: Any) -> str | None:
-    """The known class of transformers' short name: qwen2_moe is Qwen2MoeForCausalLM's, gemma3_text is Gemma3's."""
-    if str(model_type) in CLASS_OF:
-        return CLASS_OF[str(model_type)]
-    short = str(model_type).removesuffix("_text").replace("_", "")
-    classes = (name for family in FAMILIES for name in family.classes)
-    return next((name for name in classes if HEADS.sub("", name).replace("_", "").lower() == short), None)
 
 
 def convert(

@@ -32,12 +32,18 @@ DROPPED = {
 RENAMES = {
     r"^(model\.)?language_model\.(model\.)?": "model.",
     r"^model\.lm_head\.": "lm_head.",
+    r"^(model\.)?text_model\.(model\.)?": "model.",  # inside of a wrapper: Idefics, SmolVLM
+    r"^(layers|embed_tokens|norm)\.": r"model.\1.",  # saved without the class that has the head
     r"e_score_correction_bias$": "e_score_correction.bias",
 }
 _PARTS = {  # Source: TextModel.filter_tensors, Ernie4_5MoeModel.filter_tensors
     re.compile(
-        r"(^|\.)(visual|vision_model|vision_tower|audio_tower|audio_model|multi_modal_projector|embed_vision|embed_audio)\."
+        r"(^|\.)(visual|vision_model|vision_tower|audio_tower|audio_model|multi_modal_projector|embed_vision|embed_audio"
+        r"|connector|mm_projector|resampler)\.|(^|\.)image_newline$"
     ): "what sees or hears: the language model alone is converted",
+    re.compile(r"^(model\.)?(score|classifier|qa_outputs|v_head|value_head|reward_head)\."): (
+        "a head that predicts no tokens"
+    ),
     re.compile(r"^model\.mtp_(block|emb_norm|hidden_norm|linear_proj)\.\d"): (
         "the block that guesses further tokens: llama.cpp does not run it for this family"
     ),

@@ -44,7 +44,9 @@ def int8(finder: Finder, name: str, ref: TensorRef) -> TensorRef | None:
     if (scales := finder.part(f"{name.removesuffix('weight')}SCB", "F32", required=False)) is not None:
         match(scales, (n_rows,))
         return finder.made("bitsandbytes, 8 bits", name, ref.shape, ref, Int8(ref, scales, None, 1, BNB))
-    scales = finder.needed(f"{name}_scale", *FLOATS)
+    scales = finder.part(f"{name}_scale", *FLOATS, required=False)
+    if scales is None:
+        return None
     zeros = finder.part(f"{name}_zero_point", "I8", required=weight_group(finder).get("symmetric") is False)
     if int(np.prod(scales.shape)) == 1:
         n_group = 1
