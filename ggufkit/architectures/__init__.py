@@ -18,6 +18,7 @@ from ggufkit.architectures.family import Family
 from ggufkit.architectures.find import find_family
 from ggufkit.architectures.mistral import is_own, own, told
 from ggufkit.architectures.naming import general_metadata
+from ggufkit.architectures.outline import outlined
 from ggufkit.architectures.tensors import map_tensors
 from ggufkit.architectures.vocabulary import vocabulary_metadata
 from ggufkit.errors import CheckpointError
@@ -48,6 +49,8 @@ def convert(
     adapters    PEFT adapters to add to the weights, one after the other
     requantize  decode MXFP4 weights like any others; otherwise they are taken over as they are
 
+    A checkpoint without shards gives a model whose rows cannot be read: enough for a plan.
+
     general.file_type is that of the weights as they are; a plan replaces it with its own. Raises CheckpointError and
     TokenizerError.
     """
@@ -65,9 +68,13 @@ def convert(
     check_sizes(config)
     stated = config.get("quantization_config")
     refs, lines = unpack(checkpoint.tensors, stated if isinstance(stated, dict) else {}, keep=not requantize)
-    for adapter in adapters:
+    for adapter in adapters if refs else ():
         refs = list(merged({ref.name: ref for ref in refs}, adapter).values())
-    tensors, dropped = map_tensors(family, config, refs, mtp=mtp)
+    if checkpoint.shards:
+        tensors, dropped = map_tensors(family, config, refs, mtp=mtp)
+    else:
+        tensors, dropped = outlined(family, config, checkpoint.listed, mtp=mtp), {}
+        lines = [f"{checkpoint.path.name} holds no weights: its tensors are those that config.json promises"]
     arch = family.arch_name
     entries: list[KV] = [KV(Keys.General.ARCHITECTURE, GGUFValueType.STRING, arch)]
     entries += [kv for rule in family.before for kv in rule(config, arch)]

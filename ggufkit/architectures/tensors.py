@@ -72,13 +72,13 @@ def mapped(
     family: Family, config: Config, refs: Sequence[TensorRef], *, mtp: bool = True
 ) -> tuple[list[ModelTensor], dict[str, str]]:
     """The GGUF tensors that `refs` make, in their order, whatever is absent; and what was dropped."""
-    config.n_mtp = _n_mtp(family, config, refs) if mtp else 0
+    config.n_mtp = n_mtp(family, config, (ref.name for ref in refs)) if mtp else 0
     stacker = Stacker(family, family.experts, config) if family.experts else None
     names = gguf.get_tensor_name_map(family.arch, family.n_layer(config))
     tensors: list[ModelTensor] = []
     dropped: dict[str, str] = {}
     for ref in refs:
-        name = _renamed(family, config, ref.name)
+        name = renamed(family, config, ref.name)
         if reason := _dropped(family, config, name):
             dropped[ref.name] = reason
             continue
@@ -94,17 +94,17 @@ def mapped(
     return tensors, dropped
 
 
-def _n_mtp(family: Family, config: Config, refs: Iterable[TensorRef]) -> int:
+def n_mtp(family: Family, config: Config, names: Iterable[str]) -> int:
     """Blocks that guess further tokens, counted by their tensors: many fine-tunes have lost them, whatever they say."""
     if family.mtp is None:
         return 0
-    names = (_renamed(family, config, ref.name) for ref in refs)
+    names = (renamed(family, config, name) for name in names)
     n_layer = config.integer("num_hidden_layers")
     layers = [int(match[1]) for name in names if (match := re.match(r"model\.layers\.(\d{1,5})\.", name))]
     return max(0, max(layers, default=0) + 1 - n_layer)
 
 
-def _renamed(family: Family, config: Config, name: str) -> str:
+def renamed(family: Family, config: Config, name: str) -> str:
     for pattern, text in {**RENAMES, **family.renames}.items():
         name = re.sub(pattern, text, name)
     match = re.match(r"(?:model\.)?mtp\.(?:layers\.(\d{1,5})|(\w+))\.", name) if family.mtp else None

@@ -56,8 +56,8 @@ def command(
 ) -> None:
     """Show what every tensor of SOURCE would become, the file's size, and what it takes to make and to run it.
 
-    Reads headers only: a 93 GB checkpoint is planned in about a second; with --effort some seconds go to trying one
-    layer. With a target the types are a guess: quantize measures them first.
+    Reads headers only: a 93 GB checkpoint is planned in about a second, and a folder without its weights will do. With
+    --effort some seconds go to trying one layer. With a target the types are a guess: quantize measures them first.
     """
     from ggufkit.errors import UsageError
     from ggufkit.recipes.search import Target

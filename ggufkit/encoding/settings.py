@@ -51,6 +51,8 @@ class QuantizeSettings:
         """Whether other processes encode."""
         return bool(self.cluster or self.workers)
 
-    def open(self) -> Model:
-        """The source as these settings want it. Raises what `open_source` raises."""
-        return open_source(self.source, allow_requantize=self.allow_requantize, mtp=self.mtp, lora=self.lora)
+    def open(self, *, outline: bool = False) -> Model:
+        """The source as these settings want it; see `open_source`, and for what it raises."""
+        return open_source(
+            self.source, allow_requantize=self.allow_requantize, mtp=self.mtp, lora=self.lora, outline=outline
+        )

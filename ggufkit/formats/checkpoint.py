@@ -15,7 +15,7 @@ from ggufkit.formats import strict_json
 from ggufkit.formats.files import disguise, is_present, read_small, shown
 from ggufkit.formats.fingerprint import content_digest
 from ggufkit.formats.safetensors import SafetensorsFile
-from ggufkit.formats.shards import find_shards, open_shards
+from ggufkit.formats.shards import INDEX, find_shards, open_shards, read_index
 from ggufkit.formats.tensor import TensorRef
 
 CONFIG = "config.json"
@@ -32,6 +32,7 @@ class Checkpoint:
 
     config       of config.json; without one, of Mistral's params.json, whose names `architectures.mistral` translates
     config_name  which of the two
+    listed       without shards: names of the tensors, where an index lists them
     notes        what was left out because it could not be read and is not needed; readers of other files add theirs
     """
 
@@ -42,6 +43,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorRef]
     notes: list[str] = field(default_factory=list)
     config_name: str = CONFIG
+    listed: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -67,7 +69,9 @@ class Checkpoint:
         config = read_json(folder, CONFIG)
         if config is None:
             raise CheckpointError(f"{folder} has no {CONFIG}. {_WHOLE}")
-        return cls(folder, config, {}, (), {})
+        notes: list[str] = []
+        listed = tuple(read_index(folder / INDEX)) if is_present(folder / INDEX) else ()
+        return cls(folder, config, read_optional(folder, GENERATION_CONFIG, notes), (), {}, notes, CONFIG, listed)
 
     def fingerprint(self) -> str:
         """Hex digest of config, sizes, headers and a sample of the weights. The folder's place does not matter."""

@@ -133,7 +133,7 @@ def plan(
     )
     if effort is not None:
         return _fitted(settings, effort, target, n_tokens)
-    with opened(settings) as job:
+    with opened(settings, outline=True) as job:
         if target is None:
             return plan_report(job)
         return plan_report(_guessed(job, target), guessed=True)

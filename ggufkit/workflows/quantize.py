@@ -69,9 +69,12 @@ def report_of(job: Job, resumed_nbytes: int, seconds: float) -> QuantizeReport:
 
 
 @contextmanager
-def opened(settings: QuantizeSettings) -> Iterator[Job]:
-    """The job that `quantize` would do, while its source is open."""
-    with settings.open() as model:
+def opened(settings: QuantizeSettings, *, outline: bool = False) -> Iterator[Job]:
+    """The job that `quantize` would do, while its source is open.
+
+    outline  see `open_source`: a job that can be planned and not done
+    """
+    with settings.open(outline=outline) as model:
         yield prepare(settings, model, plain_encoder(settings, model))
 
 
