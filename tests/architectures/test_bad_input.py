@@ -119,15 +119,13 @@ def test_fp8_without_its_scales_is_refused(tmp_path):
     refused(Checkpoint.open(tmp_path), r"o_proj\.weight is F8_E4M3 and has no .*o_proj\.weight_scale_inv beside it")
 
 
-@pytest.mark.parametrize(
-    ("dtype", "message"), [("I8", r"weight_scale is absent"), ("U8", "is U8, wanted F32, F16, BF16, F64")]
-)
-def test_quantized_weights_are_refused(dtype, message, tmp_path):
+@pytest.mark.parametrize("dtype", ["I8", "U8"])
+def test_quantized_weights_are_refused(dtype, tmp_path):
     case = tiny.load_case(LLAMA)
     tiny.write_files(case, tmp_path)
     tensors = {name: (shape, bytes(int(np.prod(shape)))) for name, shape in case["source"].items()}
     tiny.write_safetensors(tmp_path / "model.safetensors", tensors, dtype)
-    refused(Checkpoint.open(tmp_path), message)
+    refused(Checkpoint.open(tmp_path), f"is {dtype}, wanted F32, F16, BF16, F64")
 
 
 @pytest.mark.parametrize("left", [{"quant_method": "bitsandbytes", "load_in_4bit": True}, {}, "gptq", None, []])
