@@ -28,12 +28,13 @@ import quant
 from ggufkit.architectures.source import open_source
 from ggufkit.encoding.job import prepare
 from ggufkit.fitting.corpus import Corpus
-from ggufkit.fitting.encoders import Effort, FittedEncoder
+from ggufkit.fitting.encoders import Effort, FittedEncoder, encoder_for
 from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.sources.whole_model import WholeModel
+from ggufkit.fitting.weighing import weigher
 from ggufkit.formats.text import shipped_text
 from ggufkit.recipes.plan import PlannedTensor
-from ggufkit.workflows.fitted import N_TOKENS, encoder_for, weigher
+from ggufkit.workflows.fitted import N_TOKENS
 from ggufkit.workflows.quantize import QuantizeSettings, encode
 from quant import feedback
 from quant.curvature import Curvature

@@ -195,3 +195,12 @@ def _plain(qtype: quant.QuantType, known: ExpertEvidence | ExpertMeans | None) -
 def fits(qtype: quant.QuantType, width: int) -> bool:
     """Whether error feedback can be used: a known layout, and blocks of columns that hold whole blocks of weights."""
     return has_grid(qtype.name) and width % qtype.block_size == 0
+
+
+def encoder_for(
+    effort: Effort, evidence: Evidence, *, held_nbytes: int = 0, name: quant.Encoder = quant.Encoder.GGUFKIT
+) -> ImportanceEncoder | FittedEncoder:
+    """The row encoder of an effort. `name` is whose bytes `fast` makes; error feedback is ggufkit's own."""
+    if effort is Effort.FAST:
+        return ImportanceEncoder(evidence, held_nbytes, name)
+    return FittedEncoder(evidence, effort, held_nbytes)

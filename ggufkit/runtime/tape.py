@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 import quant
 from ggufkit.errors import EngineError
-from ggufkit.runtime.nodes import Tensor, ggml, weight_name
+from ggufkit.runtime.nodes import NodeCallback, Tensor, weight_name
 from quant.types import quant_type_of
 
 F32Array = NDArray[np.float32]
@@ -103,7 +103,7 @@ class _State:
     rows: Place | None = None  # of the residual stream that went in
 
 
-class Tape:
+class Tape(NodeCallback):
     """Records one decode of one micro-batch; a context is made with `params.cb_eval = tape.callback`.
 
     takes_rows  rows of the residual stream go in, to which gradients go back
@@ -111,11 +111,9 @@ class Tape:
     """
 
     def __init__(self, lib: ModuleType, *, takes_rows: bool = False, last: str = "") -> None:
-        self._ggml = ggml()
+        super().__init__(lib)
         self._takes_rows, self._last = takes_rows, last.encode()
-        self._error: BaseException | None = None
         self._state = _State()
-        self.callback = lib.ggml_backend_sched_eval_callback(self._on_node)
 
     def take(self) -> list[Node]:
         """What was recorded, in order; with each node that is let go, its values are."""
@@ -133,28 +131,16 @@ class Tape:
     def clear(self) -> None:
         self._state = _State()
 
-    def reraise(self) -> None:
-        """Raise what went wrong inside the last decode, if anything did."""
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
-    def _on_node(self, address: int, ask: bool, _user: Any) -> bool:
-        try:
-            node = Tensor.from_address(address)
-            op = self._ggml.op_name(node.op)
-            if ask:
-                if self._error is not None or op in _SAME_PLACE:
-                    return False
-                self._record(node, op)  # before it runs: it may write its result over its sources
-            elif _RESULT in _KEPT.get(op, ()) and self._state.nodes[-1].result == self._place(node):
-                self._state.nodes[-1].kept[_RESULT] = self._value(node)
-            if not ask and node.name == self._last:
+    def _on_node(self, node: Tensor, ask: bool) -> bool:
+        op = self._ggml.op_name(node.op)
+        if ask:
+            if op in _SAME_PLACE:
                 return False
-        except BaseException as error:  # an exception cannot cross C
-            self._error = error
-            return False
-        return True
+            self._record(node, op)  # before it runs: it may write its result over its sources
+            return True
+        if _RESULT in _KEPT.get(op, ()) and self._state.nodes[-1].result == self._place(node):
+            self._state.nodes[-1].kept[_RESULT] = self._value(node)
+        return bool(node.name != self._last)
 
     def _record(self, node: Tensor, op: str) -> None:
         state = self._state

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from ggufkit.architectures.source import open_source
 from ggufkit.encoding.destination import layers_folder
+from ggufkit.encoding.running import running_model
 from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import CutError, OutputError, UsageError
 from ggufkit.fitting.corpus import N_CTX, Corpus, texts
@@ -161,8 +162,6 @@ def _by_layer(settings: CalibrateSettings, text: str, on_progress: OnProgress) -
 
 
 def _on_quick_file(settings: CalibrateSettings, model: Model, text: str, on_progress: OnProgress, note: str) -> _Seen:
-    from ggufkit.workflows.fitted import running_model
-
     made = QuantizeSettings(source=settings.model, output=settings.output)
     with running_model(made, model, lambda: on_progress) as running:
         seen = _walk(dataclasses.replace(settings, model=running), text, on_progress)

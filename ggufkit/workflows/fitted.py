@@ -14,7 +14,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,18 +25,18 @@ from ggufkit.encoding.executors import Executor
 from ggufkit.encoding.executors.opening import opened as working
 from ggufkit.encoding.job import Job, Output, check_place, prepare, threads_of
 from ggufkit.encoding.provenance import code_digest
-from ggufkit.encoding.running import running_copy, running_path
+from ggufkit.encoding.running import CALIBRATION_COPY, quick_type, running_model, running_path, stored_model
 from ggufkit.encoding.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
 from ggufkit.errors import CutError, GgufkitError, UsageError
 from ggufkit.fitting.choice import check_target, types_for_target
 from ggufkit.fitting.corpus import Corpus, texts
-from ggufkit.fitting.cost import EffortCost, effort_cost, shapes_of, taped_chunks, taped_tokens
+from ggufkit.fitting.cost import EffortCost, effort_cost, shapes_of
 from ggufkit.fitting.coverage import Coverage
 from ggufkit.fitting.duration import CALIBRATION, ENCODING, QUICK, TYPES, WEIGHING, Run, step_seconds
-from ggufkit.fitting.encoders import Effort, FittedEncoder, ImportanceEncoder
-from ggufkit.fitting.evidence import Evidence, Weigh
+from ggufkit.fitting.encoders import Effort, encoder_for
+from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.guess import NOTE, guess
-from ggufkit.fitting.layer_gradients import GradientSettings, LayerGradients
+from ggufkit.fitting.layer_gradients import LayerGradients
 from ggufkit.fitting.notebook import Notebook
 from ggufkit.fitting.rates import assumed
 from ggufkit.fitting.sources import OnChunk
@@ -44,15 +44,13 @@ from ggufkit.fitting.sources.cut import is_cuttable
 from ggufkit.fitting.sources.layer_by_layer import LayerByLayer, Stream
 from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.timing import measured_rates
-from ggufkit.fitting.token_weights import TokenWeights, measure_weights
-from ggufkit.formats.model import Model, ModelTensor
-from ggufkit.formats.partial import check_space, check_unfinished, kept_path, partial_path
-from ggufkit.formats.source_file import SourceFile
-from ggufkit.formats.tensor import TensorRef
+from ggufkit.fitting.token_weights import TokenWeights
+from ggufkit.fitting.weighing import gradient_settings, weigher
+from ggufkit.formats.model import Model
+from ggufkit.formats.partial import check_space, check_unfinished, kept_path
 from ggufkit.progress import OnProgress, Progress, Steps, ignore
 from ggufkit.recipes.build import make_plan
 from ggufkit.recipes.plan import QuantPlan
-from ggufkit.recipes.quantizable import layer_of
 from ggufkit.recipes.recipe import Recipe
 from ggufkit.recipes.search import Found, Target
 from ggufkit.runtime import machine
@@ -61,7 +59,6 @@ from ggufkit.workflows.plan import FitCost
 from ggufkit.workflows.quantize import QuantizeReport, report_of
 
 N_TOKENS = 100_000
-_PURPOSE = "calibration"
 _BYTES_PER_TOKEN = 3  # of the text, fewer than most tokenizers take, where a disk is planned for
 _WORTH_MEASURING_S = 20.0  # of a run, below which its time is assumed
 _HEADER_NBYTES = 1 << 20  # what a file owes to calibration is in its header, and not in the plan that is costed
@@ -132,8 +129,8 @@ class FittedJob:
         runs_whole = not self.by_layer or bool(_n_tried(settings))
         is_quick = self._job.source.is_dir() and runs_whole
         corpus = Corpus(
-            running_path(self._job, _PURPOSE), text, n_tokens=settings.n_tokens, threads=self._job.threads or None,
-            device=settings.device, type_name=quick_type(model) if is_quick else "",
+            running_path(self._job, CALIBRATION_COPY), text, n_tokens=settings.n_tokens,
+            threads=self._job.threads or None, device=settings.device, type_name=quick_type(model) if is_quick else "",
         )  # fmt: skip
         self.source = (
             LayerByLayer(model, corpus, kept_path(self._job.output) / "layers", stream=settings.stream)
@@ -219,7 +216,7 @@ class FittedJob:
         self._job = dataclasses.replace(self._job, restart=False)  # done: what is found out from here on stays
         self.evidence.notebook = self._notebook()
         if self._job.source.is_dir():
-            forget_copy(self._job.output, _PURPOSE)  # a killed run's
+            forget_copy(self._job.output, CALIBRATION_COPY)  # a killed run's
         steps = Steps(self.seconds, on_progress)
         try:
             with ExitStack() as stack:  # the model is not needed where all that is asked of it was kept
@@ -350,43 +347,6 @@ def quantize_fitted(settings: FitSettings, on_progress: OnProgress = ignore) -> 
         return job.run(on_progress)
 
 
-def stored_model(job: Job) -> Model:
-    """The source's model with its layers as they stand in the unfinished output."""
-    plan, file = job.plan, SourceFile(partial_path(job.settings.output))
-    layers = {}
-    for t in plan.tensors:
-        if layer_of(t.name) >= 0:
-            ref = TensorRef(t.name, t.tensor.shape, t.qtype.name, file, plan.data_offset + t.offset, t.nbytes)
-            layers[t.name] = ModelTensor(t.name, t.tensor.shape, t.qtype.name, (ref,))
-    tensors = tuple(layers.get(t.name, t) for t in job.model.tensors)
-    return dataclasses.replace(job.model, tensors=tensors)
-
-
-def gradient_settings(model: Model, source: LayerByLayer, folder: Path, threads: int) -> GradientSettings:
-    """Which gradients tokens are weighed by where the source is run layer by layer."""
-    return GradientSettings(
-        wants=shapes_of(model).__contains__, n_ctx=taped_tokens(model, by_layer=True), max_chunks=taped_chunks(model),
-        folder=folder, threads=threads, identity=f"{model.source.get('fingerprint', '')} {source.identity}",
-    )  # fmt: skip
-
-
-def weigher(corpus: Corpus, model: Model) -> Weigh:
-    """What `Evidence` calls to have the tokens of a corpus weighed in the whole model."""
-    return functools.partial(
-        measure_weights, corpus, shapes_of(model).__contains__,
-        n_ctx=taped_tokens(model), max_chunks=taped_chunks(model),
-    )  # fmt: skip
-
-
-def encoder_for(
-    effort: Effort, evidence: Evidence, *, held_nbytes: int = 0, name: quant.Encoder = quant.Encoder.GGUFKIT
-) -> ImportanceEncoder | FittedEncoder:
-    """The row encoder of an effort. `name` is whose bytes `fast` makes; error feedback is ggufkit's own."""
-    if effort is Effort.FAST:
-        return ImportanceEncoder(evidence, held_nbytes, name)
-    return FittedEncoder(evidence, effort, held_nbytes)
-
-
 def cost_of(settings: FitSettings) -> EffortCost:
     """What `quantize_fitted` will cost with these settings; reads headers only. Raises UsageError where the memory
     does not suffice."""
@@ -411,27 +371,6 @@ def _effort(settings: FitSettings) -> Effort:
 def cap_of(settings: FitSettings) -> int:
     """Resident bytes that may be used."""
     return settings.quantize.max_memory or max(DEFAULT_MAX_MEMORY, machine.memory().total // 2)
-
-
-def running_model(
-    settings: QuantizeSettings, model: Model, step: Callable[[], OnProgress]
-) -> AbstractContextManager[Path]:
-    """The model as a GGUF that runs: the source, or a quick quantized file for a while.
-
-    step  called before that is made; returns the callback for its progress
-    """
-    on_progress = ignore if settings.source.is_file() else step()
-    return running_copy(settings, model, quick_type(model), _PURPOSE, on_progress)
-
-
-def quick_type(model: Model) -> str:
-    """The finest type whose file leaves a third of this machine's memory free: BF16, Q8_0, Q4_K_M or Q2_K."""
-    n_weights = sum(t.n_weights for t in model.tensors)
-    memory = machine.memory().total
-    for name, bpw in (("BF16", 16.0), ("Q8_0", 8.5), ("Q4_K_M", 4.9), ("Q2_K", 3.0)):
-        if n_weights * bpw / 8 < memory * 2 / 3:
-            return name
-    return "Q2_K"
 
 
 def _n_tried(settings: FitSettings) -> int | None:

@@ -3,15 +3,19 @@
 import os
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from ggufkit.architectures.source import open_source
 from ggufkit.encoding.destination import copy_path
-from ggufkit.encoding.running import running_copy, running_path
+from ggufkit.encoding.running import quick_type, running_copy, running_path
 from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.partial import journal_path, partial_path
+from ggufkit.runtime import machine
+from ggufkit.runtime.machine import MachineMemory
 
 SOURCE = Path(__file__).parents[2] / "models" / "stories260K"
 
@@ -44,3 +48,11 @@ def test_a_file_runs_itself(tmp_path: Path) -> None:
         with running_copy(settings, model, "BF16", "check") as path:
             assert path == source
     assert os.listdir(tmp_path) == ["source.gguf"]
+
+
+@pytest.mark.parametrize(("gib", "wanted"), [(64, "BF16"), (20, "Q8_0"), (10, "Q4_K_M"), (5, "Q2_K"), (1, "Q2_K")])
+def test_the_quick_file_leaves_a_third_of_the_memory(gib: int, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor = SimpleNamespace(n_weights=10_000_000_000)
+    model: Any = SimpleNamespace(tensors=(tensor,))
+    monkeypatch.setattr(machine, "memory", lambda: MachineMemory(gib << 30, gib << 30))
+    assert quick_type(model) == wanted

@@ -16,8 +16,8 @@ from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.prober import Prober, Tried
 from ggufkit.fitting.sensitivity import Subject, candidates, measure_costs
 from ggufkit.fitting.sources.whole_model import WholeModel
+from ggufkit.fitting.weighing import weigher
 from ggufkit.formats.model import Model
-from ggufkit.workflows.fitted import weigher
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
 
 ROOT = Path(__file__).resolve().parents[2]
