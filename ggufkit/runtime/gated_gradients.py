@@ -44,7 +44,7 @@ def _swiglu_oai(back: "Backward", node: Node, g: F32Array) -> None:
         return
     x, y, alpha, limit = node.kept[0], node.kept[1], node.float_param(2), node.float_param(3)
     low, held = np.minimum(x, limit), np.clip(y, -limit, limit)
-    s = _sigmoid(alpha * low)
+    s = sigmoid(alpha * low)
     slope = s * (1 + alpha * low * (1 - s)) * (x <= limit)
     back.give(node, 0, lambda: g * slope * (held + 1))
     back.give(node, 1, lambda: g * low * s * (np.abs(y) <= limit))
@@ -56,7 +56,7 @@ def unary(back: "Backward", node: Node, g: F32Array) -> None:
     slopes: dict[str, Callable[[], F32Array]] = {
         "NEG": lambda: -np.ones_like(x), "RELU": lambda: _relu(x)[1], "SILU": lambda: _silu(x)[1],
         "GELU": lambda: _gelu(x)[1], "GELU_QUICK": lambda: _gelu_quick(x)[1], "TANH": lambda: 1 - np.tanh(x) ** 2,
-        "SIGMOID": lambda: _sigmoid(x) * (1 - _sigmoid(x)),
+        "SIGMOID": lambda: sigmoid(x) * (1 - sigmoid(x)),
     }  # fmt: skip
     if name not in slopes:
         back.ended_at.add(f"UNARY {kind}")
@@ -64,7 +64,7 @@ def unary(back: "Backward", node: Node, g: F32Array) -> None:
     back.give(node, 0, lambda: g * slopes[name]())
 
 
-def _sigmoid(x: F32Array) -> F32Array:
+def sigmoid(x: F32Array) -> F32Array:
     with np.errstate(over="ignore"):
         return (1 / (1 + np.exp(-x))).astype(np.float32)
 
@@ -74,7 +74,7 @@ def _relu(x: F32Array) -> tuple[F32Array, F32Array]:
 
 
 def _silu(x: F32Array) -> tuple[F32Array, F32Array]:
-    s = _sigmoid(x)
+    s = sigmoid(x)
     return x * s, s * (1 + x * (1 - s))
 
 
@@ -84,5 +84,5 @@ def _gelu(x: F32Array) -> tuple[F32Array, F32Array]:
 
 
 def _gelu_quick(x: F32Array) -> tuple[F32Array, F32Array]:
-    s = _sigmoid(np.float32(1.702) * x)
+    s = sigmoid(np.float32(1.702) * x)
     return x * s, s * (1 + np.float32(1.702) * x * (1 - s))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.runtime.gated_gradients import glu, unary
+from ggufkit.runtime.state_gradients import ssm_conv, ssm_scan
 from ggufkit.runtime.tape import F32Array, Matrix, Node, looked_up
 
 if TYPE_CHECKING:
@@ -240,5 +241,5 @@ RULES: dict[str, Callable[["Backward", Node, F32Array], None]] = {
     "ADD_ID": _add, "CONT": _copy, "CPY": _copy, "DUP": _copy, "CONCAT": _concat, "PAD": _pad, "REPEAT": _repeat,
     "RMS_NORM": _rms_norm, "NORM": _norm, "L2_NORM": _l2_norm,
     "SOFT_MAX": _soft_max, "ROPE": _rope, "GLU": glu, "UNARY": unary, "SQR": _sqr, "SUM_ROWS": _sum_rows,
-    "CLAMP": _clamp, "GET_ROWS": _get_rows, "SET_ROWS": _set_rows,
+    "SSM_CONV": ssm_conv, "SSM_SCAN": ssm_scan, "CLAMP": _clamp, "GET_ROWS": _get_rows, "SET_ROWS": _set_rows,
 }  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ggufkit.runtime import state_gradients
 from ggufkit.runtime.backward import Backward
 from ggufkit.runtime.engine import Device, Engine
 from ggufkit.runtime.library import load
@@ -142,3 +143,13 @@ def test_threads_change_nothing(mixtral):
     one, two = (taken_back(mixtral, threads=n)[0] for n in (1, 3))
     assert one.keys() == two.keys()
     assert all(np.array_equal(one[name][0], two[name][0]) for name in one)
+
+
+def test_heads_of_a_state_a_few_at_a_time(tmp_path, monkeypatch):
+    path = tmp_path / "model.gguf"
+    quantize(QuantizeSettings(source=families.build("nemotron-nano-9b-v2", tmp_path), output=path, recipe="F32"))
+    whole = taken_back(path)[0]
+    monkeypatch.setattr(state_gradients, "_HEADS_AT_ONCE", 3)
+    parts = taken_back(path)[0]
+    for name, (gradient, _) in whole.items():
+        assert parts[name][0] == pytest.approx(gradient, rel=1e-4, abs=1e-5 * float(np.abs(gradient).max())), name

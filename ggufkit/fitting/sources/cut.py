@@ -34,10 +34,16 @@ _NOT_BY_LAYER = ("rope.dimension_sections",)  # arrays of a few values that are 
 # Architectures whose layers were compared (tests/fitting/test_cut.py). In others a layer alone may end the process.
 CUTTABLE = (
     "deepseek2",
+    "dots1",
+    "ernie4_5",
+    "ernie4_5-moe",
+    "exaone4",
     "gemma2",
     "gemma3",
     "granite",
+    "hunyuan-dense",
     "llama",
+    "mistral4",
     "olmoe",
     "phi2",
     "phi3",
@@ -50,7 +56,13 @@ CUTTABLE = (
 # by the layer's number where the file does not say it. Source: load_swa_pattern of llama.cpp's models.
 _WINDOWS = {"gemma2": (2, False), "gemma3": (6, False)}
 # What is computed goes by how many layers the model has. Source: load_arch_hparams of llama.cpp's models.
-_BY_N_LAYER = {"deepseek2": (26, 27, 47, 48), "gemma2": (46,), "gemma3": (62,)}
+_BY_N_LAYER = {
+    "deepseek2": (26, 27, 47, 48),
+    "mistral4": (26, 27, 47, 48),
+    "exaone4": (64,),
+    "gemma2": (46,),
+    "gemma3": (62,),
+}
 _SCALED = ("gemma", "gemma2")  # whatever goes in is scaled as embeddings are. Source: gemma.cpp, gemma2.cpp
 _PATTERN = "attention.sliding_window_pattern"
 _NO_VOCABULARY = KV("tokenizer.ggml.model", GGUFValueType.STRING, "no_vocab")
