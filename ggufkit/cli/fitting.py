@@ -125,7 +125,7 @@ def settings_of(settings: "QuantizeSettings", chosen: FitOptions, *, type_given:
 @contextmanager
 def resumable(output: Path) -> Iterator[None]:
     """Say how to go on where Ctrl-C leaves an unfinished file."""
-    from ggufkit.formats.partial import kept_path, partial_path
+    from ggufkit.formats.unfinished import kept_path, partial_path
     from ggufkit.runtime import boundary
 
     boundary.leave(f"What was finished is kept. Continue with --resume: {_again()}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import OutputError
 from ggufkit.formats.outputs import beside, followed, require_place
-from ggufkit.formats.partial import check_space, discard_unfinished, journal_path, partial_path
+from ggufkit.formats.unfinished import check_space, discard_unfinished, journal_path, partial_path
 
 
 def check_output(settings: QuantizeSettings, read: Iterable[Path], nbytes: int) -> None:

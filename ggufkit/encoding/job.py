@@ -29,7 +29,8 @@ from ggufkit.encoding.slabs import Slab, slabs
 from ggufkit.errors import InputError, OutputError
 from ggufkit.formats.gguf_writer import header_bytes
 from ggufkit.formats.model import Model
-from ggufkit.formats.partial import PartialFile, kept_path, partial_path
+from ggufkit.formats.partial import PartialFile
+from ggufkit.formats.unfinished import kept_path, partial_path
 from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.recipes.build import make_plan, tensor_rows
 from ggufkit.recipes.plan import QuantPlan

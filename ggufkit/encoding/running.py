@@ -10,9 +10,9 @@ from ggufkit.encoding.encoder import PlainEncoder
 from ggufkit.encoding.job import Job, prepare, write
 from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.formats.model import Model, ModelTensor
-from ggufkit.formats.partial import partial_path
 from ggufkit.formats.source_file import SourceFile
 from ggufkit.formats.tensor import TensorRef
+from ggufkit.formats.unfinished import partial_path
 from ggufkit.progress import OnProgress, ignore
 from ggufkit.recipes.quantizable import layer_of
 from ggufkit.runtime import machine

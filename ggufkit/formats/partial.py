@@ -12,7 +12,6 @@ Journal, one line each:
 import bisect
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -26,39 +25,25 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufkit.errors import InputError, OutputError
-from ggufkit.formats.files import read_small
-from ggufkit.formats.outputs import beside, followed
+from ggufkit.errors import OutputError
+from ggufkit.formats.outputs import followed
 from ggufkit.formats.shared_place import Range, SharedPlace, shared, write_at
+from ggufkit.formats.unfinished import (
+    check_unfinished,
+    discard_bytes,
+    discard_unfinished,
+    journal_path,
+    kept_path,
+    lock,
+    new_journal_path,
+    partial_path,
+    read_journal,
+    token_path,
+)
 
 SCHEMA = "ggufkit/journal@1"
 _VERIFY_CHUNK = 8 << 20
-_MAX_JOURNAL_NBYTES = 1 << 30
 _NO_FALLOCATE = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
-
-
-def partial_path(final: Path) -> Path:
-    """Where the bytes lie until they are complete."""
-    return beside(final, ".partial")
-
-
-def journal_path(final: Path) -> Path:
-    """Where finished ranges are recorded."""
-    return beside(final, ".partial.journal")
-
-
-def kept_path(final: Path) -> Path:
-    """A folder for what else an unfinished run has found out and the next one need not find out again."""
-    return beside(final, ".partial.kept")
-
-
-def token_path(final: Path) -> Path:
-    """What workers of other machines read to see that they share the folder, and that the run is not over."""
-    return beside(final, ".partial.token")
-
-
-def _new_journal_path(final: Path) -> Path:
-    return beside(final, ".partial.new")
 
 
 class PartialFile:
@@ -87,7 +72,7 @@ class PartialFile:
         try:
             earlier = self._earlier(identity, resume)
             self._fd = os.open(partial_path(final), os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-            _lock(self._fd, partial_path(final))
+            lock(self._fd, partial_path(final))
             self._reserve()
             self._rows = list(self._still_there(earlier, on_verified))
             self._start_journal(identity)
@@ -163,15 +148,15 @@ class PartialFile:
         self._fd = -1
         if not keep:
             with contextlib.suppress(OSError):
-                _discard_bytes(self.final)
+                discard_bytes(self.final)
 
     def _earlier(self, identity: str, resume: bool) -> list[Range]:
         partial, journal = partial_path(self.final), journal_path(self.final)
         if not (journal.exists() and partial.exists()):
-            _discard_bytes(self.final)  # one without the other: nobody vouches for the bytes
+            discard_bytes(self.final)  # one without the other: nobody vouches for the bytes
             return []
         check_unfinished(self.final, resume=resume)
-        found, rows = _read_journal(journal)
+        found, rows = read_journal(journal)
         if found != identity:
             raise OutputError(
                 f"{partial} was made from another source or with other settings. "
@@ -198,7 +183,7 @@ class PartialFile:
 
     def _start_journal(self, identity: str) -> None:
         """A journal with what was kept takes the place of the old one in a single step."""
-        fresh = _new_journal_path(self.final)
+        fresh = new_journal_path(self.final)
         self._journal = fresh.open("w", encoding="ascii")
         self._journal.write(json.dumps({"schema": SCHEMA, "identity": identity, "nbytes": self.nbytes}) + "\n")
         self._journal.writelines(f"{row.offset} {row.nbytes} {row.crc}\n" for row in self._rows)
@@ -217,66 +202,6 @@ class PartialFile:
         os.ftruncate(self._fd, self.nbytes)
 
 
-def check_unfinished(final: Path, *, resume: bool) -> None:
-    """Raise OutputError where an earlier run was not finished and is not to be continued."""
-    partial, journal = partial_path(final), journal_path(final)
-    if resume:
-        return
-    require_idle(final)
-    if partial.exists() and journal.exists():
-        done = sum(row.nbytes for row in _read_journal(journal)[1])
-        found = f"{partial} holds an unfinished run ({done} of {partial.stat().st_size} bytes)"
-    elif kept_path(final).exists():
-        found = f"{kept_path(final)} holds what an unfinished run has found out"
-    else:
-        return
-    raise OutputError(f"{found}. Continue it with --resume, or start again with --restart.")
-
-
-def discard_unfinished(final: Path) -> None:
-    """Remove what an earlier run left unfinished, if anything. Raises OutputError where that run is still at work."""
-    _discard_bytes(final)
-    shutil.rmtree(kept_path(final), ignore_errors=True)
-
-
-def _discard_bytes(final: Path) -> None:
-    require_idle(final)
-    for path in (partial_path(final), journal_path(final), _new_journal_path(final), token_path(final)):
-        path.unlink(missing_ok=True)
-
-
-def require_idle(final: Path) -> None:
-    """Raise OutputError where another run is writing that output now."""
-    partial = partial_path(final)
-    if partial.is_file():
-        fd = os.open(partial, os.O_RDONLY)
-        try:
-            _lock(fd, partial)
-        finally:
-            os.close(fd)
-
-
-def _lock(fd: int, path: Path) -> None:
-    """Hold `fd` until it is closed: two runs never write one output. Raises OutputError where another has it."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno != errno.EWOULDBLOCK:
-            return  # some network disks have no locks
-        raise OutputError(
-            f"{path} is being written by another run. Wait for it, or choose another name with -o."
-        ) from error
-
-
-def check_space(folder: Path, nbytes: int, what: str) -> None:
-    """Raise OutputError where `folder` has less than `nbytes` free."""
-    free = shutil.disk_usage(folder).free
-    if free < nbytes:
-        raise OutputError(
-            f"{folder}: {what} needs {nbytes} bytes, {free} are free. Free some space or choose another place with -o."
-        )
-
-
 def _merge(rows: list[Range]) -> list[tuple[int, int]]:
     """Disjoint (start, stop) spans in order that the ranges cover together."""
     spans: list[tuple[int, int]] = []
@@ -286,21 +211,6 @@ def _merge(rows: list[Range]) -> list[tuple[int, int]]:
         else:
             spans.append((start, start + nbytes))
     return spans
-
-
-def _read_journal(path: Path) -> tuple[str, list[Range]]:
-    """Identity and ranges; a torn last line is ignored."""
-    identity, rows = "", []
-    raw = read_small(path, _MAX_JOURNAL_NBYTES, InputError)
-    for line in raw.decode("ascii", errors="replace").splitlines(keepends=True):
-        if line.startswith("{"):
-            with contextlib.suppress(ValueError):
-                identity = str(json.loads(line).get("identity", ""))
-            continue
-        fields = line.split()
-        if line.endswith("\n") and len(fields) == 3 and all(f.isdigit() for f in fields):
-            rows.append(Range(*map(int, fields)))
-    return identity, rows
 
 
 def _sync_folder(folder: Path) -> None:

@@ -14,8 +14,8 @@ from ggufkit.encoding.job import Job
 from ggufkit.encoding.running import running_copy
 from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.formats.model import Model
-from ggufkit.formats.partial import check_space
 from ggufkit.formats.text import EVALUATION_TEXT, read_text, shipped_text
+from ggufkit.formats.unfinished import check_space
 from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.runtime import scoring
 from ggufkit.workflows.inspect import inspect

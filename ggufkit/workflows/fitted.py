@@ -47,7 +47,7 @@ from ggufkit.fitting.timing import measured_rates
 from ggufkit.fitting.token_weights import TokenWeights
 from ggufkit.fitting.weighing import gradient_settings, weigher
 from ggufkit.formats.model import Model
-from ggufkit.formats.partial import check_space, check_unfinished, kept_path
+from ggufkit.formats.unfinished import check_space, check_unfinished, kept_path
 from ggufkit.progress import OnProgress, Progress, Steps, ignore
 from ggufkit.recipes.build import make_plan
 from ggufkit.recipes.plan import QuantPlan

@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from ggufkit.cli import COMMANDS, main, options
 from ggufkit.formats.atomic import write_atomic
 from ggufkit.formats.outputs import beside, require_place
-from ggufkit.formats.partial import PartialFile, journal_path, partial_path
+from ggufkit.formats.partial import PartialFile
+from ggufkit.formats.unfinished import journal_path, partial_path
 
 # every command that writes: its arguments before the output's option, IN stands for the input
 WRITES = [

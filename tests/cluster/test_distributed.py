@@ -20,8 +20,8 @@ from ggufkit.encoding.executors.threads import Threads
 from ggufkit.encoding.pipeline import encode_slabs
 from ggufkit.encoding.slabs import slabs
 from ggufkit.errors import InputError
-from ggufkit.formats.partial import journal_path, partial_path
 from ggufkit.formats.shared_place import shared
+from ggufkit.formats.unfinished import journal_path, partial_path
 from ggufkit.progress import Progress
 from ggufkit.recipes.build import make_plan
 from ggufkit.workflows.quantize import QuantizeSettings, quantize

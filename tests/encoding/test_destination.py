@@ -7,7 +7,7 @@ import pytest
 from ggufkit.encoding.destination import check_output, copy_path, forget_copy, layers_folder
 from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import OutputError
-from ggufkit.formats.partial import journal_path, partial_path
+from ggufkit.formats.unfinished import journal_path, partial_path
 
 
 @pytest.fixture

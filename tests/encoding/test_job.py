@@ -17,7 +17,7 @@ from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import InputError, OutputError
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.model import KV, Model
-from ggufkit.formats.partial import partial_path
+from ggufkit.formats.unfinished import partial_path
 from tests.recipes.narrow import Narrow, write_narrow
 
 

@@ -13,7 +13,7 @@ from ggufkit.encoding.destination import copy_path
 from ggufkit.encoding.running import quick_type, running_copy, running_path
 from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.formats.gguf_reader import GgufFile
-from ggufkit.formats.partial import journal_path, partial_path
+from ggufkit.formats.unfinished import journal_path, partial_path
 from ggufkit.runtime import machine
 from ggufkit.runtime.machine import MachineMemory
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from ggufkit.errors import InputError, OutputError
-from ggufkit.formats.partial import PartialFile, check_space, discard_unfinished, journal_path, partial_path
+from ggufkit.formats.partial import PartialFile
+from ggufkit.formats.unfinished import check_space, discard_unfinished, journal_path, partial_path
 
 IDENTITY = "ab" * 32
 

@@ -23,8 +23,8 @@ from ggufkit.fitting.sources.layer_by_layer import Stream
 from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.walks import moments_nbytes, plan_walks, walks_nbytes
 from ggufkit.formats.gguf_reader import GgufFile
-from ggufkit.formats.partial import journal_path, partial_path
 from ggufkit.formats.tensor import TensorRef
+from ggufkit.formats.unfinished import journal_path, partial_path
 from ggufkit.progress import Progress
 from ggufkit.recipes.search import Target
 from ggufkit.workflows.calibrate import CalibrateSettings, calibrate

@@ -13,7 +13,7 @@ import pytest
 from ggufkit.errors import OutputError
 from ggufkit.fitting.encoders import Effort
 from ggufkit.fitting.sources.layer_by_layer import LayerByLayer
-from ggufkit.formats.partial import kept_path, partial_path
+from ggufkit.formats.unfinished import kept_path, partial_path
 from ggufkit.progress import Progress
 from ggufkit.recipes.search import Target
 from ggufkit.workflows import fitted

@@ -20,7 +20,7 @@ from ggufkit.encoding import slabs
 from ggufkit.encoding.destination import copy_path
 from ggufkit.errors import InputError, OutputError, UsageError
 from ggufkit.formats.gguf_reader import GgufFile
-from ggufkit.formats.partial import journal_path, partial_path
+from ggufkit.formats.unfinished import journal_path, partial_path
 from ggufkit.progress import Progress
 from ggufkit.workflows.quantize import QuantizeSettings, opened, quantize
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ggufkit.errors import OutputError
 from ggufkit.formats.atomic import write_atomic
-from ggufkit.formats.partial import check_space
+from ggufkit.formats.unfinished import check_space
 
 F32Array = NDArray[np.float32]
 Shape = tuple[int, int, int]  # n_chunk, n_ctx, n_embd
