@@ -38,7 +38,7 @@ RENAMES = {
 }
 _PARTS = {  # Source: TextModel.filter_tensors, Ernie4_5MoeModel.filter_tensors
     re.compile(
-        r"(^|\.)(visual|vision_model|vision_tower|audio_tower|audio_model|multi_modal_projector|embed_vision|embed_audio"
+        r"(^|\.)(visual|vision_model|vision_tower|audio_tower|audio_model|multi_modal_projector|mm_projector|embed_vision|embed_audio"
         r"|connector|mm_projector|resampler)\.|(^|\.)image_newline$"
     ): "what sees or hears: the language model alone is converted",
     re.compile(r"^(model\.)?(score|classifier|qa_outputs|v_head|value_head|reward_head)\."): (

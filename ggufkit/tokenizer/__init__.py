@@ -12,7 +12,7 @@ from gguf import GGUFValueType, Keys
 
 from ggufkit.errors import TokenizerError
 from ggufkit.formats.model import KV
-from ggufkit.tokenizer import bpe, gemma4, gpt2_files, llama_hf, mistral, spm
+from ggufkit.tokenizer import bpe, gemma4, gpt2_files, kimi, llama_hf, mistral, spm
 from ggufkit.tokenizer.files import MAX_VOCAB, MalformedError, TokenizerFiles
 from ggufkit.tokenizer.rows import check_tokens
 from ggufkit.tokenizer.sentencepiece_model import SentencePieceModel
@@ -23,7 +23,7 @@ class VocabKind(StrEnum):
     """Kinds of vocabulary. SPM: tokenizer.model. LLAMA_HF: the same as tokenizer.json. BPE: byte-level.
 
     MISTRAL: Mistral's own tekken.json, or tokenizer.model.v3 and the like.
-    GEMMA4: as LLAMA_HF, but llama.cpp merges by rank.
+    GEMMA4: as LLAMA_HF, but llama.cpp merges by rank. KIMI: tiktoken.model.
     """
 
     SPM = "spm"
@@ -32,6 +32,7 @@ class VocabKind(StrEnum):
     GEMMA4 = "gemma4"
     BPE = "bpe"
     MISTRAL = "mistral"
+    KIMI = "kimi"
 
 
 def load_vocabulary(
@@ -90,6 +91,8 @@ def _entries(
         tokens = llama_hf.from_tokenizer_json(files, n_vocab)
     elif kind is VocabKind.GEMMA4:
         tokens = gemma4.from_tokenizer_json(files, n_vocab)
+    elif kind is VocabKind.KIMI:
+        tokens = kimi.from_tiktoken(files, n_vocab)
     else:
         without = None if files.read_object("tokenizer.json") else gpt2_files.assembled(files)
         by_text = without is not None
@@ -125,6 +128,8 @@ def _choose(
         if kind in (VocabKind.LLAMA_HF, VocabKind.GEMMA4) and spm.is_llama_bpe(tokenizer):
             return kind, None
         if kind is VocabKind.BPE and (tokenizer or gpt2_files.has_files(files)):
+            return kind, None
+        if kind is VocabKind.KIMI and files.exists(kimi.FILE):
             return kind, None
         if kind is VocabKind.MISTRAL and mistral.has_files(files):
             return kind, None

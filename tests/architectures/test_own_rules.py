@@ -6,12 +6,12 @@ import pytest
 from ggufkit.architectures import convert, own_rules
 from ggufkit.architectures.config import Config
 from ggufkit.architectures.gemma4 import gemma4_parameters
-from ggufkit.errors import CheckpointError
+from ggufkit.errors import CheckpointError, TokenizerError
 from ggufkit.formats.checkpoint import Checkpoint
 from tests.architectures import tiny
 from tests.architectures.test_bad_input import build, refused
 
-LLAMA4, GEMMA4 = "llama-4-scout-17b-16e", "gemma-4-e2b-it"
+LLAMA4, GEMMA4, KIMI = "llama-4-scout-17b-16e", "gemma-4-e2b-it", "kimi-k2-instruct"
 
 
 @pytest.mark.parametrize(
@@ -98,3 +98,41 @@ def test_rows_of_a_slab_have_their_own_factors(tmp_path):
     tensor = next(t for t in model.tensors if t.name == "blk.0.ssm_in.weight")
     whole = tensor.rows(0, 0, tensor.n_rows)
     assert np.array_equal(np.concatenate([tensor.rows(0, 0, 90), tensor.rows(0, 90, tensor.n_rows)]), whole)
+
+
+def test_kimi_under_its_own_model_type_and_inside_a_model_that_sees(tmp_path):
+    """K2 calls itself kimi_k2; K2.5 keeps the language model in text_config and under language_model."""
+    case = tiny.load_case(KIMI)
+    usual = convert(Checkpoint.open(tiny.build(KIMI, tmp_path / "a")))
+    own = convert(build(KIMI, tmp_path / "b", config={"model_type": "kimi_k2"}))
+    inner = case["config"] | {"model_type": "kimi_k2"}
+    outer = case | {"config": {"architectures": ["KimiK25ForConditionalGeneration"], "text_config": inner}}
+    tiny.write_files(outer, tmp_path / KIMI)
+    source = {f"language_model.{name}": shape for name, shape in case["source"].items()}
+    tiny.write_weights(source | {"mm_projector.proj.0.weight": [8, 8]}, case["dtype"], tmp_path / KIMI)
+    seeing = convert(Checkpoint.open(tmp_path / KIMI))
+    assert usual.metadata == own.metadata == seeing.metadata
+    assert [t.name for t in seeing.tensors] == [t.name for t in usual.tensors]
+    assert list(seeing.dropped) == ["mm_projector.proj.0.weight"]
+
+
+MORE = [f"{'QUFB' * (2 + i)} {640 + i}" for i in range(300)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: lines[1:], "line 1 is .*wanted a token in base64 and rank 0"),
+        (lambda lines: [*lines[:7], lines[3], *lines[8:]], "line 8"),
+        (lambda lines: [*lines[:7], "é 7", *lines[8:]], "line 8"),
+        (lambda lines: [*lines[:7], "7", *lines[8:]], "line 8"),
+        (lambda lines: lines[:200], "lacks byte"),
+        (lambda lines: [*lines, *MORE], "940 tokens, the model has"),
+    ],
+)
+def test_ranks_that_are_none(change, message, tmp_path):
+    folder = tiny.build(KIMI, tmp_path)
+    lines = (folder / "tiktoken.model").read_text().split("\n")[:-1]
+    (folder / "tiktoken.model").write_text("\n".join(change(lines)), encoding="utf-8")
+    with pytest.raises(TokenizerError, match=message):
+        convert(Checkpoint.open(folder))

@@ -4,6 +4,7 @@ A case holds config.json, the tokenizer's files and the names and shapes of the 
 what llama.cpp's converter makes of them. The weights are words of SHAKE-256: the same everywhere and for ever.
 """
 
+import base64
 import copy
 import hashlib
 import json
@@ -41,8 +42,24 @@ def write_files(case, folder):
             path.write_text(content, encoding="utf-8")
         else:
             write_json(path, content)
+    if case["vocabulary"] == "bpe.tiktoken":
+        (folder / "tiktoken.model").write_text(tiktoken_ranks(), encoding="ascii")
     if case["vocabulary"].endswith(".model"):
         (folder / "tokenizer.model").write_bytes((DATA / case["vocabulary"]).read_bytes())
+
+
+def tiktoken_ranks():
+    """bpe.json as a file of ranks: the bytes of each token in base64, by number."""
+    numbers = json.loads((DATA / "bpe.json").read_text(encoding="utf-8"))["vocab"]
+    pieces = [bytes(_byte_of(letter) for letter in text) for text in sorted(numbers, key=numbers.get)]
+    return "".join(f"{base64.b64encode(piece).decode()} {rank}\n" for rank, piece in enumerate(pieces))
+
+
+def _byte_of(letter):
+    """GPT-2's alphabet: printable Latin-1 is itself, the other 68 bytes are U+0100 onwards in order."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    return ord(letter) if ord(letter) < 256 else rest[ord(letter) - 256]
 
 
 def with_vocabulary(tokenizer, vocabulary):

@@ -25,8 +25,11 @@ KNOWN_TO_DIFFER = {
     "deepseek-llm": {"numbers"},
 }  # fmt: skip
 GEMMA4_CASES = [name for name in tiny.CASES if tiny.load_case(name)["pre"] == "gemma4"]
+OWN = ("gemma4", "kimi-k2")  # tests of their own
 SPM_CASES = [
-    name for name in tiny.CASES if tiny.load_case(name)["vocabulary"] != "bpe.json" and name not in GEMMA4_CASES
+    name
+    for name in tiny.CASES
+    if tiny.load_case(name)["vocabulary"] != "bpe.json" and tiny.load_case(name)["pre"] not in OWN
 ]
 BPE_CASES = [name for name in tiny.CASES if tiny.load_case(name)["vocabulary"] == "bpe.json"]
 
@@ -114,6 +117,33 @@ def test_gemma4_ids(name, tmp_path, open_vocab):
         name for name, text in texts.items() if vocab.ids(text) != original.encode(text, add_special_tokens=False).ids
     }
     assert wrong == set()
+
+
+KIMI = (  # as the Python code beside tiktoken.model has it
+    r"[\p{Han}]+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"\p{N}{1,3}",
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*",
+    r"\s*[\r\n]+",
+    r"\s+(?!\S)",
+    r"\s+",
+)
+
+
+def test_kimis_ids(tmp_path, open_vocab):
+    tiny.write_files(tiny.load_case("kimi-k2-instruct"), tmp_path / "kimi")
+    vocab = open_vocab(tmp_path / "kimi", 912, (VocabKind.BPE, VocabKind.KIMI))
+    step = {"type": "Split", "pattern": {"Regex": "|".join(KIMI)}, "behavior": "Isolated", "invert": False}
+    letters = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    write_tokenizer(
+        tmp_path, DECLARED["dbrx"] | {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [step, letters]}}
+    )
+    original = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert differing(vocab.ids, lambda text: original.encode(text, add_special_tokens=False).ids) == {}
+    assert vocab.ids("a<|im_end|>b<|reserved_token_650|>")[1::2] == [642, 650]
 
 
 @pytest.mark.parametrize("name", [row.name for row in ROWS])

@@ -94,9 +94,14 @@ MLA_DEFAULTS: dict[str, Default] = ROPE | {
     "moe_intermediate_size": 1407, "n_shared_experts": 2,
 }  # fmt: skip
 
+DEEPSEEK_CLASSES = (
+    "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "KimiK25ForConditionalGeneration",
+    "KimiVLForConditionalGeneration",
+)  # fmt: skip
+
 DEEPSEEK = Family(
-    title="DeepSeek V2, V3, R1",
-    classes=("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"),
+    title="DeepSeek V2, V3, R1; Kimi K2 (of K2.5 and VL the language model), Moonlight",
+    classes=DEEPSEEK_CLASSES,
     arch=MODEL_ARCH.DEEPSEEK2,
     source="conversion/deepseek.py DeepseekV2Model",
     rules=(
@@ -112,7 +117,7 @@ DEEPSEEK = Family(
         hp.u32(Keys.Rope.DIMENSION_COUNT, "qk_rope_head_dim"),
         hp.yarn_log_multiplier,
     ),
-    vocab=(VocabKind.BPE,),
+    vocab=(VocabKind.BPE, VocabKind.KIMI),
     whole=WHOLE,
     layers=MLA_LAYERS,
     optional=PROBS_BIAS,

