@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 
 import models
 from ggufkit.architectures.source import open_source
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.fitting.cost import shapes_of
 from ggufkit.fitting.encoders import Effort
 from ggufkit.formats.imatrix_file import read_imatrix
@@ -42,11 +43,11 @@ from ggufkit.formats.text import CALIBRATION_TEXT, shipped_text
 from ggufkit.recipes.mixtures import mixture
 from ggufkit.recipes.search import Target
 from ggufkit.runtime import library
-from ggufkit.runtime.engine import Device
+from ggufkit.runtime.loading import Device
 from ggufkit.runtime.scoring import iter_logits, open_for_scoring
 from ggufkit.workflows.calibrate import CalibrateSettings, calibrate
 from ggufkit.workflows.fitted import FitSettings, quantize_fitted
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import quantize
 from quant import logits
 
 ROOT = Path(__file__).parents[1]

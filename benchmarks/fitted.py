@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import mixtral_shape
 from side_by_side import GGUFKIT, ROOT
 
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.fitting.encoders import Effort
 from ggufkit.reports.units import human_bytes, parse_bytes
 from ggufkit.workflows.fitted import FitSettings, cost_of
-from ggufkit.workflows.quantize import QuantizeSettings
 
 
 def own_nbytes(pid: int) -> int:

@@ -155,10 +155,11 @@ def gate_the_shipped_model(n_seed: int) -> bool:
     """Gates of an honest Q6_K with other orders of the same chunks, scored once; whether none raised an alarm."""
     from contextlib import ExitStack
 
+    from ggufkit.encoding.settings import QuantizeSettings
     from ggufkit.proof.limits import GateConfig
     from ggufkit.proof.trial import Trial
     from ggufkit.workflows.compare import CompareSettings, Walk
-    from ggufkit.workflows.quantize import QuantizeSettings, quantize
+    from ggufkit.workflows.quantize import quantize
 
     source = Path(__file__).resolve().parents[1] / "models" / "tiny-mixtral"
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:

@@ -26,11 +26,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.runtime import library
 from ggufkit.runtime.engine import Engine
 from ggufkit.runtime.generate import generate
 from ggufkit.runtime.sampling import Sampling
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import quantize
 from quant import waiting
 
 ROOT = Path(__file__).parents[1]

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 import quant
 from ggufkit.architectures.source import open_source
 from ggufkit.encoding.job import prepare
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.encoders import Effort, FittedEncoder, encoder_for
 from ggufkit.fitting.evidence import Evidence
@@ -35,7 +36,7 @@ from ggufkit.fitting.weighing import weigher
 from ggufkit.formats.text import shipped_text
 from ggufkit.recipes.plan import PlannedTensor
 from ggufkit.workflows.fitted import N_TOKENS
-from ggufkit.workflows.quantize import QuantizeSettings, encode
+from ggufkit.workflows.quantize import encode
 from quant import feedback
 from quant.curvature import Curvature
 

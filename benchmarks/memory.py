@@ -16,9 +16,10 @@ from pathlib import Path
 
 import mixtral_shape
 
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.formats.text import shipped_text
 from ggufkit.reports.units import human_bytes, parse_bytes
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import quantize
 
 ROOT = Path(__file__).resolve().parent.parent
 CHILD = """

@@ -36,7 +36,8 @@ print(json.dumps(dict(seconds=seconds, peak=int(status["VmHWM"].split()[0]) * 10
 
 def ours(source: str, imatrix: str, output: str, threads: int, encoder: str, max_memory: int) -> None:
     import quant
-    from ggufkit.workflows.quantize import QuantizeSettings, quantize
+    from ggufkit.encoding.settings import QuantizeSettings
+    from ggufkit.workflows.quantize import quantize
 
     quantize(QuantizeSettings(
         source=Path(source), output=Path(output), recipe="Q4_K_M", imatrix=Path(imatrix),
@@ -45,7 +46,8 @@ def ours(source: str, imatrix: str, output: str, threads: int, encoder: str, max
 
 
 def convert(source: str, output: str, threads: int, max_memory: int) -> None:
-    from ggufkit.workflows.quantize import QuantizeSettings, quantize
+    from ggufkit.encoding.settings import QuantizeSettings
+    from ggufkit.workflows.quantize import quantize
 
     quantize(QuantizeSettings(source=Path(source), output=Path(output), recipe="F16", threads=threads,
                               max_memory=max_memory, force=True))  # fmt: skip

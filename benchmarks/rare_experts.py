@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 import quant
 from ggufkit.architectures.source import open_source
 from ggufkit.encoding.job import prepare
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.encoders import ImportanceEncoder
 from ggufkit.fitting.evidence import Evidence
@@ -29,7 +30,7 @@ from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.sums import SumsObserver, wants_block_weights
 from ggufkit.formats.text import shipped_text
 from ggufkit.recipes.plan import PlannedTensor
-from ggufkit.workflows.quantize import QuantizeSettings, encode
+from ggufkit.workflows.quantize import encode
 from quant.importance import PRIOR_TOKENS, InputSums, importance
 
 PRIORS = (0.0, 16.0, 64.0, PRIOR_TOKENS)

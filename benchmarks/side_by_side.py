@@ -14,8 +14,9 @@ from typing import NamedTuple, TypeVar
 import mixtral_shape
 
 import quant
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.runtime import machine
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import quantize
 
 ROOT = Path(__file__).resolve().parents[1]
 GGUFKIT = (sys.executable, "-m", "ggufkit")

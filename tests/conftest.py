@@ -43,7 +43,8 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """tiny("Q6_K"): the shipped model as a GGUF of that mixture, llama.cpp's bytes; made once a session."""
-    from ggufkit.workflows.quantize import QuantizeSettings, quantize
+    from ggufkit.encoding.settings import QuantizeSettings
+    from ggufkit.workflows.quantize import quantize
     from quant import Encoder
 
     folder = tmp_path_factory.mktemp("tiny")

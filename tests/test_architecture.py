@@ -1,6 +1,7 @@
 """The house: who may import whom, where ctypes and llama_cpp may appear, how fast `--help` is."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,29 @@ def test_foreign_code_stays_in_its_rooms(module: str, homes: tuple[str, ...]) ->
     }
     assert users, f"nothing imports {module}: is this test still looking in the right place?"
     assert all(user.startswith(homes) for user in users)
+
+
+@functools.cache
+def handed_on(path: Path) -> set[str]:
+    """Names that a module of ours has from another one of ours."""
+    body = ast.parse(path.read_text()).body
+    ours = (
+        node
+        for node in body
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("ggufkit", "quant"))
+    )
+    return {alias.asname or alias.name for node in ours for alias in node.names}
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_name_is_imported_from_where_it_is_defined(path: Path) -> None:
+    """Packages alone hand on what their modules define."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            home = ROOT / (node.module.replace(".", "/") + ".py")
+            if home.is_file() and package_of(node.module) in MAY_IMPORT:
+                twice = {alias.name for alias in node.names} & handed_on(home)
+                assert not twice, f"{path.relative_to(ROOT)}: {sorted(twice)} is not defined in {node.module}"
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -16,7 +16,8 @@ from ggufkit.architectures.family import Family
 from ggufkit.architectures.tensors import n_mtp, renamed
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.model import ModelTensor
-from ggufkit.formats.tensor import MemoryFile, TensorRef
+from ggufkit.formats.source_file import MemoryFile
+from ggufkit.formats.tensor import TensorRef
 from quant import quant_type
 
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}

@@ -15,7 +15,8 @@ from ggufkit.architectures.config import Config
 from ggufkit.architectures.hparams.rope import n_rot
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.model import ModelTensor
-from ggufkit.formats.tensor import MemoryFile, TensorRef
+from ggufkit.formats.source_file import MemoryFile
+from ggufkit.formats.tensor import TensorRef
 
 
 def llama3_factors(config: Config) -> Iterable[ModelTensor]:

@@ -31,7 +31,7 @@ def command(
 ) -> None:
     """Keep what `compare` and `gate` need of MODEL's predictions, for machines that hold one model at a time."""
     from ggufkit.runtime import footprint
-    from ggufkit.runtime.engine import Device
+    from ggufkit.runtime.loading import Device
     from ggufkit.workflows.baseline import BaselineSettings, make_baseline
 
     console.say_memory(lambda: footprint.scored([model], n_ctx))

@@ -65,7 +65,7 @@ def command(
         return
     if model is None:
         raise UsageError("name the GGUF to calibrate on, or files to --merge")
-    from ggufkit.runtime.engine import Device
+    from ggufkit.runtime.loading import Device
     from ggufkit.workflows.calibrate import CalibrateSettings
 
     settings = CalibrateSettings(

@@ -42,7 +42,7 @@ def command(
     """
     from ggufkit.formats.baseline import is_baseline
     from ggufkit.runtime import footprint
-    from ggufkit.runtime.engine import Device
+    from ggufkit.runtime.loading import Device
     from ggufkit.workflows.compare import CompareSettings, compare
 
     models = [path for path in (base, candidate) if not is_baseline(path)]

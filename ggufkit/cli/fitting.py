@@ -13,10 +13,10 @@ import click
 from ggufkit.cli import console, options
 
 if TYPE_CHECKING:
+    from ggufkit.encoding.settings import QuantizeSettings
     from ggufkit.formats.model import Model
     from ggufkit.recipes.search import Target
     from ggufkit.workflows.fitted import FitReport, FitSettings, FittedJob
-    from ggufkit.workflows.quantize import QuantizeSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ def command(
     from ggufkit.formats.baseline import is_baseline
     from ggufkit.proof.limits import GateConfig, read_config
     from ggufkit.runtime import footprint
-    from ggufkit.runtime.engine import Device
+    from ggufkit.runtime.loading import Device
     from ggufkit.workflows.gate import GateSettings, gate
 
     asked = read_config(config) if config else GateConfig()

@@ -34,7 +34,7 @@ def command(
 ) -> None:
     """Measure how well FILE predicts a text: perplexity as llama-perplexity defines it, and its error."""
     from ggufkit.runtime import footprint
-    from ggufkit.runtime.engine import Device
+    from ggufkit.runtime.loading import Device
     from ggufkit.workflows.perplexity import PerplexitySettings, perplexity
 
     console.say_memory(lambda: footprint.scored([file], n_ctx))

@@ -9,11 +9,13 @@ import click
 from ggufkit.cli import console, fitting, options
 
 if TYPE_CHECKING:
+    from ggufkit.encoding.job import Job
+    from ggufkit.encoding.settings import QuantizeSettings
     from ggufkit.formats.model import Model
     from ggufkit.workflows.check import BeforeAfter
     from ggufkit.workflows.fitted import FitSettings
     from ggufkit.workflows.plan import FitCost
-    from ggufkit.workflows.quantize import Job, QuantizeReport, QuantizeSettings
+    from ggufkit.workflows.quantize import QuantizeReport
 
 EXAMPLES = """
 \b
@@ -88,8 +90,8 @@ def command(
     One pass: weights go from safetensors to the finished file, with no 16-bit file in between.
     """
     import quant
+    from ggufkit.encoding.settings import QuantizeSettings
     from ggufkit.errors import UsageError
-    from ggufkit.workflows.quantize import QuantizeSettings
 
     if text and not check:
         raise UsageError("--text is what --check measures on. Add --check, or leave --text out.")

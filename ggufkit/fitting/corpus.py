@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ggufkit.errors import InputError
 from ggufkit.formats.text import CALIBRATION_TEXT, read_text, shipped_text
 from ggufkit.runtime.chunks import whole_chunks, with_bos
-from ggufkit.runtime.engine import Device
+from ggufkit.runtime.loading import Device
 from ggufkit.runtime.vocabulary import Vocabulary
 
 I32Array = NDArray[np.int32]

@@ -29,7 +29,7 @@ from ggufkit.fitting.sources.stream import Streams
 from ggufkit.fitting.token_weights import MAX_CHUNKS, GradientSums, TokenWeights, drawn_gradient, draws, ended_notes
 from ggufkit.fitting.token_weights import picked_chunks as pick
 from ggufkit.formats.model import Model
-from ggufkit.runtime.engine import Device
+from ggufkit.runtime.loading import Device
 
 F32Array = NDArray[np.float32]
 I32Array = NDArray[np.int32]

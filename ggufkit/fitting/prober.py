@@ -12,8 +12,8 @@ import quant
 from ggufkit.errors import InputError
 from ggufkit.fitting.corpus import Corpus, text_chunks
 from ggufkit.formats.model import ModelTensor
-from ggufkit.runtime.engine import Device
 from ggufkit.runtime.library import load
+from ggufkit.runtime.loading import Device
 from ggufkit.runtime.patches import Differences, WeightPatch
 from ggufkit.runtime.scoring import iter_logits, open_for_scoring
 from quant import logits

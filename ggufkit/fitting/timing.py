@@ -31,7 +31,7 @@ from ggufkit.formats.model import Model, ModelTensor
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.quantizable import kept_reason
 from ggufkit.runtime.activations import Activations
-from ggufkit.runtime.engine import Device
+from ggufkit.runtime.loading import Device
 from quant import feedback
 from quant.covariance import block_width
 

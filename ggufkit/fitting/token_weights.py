@@ -24,8 +24,9 @@ from ggufkit.errors import EngineError
 from ggufkit.fitting.corpus import Corpus, corpus_chunks
 from ggufkit.fitting.sources import OnChunk
 from ggufkit.runtime.backward import Backward
-from ggufkit.runtime.engine import Device, Engine
+from ggufkit.runtime.engine import Engine
 from ggufkit.runtime.library import load
+from ggufkit.runtime.loading import Device
 from ggufkit.runtime.machine import choose_threads
 from ggufkit.runtime.tape import Tape, looked_up
 

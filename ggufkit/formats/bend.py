@@ -11,7 +11,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufkit.formats.tensor import F32Array, TensorRef, U8Array
+from ggufkit.formats.source_file import U8Array
+from ggufkit.formats.tensor import F32Array, TensorRef
 
 Order = NDArray[np.int64]
 Value = Callable[[F32Array], F32Array]

@@ -6,7 +6,7 @@ Not a proof against someone who edits single weights.
 
 import hashlib
 
-from ggufkit.formats.tensor import SourceFile
+from ggufkit.formats.source_file import SourceFile
 
 N_SAMPLES = 32
 SAMPLE_NBYTES = 1024

@@ -12,7 +12,7 @@ import numpy as np
 
 from ggufkit.errors import GgufError
 from ggufkit.formats.files import disguise, shown
-from ggufkit.formats.tensor import SourceFile
+from ggufkit.formats.source_file import SourceFile
 
 MAGIC = b"GGUF"
 MAX_HEADER_NBYTES = 256 << 20  # ten times the largest vocabulary with its merges

@@ -25,7 +25,8 @@ from ggufkit.errors import GgufError, InputError
 from ggufkit.formats.files import checked_size, shown
 from ggufkit.formats.gguf_cursor import Cursor, GgufArray, read_value
 from ggufkit.formats.model import KV
-from ggufkit.formats.tensor import SourceFile, TensorRef
+from ggufkit.formats.source_file import SourceFile
+from ggufkit.formats.tensor import TensorRef
 
 ALIGNMENT_KEY = "general.alignment"
 MAX_NAME_NBYTES = 63  # ggml.h GGML_MAX_NAME, with its final NUL

@@ -22,7 +22,8 @@ from ggufkit.formats.gguf_writer import TensorRow, header_bytes
 from ggufkit.formats.imatrix import Imatrix, ImatrixEntry
 from ggufkit.formats.imatrix_legacy import parse_legacy
 from ggufkit.formats.model import KV
-from ggufkit.formats.tensor import SourceFile, TensorRef
+from ggufkit.formats.source_file import SourceFile
+from ggufkit.formats.tensor import TensorRef
 
 F32Array = NDArray[np.float32]
 

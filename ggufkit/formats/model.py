@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.formats.bend import Bend
-from ggufkit.formats.tensor import F32Array, SourceFile, TensorRef
+from ggufkit.formats.source_file import SourceFile
+from ggufkit.formats.tensor import F32Array, TensorRef
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from ggufkit.errors import CheckpointError
 from ggufkit.formats import strict_json
 from ggufkit.formats.files import checked_size, disguise, shown
-from ggufkit.formats.tensor import SourceFile, TensorRef
+from ggufkit.formats.source_file import SourceFile
+from ggufkit.formats.tensor import TensorRef
 
 LENGTH_NBYTES = 8
 MAX_HEADER_NBYTES = 100_000_000  # the crate's own bound

@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 import quant
 from ggufkit.errors import InputError
 from ggufkit.formats.files import shown
-from ggufkit.formats.source_file import MemoryFile, SourceFile, U8Array
-
-__all__ = ["WEIGHT_DTYPES", "F32Array", "MemoryFile", "SourceFile", "TensorRef", "U8Array", "widen"]
+from ggufkit.formats.source_file import SourceFile, U8Array
 
 F32Array = NDArray[np.float32]
 

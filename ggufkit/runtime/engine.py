@@ -40,8 +40,6 @@ from ggufkit.runtime.loading import (
 from ggufkit.runtime.templates import TemplateWorker
 from ggufkit.runtime.vocabulary import Vocabulary
 
-__all__ = ["MAX_CTX", "N_BATCH", "N_UBATCH", "ContextSettings", "Device", "Engine", "OnFraction"]
-
 
 class Engine:
     """An open model with its context. Make with `Engine.open`, use as a context manager.

@@ -14,7 +14,8 @@ import numpy as np
 import quant
 from ggufkit.formats.tensor import F32Array
 from ggufkit.runtime import library
-from ggufkit.runtime.engine import Device, Engine
+from ggufkit.runtime.engine import Engine
+from ggufkit.runtime.loading import Device
 
 N_EMBD, N_FF, N_VOCAB, N_HEAD = 256, 512, 256, 4
 # Each layout that llama.cpp repacks or hands to AMX, with rows of N_EMBD columns.

@@ -23,7 +23,8 @@ from ggufkit.formats.gguf_source import read_hparams
 from ggufkit.formats.tensor import F32Array
 from ggufkit.runtime.batch import I32Array
 from ggufkit.runtime.chunks import whole_chunks, with_bos
-from ggufkit.runtime.engine import N_BATCH, N_UBATCH, Device, Engine, OnFraction
+from ggufkit.runtime.engine import Engine
+from ggufkit.runtime.loading import N_BATCH, N_UBATCH, Device, OnFraction
 from ggufkit.runtime.memory import Decoding
 from quant import logits
 

@@ -21,7 +21,8 @@ from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.proof.facts import ModelFacts, model_facts, named_text
 from ggufkit.proof.original import cut_chunks, engine_settings, text_digest, tokens_digest
 from ggufkit.runtime import scoring
-from ggufkit.runtime.engine import Device, Engine
+from ggufkit.runtime.engine import Engine
+from ggufkit.runtime.loading import Device
 from quant import logits
 
 I32Array = NDArray[np.int32]

@@ -35,7 +35,7 @@ from ggufkit.formats.outputs import beside, require_place
 from ggufkit.formats.text import CALIBRATION_TEXT
 from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.runtime import boundary
-from ggufkit.runtime.engine import Device
+from ggufkit.runtime.loading import Device
 from quant.importance import InputSums
 
 KEEP_EVERY_S = 60.0  # what is gathered is written so often

@@ -23,7 +23,8 @@ from ggufkit.proof.original import LiveReference, Reference, open_baseline, text
 from ggufkit.proof.routers import RouterWatch
 from ggufkit.proof.scores import ChunkScores, Spots, iter_scores
 from ggufkit.runtime import scoring
-from ggufkit.runtime.engine import Device, Engine
+from ggufkit.runtime.engine import Engine
+from ggufkit.runtime.loading import Device
 
 I32Array = NDArray[np.int32]
 

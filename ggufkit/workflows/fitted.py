@@ -54,7 +54,7 @@ from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.recipe import Recipe
 from ggufkit.recipes.search import Found, Target
 from ggufkit.runtime import machine
-from ggufkit.runtime.engine import Device
+from ggufkit.runtime.loading import Device
 from ggufkit.workflows.plan import FitCost
 from ggufkit.workflows.quantize import QuantizeReport, report_of
 

@@ -28,7 +28,7 @@ from ggufkit.proof.original import facts_of
 from ggufkit.proof.scores import ChunkScores, LogitsError
 from ggufkit.proof.trial import METERS, Check, Trial
 from ggufkit.runtime import machine, scoring
-from ggufkit.runtime.engine import Device
+from ggufkit.runtime.loading import Device
 from ggufkit.workflows.compare import CompareSettings, Walk
 from ggufkit.workflows.diff import DiffReport, DiffSettings, diff, type_findings
 from quant.confseq import Outcome

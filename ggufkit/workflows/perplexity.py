@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ggufkit.formats.text import EVALUATION_TEXT, read_text, shipped_text
 from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.runtime import scoring
-from ggufkit.runtime.engine import Device
+from ggufkit.runtime.loading import Device
 from quant.stats import known
 
 

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggufkit.encoding.encoder import PlainEncoder
-from ggufkit.encoding.job import prepare
+from ggufkit.encoding.job import Job, prepare
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import UsageError
 from ggufkit.fitting.guess import NOTE, guess
 from ggufkit.formats.model import Hparams
 from ggufkit.recipes.recipe import Recipe
 from ggufkit.recipes.search import Target
 from ggufkit.runtime import machine, memory
-from ggufkit.workflows.quantize import Job, QuantizeSettings, notes, opened
+from ggufkit.workflows.quantize import notes, opened
 
 if TYPE_CHECKING:
     from ggufkit.fitting.encoders import Effort

@@ -12,12 +12,10 @@ from pathlib import Path
 from ggufkit.encoding.encoder import RowEncoder, plain_encoder
 from ggufkit.encoding.executors.opening import opened as working
 from ggufkit.encoding.job import Job, check_place, prepare, write
-from ggufkit.encoding.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.progress import OnProgress, ignore
 from ggufkit.recipes.advice import fallback_note
 from ggufkit.recipes.plan import QuantPlan
-
-__all__ = ["DEFAULT_MAX_MEMORY", "Job", "QuantizeReport", "QuantizeSettings", "opened", "quantize"]
 
 MOST_LINES = 4  # tensors that are left out for one reason, before they share a line
 

@@ -2,10 +2,11 @@
 
 import pytest
 
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.recipes.build import make_plan
 from ggufkit.recipes.mixtures import mixture
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import quantize
 from tests.architectures import tiny
 from tests.oracle import llama_quantize
 

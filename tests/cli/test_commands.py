@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from ggufkit.cli import console, main
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.formats.checkpoint import Checkpoint
 from ggufkit.formats.text import EVALUATION_TEXT, shipped_text
 from ggufkit.progress import Progress
@@ -22,7 +23,6 @@ from ggufkit.reports.result import plain
 from ggufkit.workflows import check
 from ggufkit.workflows.inspect import inspect
 from ggufkit.workflows.perplexity import PerplexitySettings, perplexity
-from ggufkit.workflows.quantize import QuantizeSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "tiny-mixtral"

@@ -12,10 +12,11 @@ import pytest
 
 from ggufkit.cli import answer, line_editor, piped, run_session
 from ggufkit.cli.run_options import AnswerOptions
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import InputError
 from ggufkit.runtime.engine import Engine
 from ggufkit.runtime.sampling import Sampling
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import quantize
 from tests.cli.terminal import Terminal
 
 ROOT = Path(__file__).parents[2]

@@ -18,13 +18,14 @@ from ggufkit.encoding.encoder import PlainEncoder
 from ggufkit.encoding.executors.distributed import Distributed, encode_batch
 from ggufkit.encoding.executors.threads import Threads
 from ggufkit.encoding.pipeline import encode_slabs
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.encoding.slabs import slabs
 from ggufkit.errors import InputError
 from ggufkit.formats.shared_place import shared
 from ggufkit.formats.unfinished import journal_path, partial_path
 from ggufkit.progress import Progress
 from ggufkit.recipes.build import make_plan
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import quantize
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "tiny-mixtral"

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from ggufkit.cluster import tasks
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.fitting.encoders import Effort
 from ggufkit.progress import Progress
 from ggufkit.recipes.search import Target
 from ggufkit.workflows.fitted import FitReport, FitSettings, quantize_fitted
-from ggufkit.workflows.quantize import QuantizeSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,7 @@ from ggufkit.fitting.sources import agreement
 from ggufkit.fitting.sources.agreement import check_agreement
 from ggufkit.fitting.sources.cut import cut
 from ggufkit.fitting.sources.scratch import plan_as_it_is
-from ggufkit.runtime.engine import Device
+from ggufkit.runtime.loading import Device
 from tests.fitting import stories
 
 CHUNK = np.random.default_rng(3).integers(3, 512, 32).astype(np.int32)

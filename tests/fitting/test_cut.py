@@ -12,7 +12,7 @@ from ggufkit.fitting.sources.layer_run import LayerRun
 from ggufkit.fitting.sources.scratch import write_as_it_is
 from ggufkit.formats.checkpoint import Checkpoint
 from ggufkit.formats.model import Model
-from ggufkit.runtime.engine import Device
+from ggufkit.runtime.loading import Device
 from tests.architectures import tiny
 from tests.architectures.emit import write_gguf
 from tests.fitting import layered

@@ -13,6 +13,7 @@ import pytest
 
 from ggufkit.architectures.source import open_source
 from ggufkit.encoding.destination import layers_folder
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import InputError
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.sources import cut
@@ -21,7 +22,7 @@ from ggufkit.fitting.sums import SumsObserver
 from ggufkit.formats.imatrix_file import read_imatrix
 from ggufkit.formats.text import CALIBRATION_TEXT, shipped_text
 from ggufkit.workflows.calibrate import CalibrateSettings, calibrate
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import quantize
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 N_CHUNK = 6

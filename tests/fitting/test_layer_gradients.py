@@ -9,6 +9,7 @@ import pytest
 
 from ggufkit.architectures import convert
 from ggufkit.architectures.source import open_source
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.fitting import layer_gradients
 from ggufkit.fitting.layer_gradients import GradientSettings, LayerGradients
 from ggufkit.fitting.sources import cut
@@ -19,7 +20,7 @@ from ggufkit.runtime.backward import Backward
 from ggufkit.runtime.engine import Engine
 from ggufkit.runtime.library import load
 from ggufkit.runtime.tape import Tape, looked_up
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import quantize
 from tests.architectures import tiny
 from tests.architectures.emit import write_gguf
 from tests.fitting import layered

@@ -7,7 +7,7 @@ import pytest
 
 from ggufkit.errors import EngineError, InputError
 from ggufkit.fitting.sources.layer_run import LayerRun, require_finite
-from ggufkit.runtime.engine import Device
+from ggufkit.runtime.loading import Device
 from tests.fitting import stories
 
 OPEN = {"n_ctx": 24, "threads": 1, "device": Device.CPU}

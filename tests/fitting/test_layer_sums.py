@@ -14,7 +14,7 @@ from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.sums import SumsObserver, wants_block_weights
 from ggufkit.formats.text import CALIBRATION_TEXT, shipped_text
 from ggufkit.progress import Progress
-from ggufkit.runtime.engine import Device
+from ggufkit.runtime.loading import Device
 from tests.fitting import stories
 
 N_CHUNK, N_CTX = 3, 64

@@ -13,7 +13,8 @@ from ggufkit.errors import InputError
 from ggufkit.fitting.corpus import Corpus, text_chunks
 from ggufkit.fitting.prober import Prober, Tried
 from ggufkit.formats.text import CALIBRATION_TEXT, shipped_text
-from ggufkit.runtime.engine import Device, Engine
+from ggufkit.runtime.engine import Engine
+from ggufkit.runtime.loading import Device
 from tests.conftest import TINY_MIXTRAL
 
 N_CHUNK, N_CTX, NAME = 8, 64, "blk.2.ffn_up.weight"

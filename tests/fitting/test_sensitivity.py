@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ggufkit.architectures.source import open_source
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.cost import shapes_of
 from ggufkit.fitting.evidence import Evidence
@@ -18,7 +19,7 @@ from ggufkit.fitting.sensitivity import Subject, candidates, measure_costs
 from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.weighing import weigher
 from ggufkit.formats.model import Model
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import quantize
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "ggufkit" / "data" / "text" / "calibration.txt").read_text()

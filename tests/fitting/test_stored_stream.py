@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ggufkit.architectures.source import open_source
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.sources.cut import cut
 from ggufkit.fitting.sources.layer_by_layer import LayerByLayer, Stream, chunks_of
@@ -15,8 +16,8 @@ from ggufkit.fitting.sources.scratch import write_as_it_is
 from ggufkit.fitting.sums import SumsObserver
 from ggufkit.formats.text import CALIBRATION_TEXT, shipped_text
 from ggufkit.recipes.quantizable import layer_of
-from ggufkit.runtime.engine import Device
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.runtime.loading import Device
+from ggufkit.workflows.quantize import quantize
 
 SOURCE = Path(__file__).resolve().parents[2] / "models" / "tiny-mixtral"
 NAMES = frozenset({"blk.0.attn_q.weight", "blk.1.attn_q.weight", "blk.2.ffn_gate_exps.weight"})

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from ggufkit.architectures.source import open_source
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import EngineError
 from ggufkit.fitting.encoders import Effort
 from ggufkit.fitting.timing import measured_rates
 from ggufkit.recipes.build import make_plan
 from ggufkit.workflows import fitted
 from ggufkit.workflows.fitted import FitSettings, opened
-from ggufkit.workflows.quantize import QuantizeSettings
 from tests.architectures import tiny
 from tests.conftest import TINY_MIXTRAL
 

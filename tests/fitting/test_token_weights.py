@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 import quant
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.moments import MomentsObserver
 from ggufkit.fitting.token_weights import FLOOR, Stiffness, TokenWeights, measure_weights
 from ggufkit.runtime.activations import Activations
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import quantize
 from quant import feedback
 from quant.covariance import Covariance
 

@@ -12,7 +12,7 @@ from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.sums import SumsObserver
 from ggufkit.formats.text import CALIBRATION_TEXT, shipped_text
 from ggufkit.runtime.activations import Activations
-from ggufkit.runtime.engine import Device
+from ggufkit.runtime.loading import Device
 from ggufkit.runtime.vocabulary import open_vocabulary
 from quant.errors import NonFiniteError
 from tests.fitting import stories

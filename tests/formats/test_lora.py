@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from ggufkit.architectures.source import open_source
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import CheckpointError, InputError
 from ggufkit.formats.checkpoint import Checkpoint
 from ggufkit.formats.lora import merged, open_adapter
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import quantize
 from tests.architectures import tiny
 
 DATA = np.load(Path(__file__).parents[1] / "data" / "lora" / "adapters.npz")

@@ -7,7 +7,8 @@ import pytest
 
 from ggufkit.formats.bend import Bend, gathered, negated_exp, plus_one
 from ggufkit.formats.model import Model, ModelTensor
-from ggufkit.formats.tensor import SourceFile, TensorRef
+from ggufkit.formats.source_file import SourceFile
+from ggufkit.formats.tensor import TensorRef
 
 NUMPY = {"F32": "f4", "F16": "f2", "F64": "f8"}
 FAR = np.array([60, 2, 2, *range(29)])

@@ -60,7 +60,8 @@ def test_experts_are_copied_for_they_are_valid_during_the_call_only() -> None:
 
 
 def test_only_where_both_have_experts_is_there_anything_to_watch(tiny: Callable[[str], Path], tmp_path: Path) -> None:
-    from ggufkit.workflows.quantize import QuantizeSettings, quantize
+    from ggufkit.encoding.settings import QuantizeSettings
+    from ggufkit.workflows.quantize import quantize
 
     dense = tmp_path / "dense.gguf"
     quantize(QuantizeSettings(source=Path(__file__).parents[2] / "models/stories260K", output=dense, recipe="F16"))

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import quant
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.imatrix import Imatrix, ImatrixEntry
 from ggufkit.formats.imatrix_file import write_imatrix
 from ggufkit.recipes.mixtures import MIXTURES, mixture
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import quantize
 from tests.oracle import llama_quantize
 from tests.recipes.narrow import F32Array, Narrow, importance_for, write_narrow
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 import quant
-from ggufkit.runtime.engine import Device, Engine
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.encoding.settings import QuantizeSettings
+from ggufkit.runtime.engine import Engine
+from ggufkit.runtime.loading import Device
+from ggufkit.workflows.quantize import quantize
 
 ROOT = Path(__file__).parents[2]
 CHAT_TEMPLATE = (

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.runtime import state_gradients
 from ggufkit.runtime.backward import Backward
-from ggufkit.runtime.engine import Device, Engine
+from ggufkit.runtime.engine import Engine
 from ggufkit.runtime.library import load
+from ggufkit.runtime.loading import Device
 from ggufkit.runtime.patches import WeightPatch
 from ggufkit.runtime.tape import Tape
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import quantize
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "architectures"))
 import tiny as families

@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import EngineError, InputError, UsageError
 from ggufkit.runtime import template_worker
 from ggufkit.runtime.chat import Message, mark_control, named_tokens, render, tokenize_chat
 from ggufkit.runtime.engine import Engine
 from ggufkit.runtime.template_worker import Worker
 from ggufkit.runtime.templates import TemplateWorker
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import quantize
 
 ROOT = Path(__file__).parents[2]
 CONTROL = ("<|im_start|>", "<|im_end|>", "<s>")

@@ -10,7 +10,8 @@ from gguf import GGUFValueType
 from ggufkit.errors import GgufError, InputError
 from ggufkit.formats.model import KV
 from ggufkit.runtime.checks import problems
-from ggufkit.runtime.engine import Device, Engine
+from ggufkit.runtime.engine import Engine
+from ggufkit.runtime.loading import Device
 from tests.formats.build import ARRAY, BOOL, F32, STRING, U32
 from tests.runtime.edited import Edit, as_type, both, edited, first_tokens, items, key, more
 

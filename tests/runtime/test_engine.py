@@ -16,7 +16,8 @@ from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.gguf_source import open_model, read_hparams
 from ggufkit.formats.gguf_writer import header_bytes
 from ggufkit.runtime import loading, machine, memory
-from ggufkit.runtime.engine import Device, Engine
+from ggufkit.runtime.engine import Engine
+from ggufkit.runtime.loading import Device
 from ggufkit.runtime.vocabulary import open_vocabulary
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.runtime import footprint, scoring
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import quantize
 
 ROOT = Path(__file__).resolve().parents[2]
 N_VOCAB = 100_000

@@ -11,7 +11,8 @@ from ggufkit.errors import InputError
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.gguf_writer import header_bytes
 from ggufkit.formats.model import KV
-from ggufkit.runtime.engine import Device, Engine
+from ggufkit.runtime.engine import Engine
+from ggufkit.runtime.loading import Device
 
 
 def split_in_two(whole, folder):

@@ -62,8 +62,9 @@ def test_it_is_refused_for_another_text_or_setting(tiny: Tiny, baseline: Path, t
 def test_it_is_refused_for_another_vocabulary_and_engine(
     tiny: Tiny, baseline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from ggufkit.encoding.settings import QuantizeSettings
     from ggufkit.proof import original
-    from ggufkit.workflows.quantize import QuantizeSettings, quantize
+    from ggufkit.workflows.quantize import quantize
 
     other = tmp_path / "stories.gguf"
     quantize(QuantizeSettings(source=Path(__file__).parents[2] / "models" / "stories260K", output=other, recipe="F16"))

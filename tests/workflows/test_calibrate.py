@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 import quant
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import InputError, OutputError
 from ggufkit.fitting.coverage import coverage_of
 from ggufkit.formats.imatrix import Imatrix
 from ggufkit.formats.imatrix_file import read_imatrix
 from ggufkit.progress import Progress
 from ggufkit.workflows.calibrate import CalibrateSettings, calibrate, gathered_path, merge_files
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import quantize
 from quant.importance import InputSums
 
 ROOT = Path(__file__).resolve().parents[2]

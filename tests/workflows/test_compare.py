@@ -93,7 +93,8 @@ def test_a_passage_shows_what_was_read_and_what_was_thought(tiny: Tiny) -> None:
 
 
 def test_other_vocabularies_are_refused(tiny: Tiny, tmp_path: Path) -> None:
-    from ggufkit.workflows.quantize import QuantizeSettings, quantize
+    from ggufkit.encoding.settings import QuantizeSettings
+    from ggufkit.workflows.quantize import quantize
 
     other = tmp_path / "stories.gguf"
     quantize(QuantizeSettings(source=ROOT / "models" / "stories260K", output=other, recipe="F16"))

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import quant
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.recipes.recipe import parse_recipe
 from ggufkit.workflows.diff import DiffReport, DiffSettings, diff
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import quantize
 from tests.workflows import faults
 from tests.workflows.faults import only, rewrite
 

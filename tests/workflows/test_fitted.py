@@ -12,6 +12,7 @@ import pytest
 import quant
 from ggufkit.architectures.source import open_source
 from ggufkit.encoding.destination import copy_path
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import CutError, InputError, OutputError, UsageError
 from ggufkit.fitting import cost
 from ggufkit.fitting.corpus import Corpus
@@ -29,7 +30,7 @@ from ggufkit.progress import Progress
 from ggufkit.recipes.search import Target
 from ggufkit.workflows.calibrate import CalibrateSettings, calibrate
 from ggufkit.workflows.fitted import FitReport, FitSettings, cost_of, opened, quantize_fitted
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import quantize
 from tests.architectures import tiny
 from tests.workflows.faults import only, rewrite
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import OutputError
 from ggufkit.fitting.encoders import Effort
 from ggufkit.fitting.sources.layer_by_layer import LayerByLayer
@@ -18,7 +19,6 @@ from ggufkit.progress import Progress
 from ggufkit.recipes.search import Target
 from ggufkit.workflows import fitted
 from ggufkit.workflows.fitted import FitSettings, quantize_fitted
-from ggufkit.workflows.quantize import QuantizeSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "models" / "stories260K"

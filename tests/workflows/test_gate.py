@@ -126,7 +126,8 @@ def test_planted_faults_are_caught_and_named(fault: str, tiny: Tiny, with_templa
 
 
 def test_a_file_requantized_from_q4_0_is_caught(tiny: Tiny, tmp_path: Path) -> None:
-    from ggufkit.workflows.quantize import QuantizeSettings, quantize
+    from ggufkit.encoding.settings import QuantizeSettings
+    from ggufkit.workflows.quantize import quantize
 
     out = tmp_path / "twice.gguf"
     quantize(QuantizeSettings(source=tiny("Q4_0"), output=out, recipe="Q6_K", allow_requantize=True))

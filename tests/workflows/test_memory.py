@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ggufkit.workflows.quantize import QuantizeSettings, opened
+from ggufkit.encoding.settings import QuantizeSettings
+from ggufkit.workflows.quantize import opened
 
 ROOT = Path(__file__).resolve().parents[2]
 CAP = 448 << 20
@@ -15,7 +16,8 @@ CAP = 448 << 20
 CHILD = """
 import sys
 from pathlib import Path
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.encoding.settings import QuantizeSettings
+from ggufkit.workflows.quantize import quantize
 quantize(QuantizeSettings(source=Path(sys.argv[1]), output=Path(sys.argv[2]), threads=2, max_memory=int(sys.argv[3])))
 status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines() if ":" in line)
 print(int(status["VmHWM"].split()[0]) * 1024)

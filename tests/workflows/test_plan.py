@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ggufkit.encoding.job import Job
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import RecipeError, UsageError
 from ggufkit.fitting.encoders import Effort
 from ggufkit.formats.model import Model
@@ -18,7 +20,7 @@ from ggufkit.reports.result import as_dict
 from ggufkit.runtime import memory
 from ggufkit.workflows import fitted
 from ggufkit.workflows.plan import headroom, plan, plan_report
-from ggufkit.workflows.quantize import Job, QuantizeSettings, quantize
+from ggufkit.workflows.quantize import quantize
 from tests.recipes.narrow import Narrow, write_narrow
 from tests.recipes.shapes import SHAPES, model_of
 

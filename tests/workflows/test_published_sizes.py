@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from ggufkit.cli import main
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import CheckpointError
 from ggufkit.workflows.plan import plan
-from ggufkit.workflows.quantize import QuantizeSettings, quantize
+from ggufkit.workflows.quantize import quantize
 from tests.architectures import tiny
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,

@@ -18,11 +18,12 @@ import pytest
 import quant
 from ggufkit.encoding import slabs
 from ggufkit.encoding.destination import copy_path
+from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import InputError, OutputError, UsageError
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.unfinished import journal_path, partial_path
 from ggufkit.progress import Progress
-from ggufkit.workflows.quantize import QuantizeSettings, opened, quantize
+from ggufkit.workflows.quantize import opened, quantize
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "tiny-mixtral"

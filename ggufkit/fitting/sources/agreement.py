@@ -16,7 +16,7 @@ from ggufkit.fitting.sources.cut import cut, input_scale, kinds_repeat_after
 from ggufkit.fitting.sources.layer_run import LayerRun
 from ggufkit.fitting.sources.scratch import plan_as_it_is, write_as_it_is
 from ggufkit.formats.model import Model
-from ggufkit.runtime.engine import Device
+from ggufkit.runtime.loading import Device
 
 F32Array = NDArray[np.float32]
 I32Array = NDArray[np.int32]

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 import quant
 from ggufkit.errors import EngineError
 from ggufkit.formats.model import KV, Model, ModelTensor
-from ggufkit.formats.tensor import MemoryFile, TensorRef
+from ggufkit.formats.source_file import MemoryFile
+from ggufkit.formats.tensor import TensorRef
 from ggufkit.recipes.quantizable import layer_of
 
 I32Array = NDArray[np.int32]

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from ggufkit.errors import EngineError, InputError
 from ggufkit.runtime.activations import Activations, ActivationTap
-from ggufkit.runtime.engine import N_UBATCH, Device, Engine
+from ggufkit.runtime.engine import Engine
 from ggufkit.runtime.library import load
+from ggufkit.runtime.loading import N_UBATCH, Device
 
 F32Array = NDArray[np.float32]
 I32Array = NDArray[np.int32]

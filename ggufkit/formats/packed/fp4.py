@@ -10,7 +10,8 @@ import numpy as np
 from ggufkit.formats.packed.finder import DECODED, Finder, match
 from ggufkit.formats.packed.fp8 import FP8, fp8_values
 from ggufkit.formats.packed.ref import bytes_of, values_of
-from ggufkit.formats.tensor import F32Array, TensorRef, U8Array
+from ggufkit.formats.source_file import U8Array
+from ggufkit.formats.tensor import F32Array, TensorRef
 from quant import dequantize, quant_type
 
 FP4_VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], dtype=np.float32)

@@ -10,7 +10,8 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufkit.formats.tensor import F32Array, SourceFile, TensorRef, U8Array, widen
+from ggufkit.formats.source_file import SourceFile, U8Array
+from ggufkit.formats.tensor import F32Array, TensorRef, widen
 
 EXPONENTS = ("U8", "F8_E8M0")
 
