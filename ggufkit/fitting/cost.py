@@ -18,13 +18,16 @@ from ggufkit.encoding.memory import fixed_nbytes, slabs_nbytes
 from ggufkit.errors import UsageError
 from ggufkit.fitting.corpus import N_CTX
 from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, bytes_per_weight
-from ggufkit.fitting.sources.cut import N_DUMMY
+from ggufkit.fitting.layer_gradients import HEAD_TOKENS
+from ggufkit.fitting.sources.cut import N_DUMMY, cut_head
+from ggufkit.fitting.sources.scratch import plan_as_it_is
 from ggufkit.fitting.token_weights import MAX_CHUNKS
 from ggufkit.fitting.walks import MAX_WIDTH, Shape, plan_layer_walks, plan_walks, walks_nbytes
 from ggufkit.formats.model import Hparams, Model
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.quantizable import kept_reason, layer_of
 from ggufkit.runtime import memory
+from ggufkit.runtime.backward import SLAB_WEIGHTS as WIDENED_WEIGHTS
 from quant.covariance import block_width
 
 _RATE = 20e9  # multiply-adds a second and core
@@ -89,8 +92,13 @@ def effort_cost(
         walks, moments = len(planned), walks_nbytes(planned, shapes)
         if n_tokens is not None:
             walks = max(Counter(max(map(layer_of, names)) for names in planned).values(), default=0)
-        head = _running_nbytes(replace(model.hparams, n_layer=alone.n_layer), shapes) - running
-        taped = head + tape_nbytes(model.hparams, shapes, taped_tokens(model, by_layer=by_layer), by_layer=by_layer)
+        n_taped = taped_tokens(model, by_layer=by_layer)
+        if by_layer:
+            head = replace(model.hparams, n_layer=1)
+            more = _running_nbytes(head, shapes, HEAD_TOKENS) - _running_nbytes(alone, shapes, HEAD_TOKENS)
+            taped = max(layer_tape_nbytes(model.hparams, shapes, n_taped), more + head_tape_nbytes(model.hparams))
+        else:
+            taped = tape_nbytes(model.hparams, shapes, n_taped)
     peak = fixed + max(cases + moments, taped)
     if peak > max_memory:
         instead = "fewer --threads" if effort is Effort.FAST else "--effort fast"
@@ -111,16 +119,16 @@ def _disk_nbytes(model: Model, effort: Effort, n_tokens: int) -> int:
     if effort is Effort.FAST:
         return stream
     n_taped = min(n_tokens, taped_chunks(model) * taped_tokens(model, by_layer=True))
-    return max(stream, (model.hparams.n_layer + 2) * n_taped * row + layer + _head_nbytes(model))
+    return max(stream, (model.hparams.n_layer + 2) * n_taped * row + max(layer, _head_nbytes(model)))
 
 
 def _mapped_nbytes(model: Model, effort: Effort) -> int:
-    return _layer_nbytes(model) + (0 if effort is Effort.FAST else _head_nbytes(model))
+    return max(_layer_nbytes(model), 0 if effort is Effort.FAST else _head_nbytes(model))
 
 
 def _head_nbytes(model: Model) -> int:
-    """Bytes of what stands outside the layers, as it is stored."""
-    return sum(part.nbytes for t in model.tensors if layer_of(t.name) < 0 for part in t.parts)
+    """Bytes of the file that gives logits, its holes included."""
+    return plan_as_it_is(cut_head(model)).data_nbytes
 
 
 def _layer_nbytes(model: Model) -> int:
@@ -142,7 +150,8 @@ def taped_tokens(model: Model, *, by_layer: bool = False) -> int:
     Decided by the model alone: the bytes of the file must not depend on the memory at hand.
     """
     shapes, n = shapes_of(model), N_CTX
-    while n > _LEAST_TAPED and tape_nbytes(model.hparams, shapes, n, by_layer=by_layer) > _MOST_TAPE_NBYTES:
+    takes = layer_tape_nbytes if by_layer else tape_nbytes
+    while n > _LEAST_TAPED and takes(model.hparams, shapes, n) > _MOST_TAPE_NBYTES:
         n //= 2
     return n
 
@@ -153,14 +162,28 @@ def taped_chunks(model: Model) -> int:
     return max(_LEAST_CHUNKS, min(MAX_CHUNKS, _TAPED_WEIGHTS // max(1, n_weights)))
 
 
-def tape_nbytes(hparams: Hparams, shapes: Mapping[str, Shape], n: int, *, by_layer: bool = False) -> int:
-    """What the values of `n` tokens take on the way to their gradients: in floats a token and layer, six rows of the
-    stream, queries, keys and values before and after they are turned, attention, and the wide side of the feed-forward
-    block; of the logits the model's, their probabilities and copies."""
+def tape_nbytes(hparams: Hparams, shapes: Mapping[str, Shape], n: int) -> int:
+    """What the values of `n` tokens take on the way to their gradients, with the logits, their probabilities and
+    copies."""
+    return 4 * n * (hparams.n_layer * _layer_values(hparams, shapes, n) + 4 * hparams.n_vocab)
+
+
+def layer_tape_nbytes(hparams: Hparams, shapes: Mapping[str, Shape], n: int) -> int:
+    """The same of one layer, and the gradients of all these values."""
+    return 2 * 4 * n * _layer_values(hparams, shapes, n)
+
+
+def head_tape_nbytes(hparams: Hparams) -> int:
+    """The same of the output matrix: probabilities of the tokens in hand and a copy, and rows that are widened."""
+    return 2 * 4 * HEAD_TOKENS * hparams.n_vocab + 2 * 4 * min(WIDENED_WEIGHTS, hparams.n_vocab * hparams.n_embd)
+
+
+def _layer_values(hparams: Hparams, shapes: Mapping[str, Shape], n: int) -> int:
+    """Floats a token: six rows of the stream, queries, keys and values before and after they are turned, attention, and
+    the wide side of the feed-forward block."""
     widest = max((n_per_row for _, n_per_row in shapes.values()), default=0)
     heads = hparams.n_head * (3 * hparams.head_dim_k + hparams.head_dim_v + n)
-    a_layer = 6 * hparams.n_embd + heads + 3 * max(1, hparams.n_expert_used) * widest
-    return 4 * n * ((1 if by_layer else hparams.n_layer) * a_layer + 4 * hparams.n_vocab)
+    return 6 * hparams.n_embd + heads + 3 * max(1, hparams.n_expert_used) * widest
 
 
 def _case_nbytes(n_per_row: int) -> int:
@@ -169,11 +192,11 @@ def _case_nbytes(n_per_row: int) -> int:
     return 2 * 3 * 4 * n_per_row * width + 8 * _FACTOR_SCRATCH * width * width
 
 
-def _running_nbytes(hparams: Hparams, shapes: Mapping[str, Shape]) -> int:
-    """What llama.cpp allocates besides weights, and one micro-batch of inputs as they are copied for an expert."""
-    one = memory.footprint(0, hparams, memory.Decoding(N_CTX, 1, N_CTX, N_CTX))
+def _running_nbytes(hparams: Hparams, shapes: Mapping[str, Shape], n: int = N_CTX) -> int:
+    """What llama.cpp allocates besides weights for `n` tokens, and their inputs as they are copied for an expert."""
+    one = memory.footprint(0, hparams, memory.Decoding(n, 1, n, n))
     widest = max((n_per_row for _, n_per_row in shapes.values()), default=0)
-    copies = 2 * 4 * memory.N_UBATCH * max(1, hparams.n_expert_used) * widest
+    copies = 2 * 4 * min(n, memory.N_UBATCH) * max(1, hparams.n_expert_used) * widest
     return one.total + copies
 
 

@@ -8,13 +8,13 @@ differs between models (widths, types, experts) is so in the rates, what differs
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-_READING = 12e9  # multiply-adds a second and core, of a model that reads text
-_BACK = 3e9  # and of one that is taken back, there included: plain kernels, nothing repacked
+_READING = 30e9  # multiply-adds a second and core, of a model that reads text
+_BACK = 8e9  # and of one that is taken back, there included: plain kernels, nothing repacked
 _MOMENTS = 20e9  # and of sums of outer products
 _PRODUCTS = 20e9  # and of error feedback
 _PLAIN = 60e6  # weights a second and core, searched with importance
-_COPY = 150e6  # bytes a second, read and written
-_TABLE = 4e6  # weights of sampled rows a second and core, encoded at all types that a tensor may get
+_COPY = 300e6  # bytes a second, read and written
+_TABLE = 0.35e6  # weights of sampled rows a second and core, encoded at all types that a tensor may get
 
 
 @dataclass(frozen=True, slots=True)

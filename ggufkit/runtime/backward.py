@@ -22,7 +22,7 @@ from quant.products import product
 
 OnOutput = Callable[[str, F32Array, NDArray[np.int32] | None], None]
 
-_SLAB_WEIGHTS = 1 << 24  # of a matrix are widened at a time: output matrices have a row for each of 150,000 tokens
+SLAB_WEIGHTS = 1 << 24  # of a matrix are widened at a time: output matrices have a row for each of 150,000 tokens
 
 
 class Backward:
@@ -80,7 +80,7 @@ class Backward:
     def through(self, a: F32Array, matrix: Matrix, stack: int = 0) -> F32Array:
         """(n, n_rows) gradients of products with a matrix, to those of its inputs (n, n_per_row)."""
         n_rows, n_per_row = matrix.shape[-2:]
-        step = max(1, _SLAB_WEIGHTS // n_per_row)
+        step = max(1, SLAB_WEIGHTS // n_per_row)
         parts = (self.product(a[:, i : i + step], matrix.rows(stack, i, i + step)) for i in range(0, n_rows, step))
         return functools.reduce(operator.iadd, parts)
 

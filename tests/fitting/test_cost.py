@@ -6,7 +6,7 @@ import pytest
 
 from ggufkit.errors import UsageError
 from ggufkit.fitting import cost
-from ggufkit.fitting.cost import effort_cost, shapes_of, tape_nbytes, taped_chunks, taped_tokens
+from ggufkit.fitting.cost import effort_cost, layer_tape_nbytes, shapes_of, tape_nbytes, taped_chunks, taped_tokens
 from ggufkit.fitting.encoders import Effort
 from ggufkit.fitting.token_weights import MAX_CHUNKS
 from ggufkit.fitting.walks import moments_nbytes
@@ -61,10 +61,10 @@ def test_by_layer_the_stream_lies_twice_on_the_disk_beside_a_layer(monkeypatch: 
 
 def test_on_the_way_to_gradients_what_goes_into_every_layer_lies_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "_layer_nbytes", lambda _: 12345)
-    monkeypatch.setattr(cost, "_head_nbytes", lambda _: 678)
+    monkeypatch.setattr(cost, "_head_nbytes", lambda _: 23456)
     found = of(Effort.BALANCED, n_tokens=1000)  # fewer than gradients would be taken of
-    assert found.disk_nbytes == (4 + 2) * 4 * 1000 * 256 + 12345 + 678
-    assert found.mapped_nbytes == 12345 + 678 and of(Effort.FAST, n_tokens=1000).mapped_nbytes == 12345
+    assert found.disk_nbytes == (4 + 2) * 4 * 1000 * 256 + 23456
+    assert found.mapped_nbytes == 23456 and of(Effort.FAST, n_tokens=1000).mapped_nbytes == 12345
     many = of(Effort.BALANCED, n_tokens=100_000)
     assert many.disk_nbytes == 2 * 4 * 100_000 * 256 + 12345
 
@@ -76,7 +76,7 @@ def test_one_layer_on_its_way_back_takes_little_of_what_all_take() -> None:
     )
     assert one.peak_nbytes < whole.peak_nbytes
     n, shapes = taped_tokens(MIXTRAL, by_layer=True), shapes_of(MIXTRAL)
-    assert n == 512 and tape_nbytes(MIXTRAL.hparams, shapes, n, by_layer=True) < 1 << 30
+    assert n == 512 and layer_tape_nbytes(MIXTRAL.hparams, shapes, n) < 1 << 30
 
 
 def test_half_the_threads_take_twice_the_time() -> None:
