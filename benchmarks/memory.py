@@ -22,6 +22,8 @@ from ggufkit.reports.units import human_bytes, parse_bytes
 from ggufkit.workflows.quantize import quantize
 
 ROOT = Path(__file__).resolve().parent.parent
+# what is held, and what is mapped besides
+_FITTED = re.compile(r"([\d.]+ ?[KMG]iB) of memory(?: besides ([\d.]+ ?[KMG]iB))?")
 CHILD = """
 import re, sys
 from ggufkit.cli import main
@@ -37,11 +39,11 @@ def peak_of(*words: object) -> tuple[int, int]:
     done = subprocess.run(
         [sys.executable, "-c", CHILD, *map(str, words)], capture_output=True, text=True, cwd=ROOT, check=False
     )
-    said = re.search(r"memory: about ([\d.]+ ?[KMG]iB)", done.stderr)
+    said = re.search(r"memory: about ([\d.]+ ?[KMG]iB)", done.stderr) or _FITTED.search(done.stderr)
     peak = re.search(r"peak (\d+)", done.stderr)
     if done.returncode or not said or not peak:
         sys.exit(f"{' '.join(map(str, words))}: {done.stderr}")
-    return parse_bytes(said[1].replace(" ", "")), int(peak[1]) * 1024
+    return sum(parse_bytes(part.replace(" ", "")) for part in said.groups() if part), int(peak[1]) * 1024
 
 
 def main() -> None:
@@ -70,6 +72,11 @@ def main() -> None:
                 planned, measured = peak_of(*words)
                 over |= measured > planned
                 print(f"{words[0]:12} {n_ctx:>6} {human_bytes(planned):>10} {human_bytes(measured):>10}", flush=True)
+        fit = ("quantize", model, "-o", Path(folder) / "out.gguf", "--effort", "balanced", "--type", "Q4_K_M",
+               "--tokens", 8 * 512, "--calibration-text", text, "--threads", 2)  # fmt: skip
+        planned, measured = peak_of(*fit)
+        over |= measured > planned
+        print(f"{'quantize':12} {512:>6} {human_bytes(planned):>10} {human_bytes(measured):>10}", flush=True)
     sys.exit(over)
 
 
