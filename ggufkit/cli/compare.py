@@ -17,46 +17,21 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @click.argument("base", type=options.PATH)
 @click.argument("candidate", type=options.PATH)
-@options.text_file
-@options.ctx_size
-@options.chunks
-@options.threads
-@options.device
+@options.grouped("reading", options.Reading)
 @click.option("--routers/--no-routers", default=True, help="Compare which experts both choose.")
 @options.json_flag
-def command(
-    *,
-    base: Path,
-    candidate: Path,
-    text: Path | None,
-    n_ctx: int,
-    chunks: int | None,
-    threads: int | None,
-    device: str,
-    routers: bool,
-    as_json: bool,
-) -> None:
+def command(*, base: Path, candidate: Path, reading: options.Reading, routers: bool, as_json: bool) -> None:
     """Measure how far CANDIDATE is from BASE: perplexity, KL divergence, same top token, each with an interval.
 
     BASE is the original as a GGUF, or a baseline file of it. Both run in step on the same text; nothing is stored.
     """
     from ggufkit.formats.baseline import is_baseline
     from ggufkit.runtime import footprint
-    from ggufkit.runtime.loading import Device
     from ggufkit.workflows.compare import CompareSettings, compare
 
     models = [path for path in (base, candidate) if not is_baseline(path)]
-    console.say_memory(lambda: footprint.scored(models, n_ctx))
-    settings = CompareSettings(
-        base=base,
-        candidate=candidate,
-        routers=routers,
-        text=text,
-        n_ctx=n_ctx,
-        chunks=chunks,
-        threads=threads,
-        device=Device(device),
-    )
+    console.say_memory(lambda: footprint.scored(models, reading.n_ctx))
+    settings = CompareSettings(base=base, candidate=candidate, routers=routers, **reading.settings)
     with console.progress(f"compare {candidate.name}") as update:
         result = compare(settings, update)
     console.show_result(result, as_json=as_json)

@@ -4,11 +4,14 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 
 from ggufkit.reports.units import parse_bytes
+
+if TYPE_CHECKING:
+    from ggufkit.runtime.loading import Device
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -128,6 +131,37 @@ chunks: Decorator = click.option("--chunks", type=click.IntRange(min=1), default
 device: Decorator = click.option(
     "--device", type=click.Choice(["auto", "cpu", "metal"]), default="auto", show_default=True, help="Where to compute."
 )
+
+
+class ReadingSettings(TypedDict):
+    """The same as the workflows take it."""
+
+    text: Path | None
+    n_ctx: int
+    chunks: int | None
+    threads: int | None
+    device: "Device"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reading:
+    """What a model is measured on, and how: the same for every command that reads a text."""
+
+    text: Path | None = shared(text_file)
+    n_ctx: int = shared(ctx_size)
+    chunks: int | None = shared(chunks)
+    threads: int | None = shared(threads)
+    device: str = shared(device)
+
+    @property
+    def settings(self) -> ReadingSettings:
+        """For the settings of a workflow."""
+        from ggufkit.runtime.loading import Device
+
+        return {
+            "text": self.text, "n_ctx": self.n_ctx, "chunks": self.chunks, "threads": self.threads,
+            "device": Device(self.device),
+        }  # fmt: skip
 
 
 def chosen_recipe(type_name: str | None, recipe: Path | None) -> Any:
