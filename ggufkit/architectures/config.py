@@ -16,7 +16,7 @@ STATES = (
     "conv",
 )  # kinds of layers that keep a state: transformers' word, and those before
 MAX_INTEGER = 1 << 31
-Default = int | float | bool | str | Callable[["Config"], int | float | str | None]
+Default = int | float | bool | str | Callable[["Config"], Any]
 
 
 class Config:

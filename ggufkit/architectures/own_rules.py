@@ -141,8 +141,14 @@ def granite_expansion(config: Config, arch: str) -> Iterable[KV]:
     return ()
 
 
-def norm_behind_gate(config: Config, arch: str) -> Iterable[KV]:
-    """No entry: where a state is normed, llama.cpp norms it behind its gate."""
+def falcon_h1(config: Config, arch: str) -> Iterable[KV]:
+    """No entry: llama.cpp norms a state behind its gate, and embeddings that make logits have one scale for both."""
+    scales = [config.checked_number(name, config.get(name)) for name in ("embedding_multiplier", "lm_head_multiplier")]
+    if config.flag("tie_word_embeddings") and scales[0] != scales[1]:
+        raise CheckpointError(
+            f"{config.folder / 'config.json'}: tied embeddings are scaled by {scales[0]} on their way in and "
+            f"{scales[1]} on their way out. One tensor of the file serves for both, so the file would be another model."
+        )
     if config.flag("mamba_rms_norm") and config.get("mamba_norm_before_gate") is not False:
         raise CheckpointError(
             f"{config.folder / 'config.json'}: mamba_norm_before_gate is true, llama.cpp norms it behind its gate, "

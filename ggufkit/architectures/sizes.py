@@ -24,7 +24,7 @@ def n_ff_2(config: Config) -> int:
 
 
 def n_ff_expert(config: Config) -> int:
-    return config.integer("moe_intermediate_size", "intermediate_size")
+    return config.integer("moe_intermediate_size", "expert_intermediate_size", "intermediate_size")
 
 
 def n_ff_expert_2(config: Config) -> int:

@@ -29,6 +29,8 @@ LLAMA4, GEMMA4, KIMI = "llama-4-scout-17b-16e", "gemma-4-e2b-it", "kimi-k2-instr
         ("nemotron-nano-9b-v2", {"hybrid_override_pattern": "M-*?"}, "names 4 layers, wanted 4 of M"),
         ("falcon-h1-0.5b-instruct", {"ssm_multipliers": [1.0]}, "ssm_multipliers is .*wanted a list of numbers"),
         ("falcon-h1-0.5b-instruct", {"key_multiplier": "x"}, "key_multiplier is 'x'"),
+        ("falcon-h1-0.5b-instruct", {"tie_word_embeddings": True}, "tied embeddings are scaled by 5.6.* and 0.039"),
+        ("nemotron-nano-9b-v2", {"time_step_limit": [0.001, 0.1]}, "time_step_limit is"),
         ("hunyuan-4b-instruct", {"use_qk_norm": False}, "use_qk_norm is False"),
         ("lfm2-8b-a1b", {"num_dense_layers": -1}, "num_dense_layers is -1"),
     ],
@@ -136,3 +138,13 @@ def test_ranks_that_are_none(change, message, tmp_path):
     (folder / "tiktoken.model").write_text("\n".join(change(lines)), encoding="utf-8")
     with pytest.raises(TokenizerError, match=message):
         convert(Checkpoint.open(folder))
+
+
+def test_words_of_older_configs(tmp_path):
+    """Nemotron-H's attention_head_dim and a limit without an end; LFM2's numbers of the layers of attention."""
+    usual = convert(Checkpoint.open(tiny.build("nemotron-nano-9b-v2", tmp_path / "a")))
+    older = {"head_dim": None, "attention_head_dim": 16, "time_step_limit": [0.0, float("inf")]}
+    assert convert(build("nemotron-nano-9b-v2", tmp_path / "b", config=older)).metadata == usual.metadata
+    usual = convert(Checkpoint.open(tiny.build("lfm2-1.2b", tmp_path / "a")))
+    older = {"layer_types": None, "full_attn_idxs": [1]}
+    assert convert(build("lfm2-1.2b", tmp_path / "b", config=older)).metadata == usual.metadata

@@ -146,7 +146,8 @@ FALCON_BENDS = MAMBA_BENDS | {
     "ssm_out.weight": scaled("ssm_out_multiplier"),
 }
 FALCON_COMPUTES: dict[str, Values] = STATE_COMPUTES | dict.fromkeys((
-    "mamba_d_ssm", "mamba_norm_before_gate", "mamba_rms_norm", "projectors_bias", "num_logits_to_keep",
+    "attn_layer_indices", "mamba_d_ssm", "mamba_norm_before_gate", "mamba_rms_norm", "projectors_bias",
+    "num_logits_to_keep",
     "embedding_multiplier", "lm_head_multiplier",
 ), ANY)  # fmt: skip
 FALCON_DEFAULTS: dict[str, Default] = {
@@ -168,7 +169,7 @@ FALCON_H1 = Family(
             Keys.SSM.GROUP_COUNT,
         ),
         hp.RMS_EPS, hp.FILE_TYPE, hp.VOCAB_SIZE, hp.HEAD_COUNT_KV, *hp.HEAD_LENGTHS, hp.rope_theta,
-        own.norm_behind_gate,
+        own.falcon_h1,
     ),
     vocab=(VocabKind.BPE,),
     whole=WHOLE,

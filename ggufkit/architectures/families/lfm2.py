@@ -36,6 +36,13 @@ def is_dense(config: Config, layer: int) -> bool:
     return layer < config.checked_integer("num_dense_layers", config.get("num_dense_layers"), low=0)
 
 
+def kinds_of_layers(config: Config) -> list[str]:
+    """Older configs number the layers of attention; all are where nothing is said."""
+    n_layer, listed = config.integer("num_hidden_layers"), config.get("full_attn_idxs")
+    full = listed if isinstance(listed, list) else range(n_layer)
+    return ["full_attention" if i in full else "conv" for i in range(n_layer)]
+
+
 WHOLE: dict[str, Shape] = {"token_embd.weight": (n_vocab, n_embd), "token_embd_norm.weight": (n_embd,)}
 CONVOLUTION: dict[str, Shape] = {
     "shortconv.conv.weight": (n_embd, n_conv),
@@ -55,7 +62,7 @@ LFM2_COMPUTES: dict[str, Values] = {"tie_embedding": (None, True), "use_pos_enc"
 ), ANY)  # fmt: skip
 LFM2_DEFAULTS: dict[str, Default] = {
     "norm_eps": 1e-5, "rope_theta": 1000000.0, "max_position_embeddings": 128000, "num_key_value_heads": 8,
-    "conv_L_cache": 3, "tie_word_embeddings": True,
+    "conv_L_cache": 3, "tie_word_embeddings": True, "layer_types": kinds_of_layers,
 }  # fmt: skip
 
 LFM2 = Family(

@@ -96,7 +96,8 @@ ERNIE_MOE = Family(
     optional={"exp_probs_b.bias": (one, n_expert)},
     experts=Experts("mlp.experts", {f"{part}_proj": f"ffn_{part}_exps" for part in ("gate", "up", "down")}),
     splits=MLP_FUSED | ERNIE_FUSED,
-    computes={"moe_layer_interval": (None, 1)} | dict.fromkeys(("moe_capacity", "moe_gate", "moe_use_aux_free"), ANY),
+    computes={"moe_layer_interval": (None, 1), "use_rmsnorm": (None, True)}
+    | dict.fromkeys(("moe_capacity", "moe_gate", "moe_use_aux_free"), ANY),
     defaults=ERNIE_DEFAULTS
     | {"num_key_value_heads": 4, "moe_intermediate_size": 1536, "moe_k": 6, "moe_num_experts": 64}
     | {"moe_num_shared_experts": 2, "moe_layer_start_index": 1, "moe_layer_interval": 1},

@@ -50,6 +50,11 @@ def n_embd_expert(config: Config) -> int:
     return n_embd(config) if config.get("moe_latent_size") is None else config.integer("moe_latent_size")
 
 
+def head_width(config: Config) -> int:
+    """Nemotron-H of 2025 calls it attention_head_dim."""
+    return 128 if config.get("attention_head_dim") is None else config.integer("attention_head_dim")
+
+
 def n_ff_shared(config: Config) -> int:
     return config.integer("moe_shared_expert_intermediate_size")
 
@@ -90,7 +95,7 @@ NEMOTRON_COMPUTES: dict[str, Values] = {
     "mtp_layers_block_type", "mtp_hybrid_override_pattern",
 ), ANY)  # fmt: skip
 NEMOTRON_DEFAULTS: dict[str, Default] = {
-    "layer_norm_epsilon": 1e-5, "max_position_embeddings": 4096, "num_key_value_heads": 8, "head_dim": 128,
+    "layer_norm_epsilon": 1e-5, "max_position_embeddings": 4096, "num_key_value_heads": 8, "head_dim": head_width,
     "mamba_num_heads": 128, "mamba_head_dim": 64, "n_groups": 8, "ssm_state_size": 128, "conv_kernel": 4,
 }  # fmt: skip
 NEMOTRON_RENAMES = MAMBA_RENAMES | {r"^backbone\.(?=layers\.\d+\.mixer\.experts\.)": "model."}
