@@ -19,23 +19,21 @@ from numpy.typing import ArrayLike
 from ggufkit.errors import EngineError, InputError, UsageError
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.tensor import F32Array
-from ggufkit.runtime import boundary, library, machine, probe
+from ggufkit.runtime import boundary, library
 from ggufkit.runtime.adapters import Adapters, load_adapters, require_fitting, switch_on
 from ggufkit.runtime.batch import Batch, I32Array
 from ggufkit.runtime.checks import incomplete_spelling, require_runnable
 from ggufkit.runtime.contention import Governor
 from ggufkit.runtime.interrupt import Interrupt
 from ggufkit.runtime.loading import (
-    MAX_CTX,
     N_BATCH,
     N_UBATCH,
     ContextSettings,
     Device,
     OnFraction,
-    default_ctx,
+    context_settings,
     load_model,
     new_context,
-    wanted_ctx,
 )
 from ggufkit.runtime.templates import TemplateWorker
 from ggufkit.runtime.vocabulary import Vocabulary
@@ -119,28 +117,14 @@ class Engine:
         Raises GgufError for a file that breaks the format, UsageError for options that cannot hold, EngineError where
         llama.cpp refuses, with its last log lines.
         """
-        n_outputs = n_seq if n_outputs is None else n_outputs
-        _check_range(n_ctx=(n_ctx, MAX_CTX), threads=(threads, 512), n_seq=(n_seq, 256))
-        _check_range(n_batch=(n_batch, 1 << 20), n_ubatch=(n_ubatch, 1 << 20), n_outputs=(n_outputs, 1 << 20))
         header = GgufFile.open(Path(path))
         header.close()  # llama.cpp opens it again; metadata is in memory
         require_runnable(header)
         require_fitting(adapters, header)
-        kernels = probe.verdict() if use_extra_bufts is None else None
-        extra = use_extra_bufts if kernels is None else probe.require(kernels)
-        room, notice = wanted_ctx(header, n_ctx) if n_ctx else default_ctx(header, n_seq)
-        settings = ContextSettings(
-            n_ctx=room,
-            n_batch=min(n_batch, room * n_seq),
-            n_ubatch=min(n_ubatch, n_batch, room * n_seq),
-            n_seq=n_seq,
-            n_outputs=n_outputs,
-            threads=threads or machine.choose_threads().n,
-            device=Device(device),
-            use_extra_bufts=bool(extra),
-            flash_attn=flash_attn,
-        )
-        notices = [line for line in (kernels.notice if kernels else "", notice) if line]
+        settings, notices = context_settings(
+            header, n_ctx=n_ctx, n_batch=n_batch, n_ubatch=n_ubatch, n_seq=n_seq, n_outputs=n_outputs, threads=threads,
+            device=device, use_extra_bufts=use_extra_bufts, flash_attn=flash_attn,
+        )  # fmt: skip
         return cls(
             header, settings, notices=notices, on_load=on_load, eval_callback=eval_callback,
             governor=None if threads else Governor(settings.threads), adapters=adapters,
@@ -293,9 +277,3 @@ def _first_positions(pos: ArrayLike, seq: ArrayLike) -> dict[int, int]:
     positions = np.atleast_1d(np.asarray(pos))
     numbers = np.broadcast_to(np.asarray(seq), positions.shape)
     return {int(n): int(positions[numbers == n].min()) for n in np.unique(numbers)}
-
-
-def _check_range(**options: tuple[int | None, int]) -> None:
-    for name, (value, most) in options.items():
-        if value is not None and not 1 <= value <= most:
-            raise UsageError(f"{name} is {value}; it must be between 1 and {most}")

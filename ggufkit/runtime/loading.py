@@ -11,10 +11,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ggufkit.errors import EngineError
+from ggufkit.errors import EngineError, UsageError
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.gguf_source import read_hparams
-from ggufkit.runtime import library, machine, memory
+from ggufkit.runtime import library, machine, memory, probe
 from ggufkit.runtime.interrupt import postponed_sigint
 
 N_BATCH, N_UBATCH = 2048, 512  # llama.cpp's own defaults
@@ -54,6 +54,43 @@ class ContextSettings:
     device: Device
     use_extra_bufts: bool
     flash_attn: bool | None
+
+
+def context_settings(
+    header: GgufFile,
+    *,
+    n_ctx: int | None,
+    n_batch: int,
+    n_ubatch: int,
+    n_seq: int,
+    n_outputs: int | None,
+    threads: int | None,
+    device: Device,
+    use_extra_bufts: bool | None,
+    flash_attn: bool | None,
+) -> tuple[ContextSettings, list[str]]:
+    """What `Engine.open` was asked for, with this machine's choices filled in; and lines a person should see.
+
+    Raises UsageError for a number out of its range, EngineError where nothing computes here.
+    """
+    n_outputs = n_seq if n_outputs is None else n_outputs
+    _check_range(n_ctx=(n_ctx, MAX_CTX), threads=(threads, 512), n_seq=(n_seq, 256))
+    _check_range(n_batch=(n_batch, 1 << 20), n_ubatch=(n_ubatch, 1 << 20), n_outputs=(n_outputs, 1 << 20))
+    kernels = probe.verdict() if use_extra_bufts is None else None
+    extra = use_extra_bufts if kernels is None else probe.require(kernels)
+    room, notice = wanted_ctx(header, n_ctx) if n_ctx else default_ctx(header, n_seq)
+    settings = ContextSettings(
+        n_ctx=room, n_batch=min(n_batch, room * n_seq), n_ubatch=min(n_ubatch, n_batch, room * n_seq), n_seq=n_seq,
+        n_outputs=n_outputs, threads=threads or machine.choose_threads().n, device=Device(device),
+        use_extra_bufts=bool(extra), flash_attn=flash_attn,
+    )  # fmt: skip
+    return settings, [line for line in (kernels.notice if kernels else "", notice) if line]
+
+
+def _check_range(**options: tuple[int | None, int]) -> None:
+    for name, (value, most) in options.items():
+        if value is not None and not 1 <= value <= most:
+            raise UsageError(f"{name} is {value}; it must be between 1 and {most}")
 
 
 def default_ctx(header: GgufFile, n_seq: int) -> tuple[int, str]:
