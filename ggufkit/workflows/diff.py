@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggufkit.architectures.source import open_source
-from ggufkit.differences.diagnosis import expected_error, explain, requantized_from
+from ggufkit.differences.diagnosis import explain
+from ggufkit.differences.encodings import expected_error, requantized_from
 from ggufkit.differences.structure import Finding, Severity, compare_structure, structure_of
 from ggufkit.differences.weights import Measured, TensorError, measure_errors
 from ggufkit.errors import RecipeError, UsageError
