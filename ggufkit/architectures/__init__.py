@@ -64,7 +64,7 @@ def convert(
             )
         family = own(family)
     checkpoint, tokenizer = resized(checkpoint, adapters)
-    config = Config(checkpoint.path, checkpoint.config, family.defaults, checkpoint.notes)
+    config = Config(checkpoint.path, checkpoint.config, family.defaults, checkpoint.notes, checkpoint.config_name)
     check_sizes(config)
     stated = config.get("quantization_config")
     refs, lines = unpack(checkpoint.tensors, stated if isinstance(stated, dict) else {}, keep=not requantize)

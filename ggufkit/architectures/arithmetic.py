@@ -205,6 +205,5 @@ def _note_unknown(config: Config, keys: Iterable[str]) -> None:
 
 def _other(config: Config, key: str, value: Any, why: str) -> CheckpointError:
     return CheckpointError(
-        f"{config.folder / 'config.json'}: {key} is {brief(value)}, but {why}. The file would be another model, so it "
-        "is not made."
+        f"{config.path}: {key} is {brief(value)}, but {why}. The file would be another model, so it is not made."
     )

@@ -117,9 +117,7 @@ def _factor(config: Config, name: str, place: int | None) -> np.float32:
     value = config.get(name)
     if place is not None:
         if value is not None and (not isinstance(value, list) or len(value) <= place):
-            raise CheckpointError(
-                f"{config.folder / 'config.json'}: {name} is {value!r:.80}, wanted a list of numbers."
-            )
+            raise CheckpointError(f"{config.path}: {name} is {value!r:.80}, wanted a list of numbers.")
         value = 1.0 if value is None else value[place]
     return np.float32(config.checked_number(name, value))
 

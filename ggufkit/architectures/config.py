@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ggufkit.errors import CheckpointError
+from ggufkit.formats.checkpoint import CONFIG
 
 STATES = (
     "linear_attention",
@@ -25,12 +26,18 @@ class Config:
     values    of a multimodal model: the values of its text_config go before those beside it
     defaults  what transformers fills in for the family: a value, or a function of the config
     notes     takes what is left out on the way, for a person to know
+    name      of the file, for messages
     """
 
     def __init__(
-        self, folder: Path, values: Mapping[str, Any], defaults: Mapping[str, Default], notes: list[str] | None = None
+        self,
+        folder: Path,
+        values: Mapping[str, Any],
+        defaults: Mapping[str, Default],
+        notes: list[str] | None = None,
+        name: str = CONFIG,
     ) -> None:
-        self.folder = folder
+        self.folder, self.path = folder, folder / name
         self.n_mtp = 0  # blocks that guess further tokens, behind the layers; known when the tensors are
         self.notes: list[str] = [] if notes is None else notes
         text = values.get("text_config")  # a model that also sees or hears keeps the language model's values there
@@ -67,27 +74,25 @@ class Config:
         if isinstance(value, float) and value.is_integer():
             value = int(value)  # 512.0: some tools write every number so
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value < MAX_INTEGER:
-            raise CheckpointError(
-                f"{self.folder / 'config.json'}: {name} is {value!r:.80}, wanted a whole number ≥ {low}."
-            )
+            raise CheckpointError(f"{self.path}: {name} is {value!r:.80}, wanted a whole number ≥ {low}.")
         return value
 
     def checked_number(self, name: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-            raise CheckpointError(f"{self.folder / 'config.json'}: {name} is {value!r:.80}, wanted a number ≥ 0.")
+            raise CheckpointError(f"{self.path}: {name} is {value!r:.80}, wanted a number ≥ 0.")
         return value
 
     def checked_positive(self, name: str, value: Any) -> float:
         """The same for what is divided by or raised to a power."""
         if not self.checked_number(name, value):
-            raise CheckpointError(f"{self.folder / 'config.json'}: {name} is 0, wanted a number above 0.")
+            raise CheckpointError(f"{self.path}: {name} is 0, wanted a number above 0.")
         return float(value)
 
     def rope_number(self, name: str, default: float | None = None) -> float:
         """A number among the RoPE parameters. Raises CheckpointError where it is absent and has no default."""
         value = self.rope.get(name, default)
         if value is None:
-            raise CheckpointError(f"{self.folder / 'config.json'}: RoPE scaling lacks {name}.")
+            raise CheckpointError(f"{self.path}: RoPE scaling lacks {name}.")
         return self.checked_number(name, value)
 
     @property
@@ -104,9 +109,7 @@ class Config:
         if value is None:
             return None
         if not isinstance(value, list) or len(value) != n_layer:
-            raise CheckpointError(
-                f"{self.folder / 'config.json'}: {name} is {value!r:.80}, wanted a list of {n_layer} values."
-            )
+            raise CheckpointError(f"{self.path}: {name} is {value!r:.80}, wanted a list of {n_layer} values.")
         return value
 
     @property
@@ -148,9 +151,7 @@ def even_head_dim(config: Config) -> int:
     """The embedding divided evenly among the heads, as transformers fills in an absent head_dim."""
     n_embd, n_head = config.integer("hidden_size"), config.integer("num_attention_heads")
     if n_embd % n_head:
-        raise CheckpointError(
-            f"{config.folder / 'config.json'}: hidden_size {n_embd} does not divide among {n_head} heads."
-        )
+        raise CheckpointError(f"{config.path}: hidden_size {n_embd} does not divide among {n_head} heads.")
     return n_embd // n_head
 
 
@@ -193,7 +194,7 @@ def check_sizes(config: Config) -> None:
     elif isinstance(n_expert, int | float) and isinstance(used, int | float) and used > n_expert:
         wrong = f"num_experts_per_tok is {used}, wanted at most the {n_expert} experts"
     if wrong:
-        raise CheckpointError(f"{config.folder / 'config.json'}: {wrong}.")
+        raise CheckpointError(f"{config.path}: {wrong}.")
 
 
 def _rope_parameters(config: Config) -> dict[str, Any]:
@@ -203,7 +204,7 @@ def _rope_parameters(config: Config) -> dict[str, Any]:
     """
     declared = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(declared, dict):
-        raise CheckpointError(f"{config.folder / 'config.json'}: rope_scaling is {declared!r:.80}, wanted an object.")
+        raise CheckpointError(f"{config.path}: rope_scaling is {declared!r:.80}, wanted an object.")
     full = declared.get("full_attention")
     rope = dict(full if isinstance(full, dict) else declared)
     rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"

@@ -23,9 +23,7 @@ def per_key(config: Config) -> int:
     """Heads of values that share one of keys."""
     n_value, n_key = n_delta_v(config), n_delta_k(config)
     if n_value % n_key:
-        raise CheckpointError(
-            f"{config.folder / 'config.json'}: {n_value} heads of values do not divide among {n_key} of keys."
-        )
+        raise CheckpointError(f"{config.path}: {n_value} heads of values do not divide among {n_key} of keys.")
     return n_value // n_key
 
 

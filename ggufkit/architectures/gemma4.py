@@ -113,7 +113,7 @@ def gemma4_parameters(config: Config, arch: str) -> Iterable[KV]:
 def _check_shared(config: Config, window: list[bool], first: int) -> None:
     if first != len(window) and (first < 2 or window[first - 2 : first] != [True, False]):
         raise CheckpointError(
-            f"{config.folder / 'config.json'}: num_kv_shared_layers is {len(window) - first}. llama.cpp lends keys of "
+            f"{config.path}: num_kv_shared_layers is {len(window) - first}. llama.cpp lends keys of "
             "the last layer before those and of the one before it, which must be one that sees all and one with a "
             "window, so the file would be another model."
         )

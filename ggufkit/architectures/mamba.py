@@ -103,7 +103,7 @@ def ssm_sizes(*keys: str) -> Rule:
         for size in (n_ssm_head, n_ssm_group):
             if d_inner(config) % size(config):
                 raise CheckpointError(
-                    f"{config.folder / 'config.json'}: {d_inner(config)} columns of the state do not divide among "
+                    f"{config.path}: {d_inner(config)} columns of the state do not divide among "
                     f"{n_ssm_head(config)} heads and {n_ssm_group(config)} groups."
                 )
         yield from (KV(key.format(arch=arch), U32, _SIZES[key](config)) for key in keys)

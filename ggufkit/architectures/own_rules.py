@@ -54,7 +54,7 @@ def exaone4_window(config: Config, arch: str) -> Iterable[KV]:
     n_layer, window = config.integer("num_hidden_layers"), config.get("sliding_window")
     if (window is not None) != (n_layer == 64):
         raise CheckpointError(
-            f"{config.folder / 'config.json'}: sliding_window is {window!r:.40} in a model of {n_layer} layers. "
+            f"{config.path}: sliding_window is {window!r:.40} in a model of {n_layer} layers. "
             "llama.cpp has a window in models of 64 layers and only there, so the file would be another model."
         )
     if window is None:
@@ -75,7 +75,7 @@ def llama4_norms(config: Config, arch: str) -> Iterable[KV]:
     n_expert, normed = config.integer("num_local_experts"), config.flag("use_qk_norm")
     if normed == (n_expert == 128):
         raise CheckpointError(
-            f"{config.folder / 'config.json'}: use_qk_norm is {normed} in a model of {n_expert} experts. llama.cpp "
+            f"{config.path}: use_qk_norm is {normed} in a model of {n_expert} experts. llama.cpp "
             "norms queries and keys unless there are 128, so the file would be another model."
         )
     return ()
@@ -86,7 +86,7 @@ def ernie_layers(config: Config, arch: str) -> Iterable[KV]:
     last, n_layer = config.get("moe_layer_end_index"), config.integer("num_hidden_layers")
     if last not in (None, -1, n_layer - 1):
         raise CheckpointError(
-            f"{config.folder / 'config.json'}: moe_layer_end_index is {last!r:.40}, llama.cpp has experts up to "
+            f"{config.path}: moe_layer_end_index is {last!r:.40}, llama.cpp has experts up to "
             f"the last of {n_layer} layers, so the file would be another model."
         )
     start = config.checked_integer("moe_layer_start_index", config.get("moe_layer_start_index"), low=0)
@@ -135,9 +135,7 @@ def embedding_share(config: Config, arch: str) -> Iterable[KV]:
 def granite_expansion(config: Config, arch: str) -> Iterable[KV]:
     """No entry: llama.cpp ends the process where a state is not twice as wide as the embedding."""
     if config.integer("mamba_expand") != 2:
-        raise CheckpointError(
-            f"{config.folder / 'config.json'}: mamba_expand is {config.get('mamba_expand')!r:.40}, llama.cpp loads 2."
-        )
+        raise CheckpointError(f"{config.path}: mamba_expand is {config.get('mamba_expand')!r:.40}, llama.cpp loads 2.")
     return ()
 
 
@@ -151,7 +149,7 @@ def falcon_h1(config: Config, arch: str) -> Iterable[KV]:
         )
     if config.flag("mamba_rms_norm") and config.get("mamba_norm_before_gate") is not False:
         raise CheckpointError(
-            f"{config.folder / 'config.json'}: mamba_norm_before_gate is true, llama.cpp norms it behind its gate, "
+            f"{config.path}: mamba_norm_before_gate is true, llama.cpp norms it behind its gate, "
             "so the file would be another model."
         )
     return ()

@@ -40,7 +40,7 @@ def _llama3_factor(config: Config, freq: np.float32) -> float:
     n_orig = config.rope_number("original_max_position_embeddings", 8192)
     if not 0 < low < high or factor <= 0:
         raise CheckpointError(
-            f"{config.folder / 'config.json'}: llama3 RoPE scaling needs 0 < low_freq_factor < high_freq_factor and "
+            f"{config.path}: llama3 RoPE scaling needs 0 < low_freq_factor < high_freq_factor and "
             f"factor > 0, got {low}, {high}, {factor}."
         )
     wavelen = np.float32(2 * math.pi) / freq
@@ -61,7 +61,7 @@ def longrope_factors(config: Config) -> Iterable[ModelTensor]:
         wanted = n_rot(config) // 2
         if not isinstance(factors, list) or len(factors) != wanted:
             got = len(factors) if isinstance(factors, list) else "none"
-            raise CheckpointError(f"{config.folder / 'config.json'}: {got} {kind}_factor values, wanted {wanted}.")
+            raise CheckpointError(f"{config.path}: {got} {kind}_factor values, wanted {wanted}.")
         yield computed(
             f"rope_factors_{kind}.weight", [config.checked_number(f"{kind}_factor", factor) for factor in factors]
         )

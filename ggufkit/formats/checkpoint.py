@@ -51,8 +51,8 @@ class Checkpoint:
         _check_folder(folder)
         config = read_json(folder, CONFIG)
         config_name = CONFIG
-        if config is None:
-            config, config_name = read_json(folder, PARAMS), PARAMS
+        if config is None and {"dim", "n_layers"} <= (params := read_json(folder, PARAMS) or {}).keys():
+            config, config_name = params, PARAMS
         if config is None:
             within = next((path.parent for place in _NEARBY for path in sorted(folder.glob(place))), None)
             hint = f"Pass the folder that has it: {shown(str(within))}" if within else _WHOLE

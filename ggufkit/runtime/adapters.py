@@ -29,6 +29,10 @@ def require_fitting(adapters: Adapters, model: GgufFile) -> None:
         if paths.count(path) > 1:
             raise UsageError(f"{path.name} is given twice. Add it once, as strongly as you want: {path.name}=2.")
     for path, _ in adapters:
+        if (Path(path) / "adapter_config.json").is_file():
+            raise UsageError(
+                f"{path} is a PEFT adapter's folder. Write it as a GGUF first: ggufkit convert-lora {path}"
+            )
         header = GgufFile.open(Path(path))
         header.close()
         for problem in _problems(header, model):

@@ -108,3 +108,9 @@ def test_a_reward_model_without_a_head_for_tokens_says_what_to_use(tmp_path: Pat
     (folder / "config.json").write_text(json.dumps(config | {"architectures": ["MistralForSequenceClassification"]}))
     with pytest.raises(CheckpointError, match=r"predicts no tokens.*Use the checkpoint of MistralForCausalLM"):
         convert(Checkpoint.open(folder))
+
+
+def test_biases_that_quantizers_write_have_a_place(tmp_path: Path) -> None:
+    """AutoGPTQ writes zeros for every matrix, whether the model has biases or not."""
+    folder = saved(LLAMA, tmp_path, dict, extra={"model.layers.0.self_attn.q_proj.bias": [64]})
+    assert "blk.0.attn_q.bias" in {tensor.name for tensor in convert(Checkpoint.open(folder)).tensors}

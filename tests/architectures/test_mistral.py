@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from ggufkit.architectures import convert
 from ggufkit.architectures.mistral import RENAMES, told
 from ggufkit.architectures.source import open_source
+from ggufkit.cli import main
 from ggufkit.errors import CheckpointError, TokenizerError
 from ggufkit.formats.checkpoint import Checkpoint
 from ggufkit.runtime.chat import Message, tokenize_chat
@@ -156,9 +158,10 @@ def edited(folder: Path, file: str, change) -> None:
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("params.json", lambda p: p.pop("dim"), r"params\.json lacks dim"),
+        ("params.json", lambda p: p.pop("n_heads"), r"params\.json lacks n_heads"),
         ("params.json", lambda p: p.update(moe={"num_experts": 4}), "models with experts"),
         ("params.json", lambda p: p.update(yarn=[]), "yarn is"),
+        ("params.json", lambda p: p.update(n_heads="4"), r"params\.json: num_attention_heads is '4'"),
         ("params.json", lambda p: p.update(use_biases=True), "use_biases is set"),
         ("params.json", lambda p: p.update(n_heads=8), r"has shape|wanted|shape"),
         ("tekken.json", lambda t: t["config"].update(pattern="."), "text is cut by '.'"),
@@ -185,3 +188,21 @@ def test_a_silent_params_json_gets_a_length_and_a_note(tmp_path: Path) -> None:
     edited(folder, "params.json", lambda p: p.pop("max_position_embeddings"))
     model = convert(Checkpoint.open(folder))
     assert model.kv("llama.context_length") == 32768 and any("32768 is taken" in note for note in model.notes)
+
+
+def test_some_other_params_json_is_not_taken_for_it(tmp_path: Path) -> None:
+    (tmp_path / "params.json").write_text('{"learning_rate": 1}')
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        Checkpoint.open(tmp_path)
+    edited(write("mistral-small", tmp_path), "params.json", lambda p: p.pop("hidden_dim"))
+    with pytest.raises(CheckpointError, match=r"params\.json lacks hidden_dim"):
+        convert(Checkpoint.open(tmp_path / "mistral-small"))
+
+
+@pytest.mark.parametrize("name", ["ministral-3", "mistral-7b"])
+def test_a_file_of_its_own_runs(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    done = CliRunner().invoke(main, ["quantize", str(write(name, tmp_path)), "-o", str(out), "--type", "Q8_0"])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(main, ["run", str(out), "--raw", "-p", "Hello", "-n", "4", "--json"])
+    assert done.exit_code == 0 and json.loads(done.stdout)["n_generated"] >= 1

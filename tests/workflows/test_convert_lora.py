@@ -199,6 +199,8 @@ def test_a_file_that_is_no_adapter_of_the_model_is_refused_before_llama_cpp_sees
             logits(model, [(path, 1.0)])
 
     say("is no LoRA adapter", model)
+    with pytest.raises(UsageError, match="Write it as a GGUF first"):
+        logits(model, [(tmp_path / "my-adapter", 1.0)])
     base, other = write("llama", tmp_path / "llama")
     convert_lora(other, tmp_path / "llama.gguf", base=base)
     say("is an adapter of 'llama' models", tmp_path / "llama.gguf")

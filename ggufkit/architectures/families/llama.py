@@ -64,6 +64,7 @@ MISTRAL = Family(
     vocab=SPM_FIRST,
     whole=WHOLE,
     layers=(Layers(ATTENTION | DENSE),),
+    optional=QKV_BIAS | DENSE_BIAS | {"attn_output.bias": (n_embd,)},  # zeros, which AutoGPTQ writes for every matrix
     bends=INTERLEAVED,
     computed=llama3_factors,
     defaults=ROPE

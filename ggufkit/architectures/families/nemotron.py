@@ -35,7 +35,7 @@ def kind_of(config: Config, layer: int) -> str:
     found = kinds({name: config.get(name) for name in names})
     if len(found) != config.integer("num_hidden_layers") or not set(found) <= set(LETTERS.values()):
         raise CheckpointError(
-            f"{config.folder / 'config.json'}: hybrid_override_pattern names {len(found)} layers, wanted "
+            f"{config.path}: hybrid_override_pattern names {len(found)} layers, wanted "
             f"{config.integer('num_hidden_layers')} of {' '.join(LETTERS)}."
         )
     return found[layer]

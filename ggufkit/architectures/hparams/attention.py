@@ -57,7 +57,7 @@ def gemma_scale(n_layer_27b: int) -> Rule:
         scale = even_head_dim(config) if is_27b else config.head_dim
         if (stated := config.get("query_pre_attn_scalar")) not in (None, scale):
             raise CheckpointError(
-                f"{config.folder / 'config.json'}: query_pre_attn_scalar is {stated!r:.40}, llama.cpp computes with "
+                f"{config.path}: query_pre_attn_scalar is {stated!r:.40}, llama.cpp computes with "
                 f"{scale} in a model of this size, so the file would be another model."
             )
         return ()
@@ -74,7 +74,7 @@ def nope_pattern(period: int) -> Rule:
         listed, interval = config.layer_list("no_rope_layers"), config.get("no_rope_layer_interval")
         if (listed is not None and listed != wanted) or (listed is None and interval not in (None, period)):
             raise CheckpointError(
-                f"{config.folder / 'config.json'}: no_rope_layers is {listed!r:.60}, llama.cpp leaves every {period}th "
+                f"{config.path}: no_rope_layers is {listed!r:.60}, llama.cpp leaves every {period}th "
                 "layer without RoPE, so the file would be another model."
             )
         return ()
@@ -87,7 +87,7 @@ def command_r_norms(config: Config, arch: str) -> Iterable[KV]:
     n_layer, normed = config.integer("num_hidden_layers"), config.flag("use_qk_norm")
     if normed != (n_layer >= 64):
         raise CheckpointError(
-            f"{config.folder / 'config.json'}: use_qk_norm is {normed} in a model of {n_layer} layers. llama.cpp "
+            f"{config.path}: use_qk_norm is {normed} in a model of {n_layer} layers. llama.cpp "
             "expects these norms from 64 layers on and only there, so the file would not run."
         )
     return ()
@@ -122,7 +122,7 @@ def query_rank(config: Config, arch: str) -> Iterable[KV]:
     n_layer = config.integer("num_hidden_layers")
     if n_layer not in (26, 27) and (n_layer, config.integer("vocab_size")) != (48, 128256):
         raise CheckpointError(
-            f"{config.folder / 'config.json'}: q_lora_rank is absent in a model of {n_layer} layers. llama.cpp loads "
+            f"{config.path}: q_lora_rank is absent in a model of {n_layer} layers. llama.cpp loads "
             "such models of 26 or 27 layers alone, so the file would not run."
         )
 

@@ -18,9 +18,7 @@ def expert_gating(config: Config, arch: str) -> Iterable[KV]:
         return
     kind = {"softmax": 1, "sigmoid": 2, "noaux_tc": 2}.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise CheckpointError(
-            f"{config.folder / 'config.json'}: scoring_func is {name!r:.60}, wanted 'softmax' or 'sigmoid'."
-        )
+        raise CheckpointError(f"{config.path}: scoring_func is {name!r:.60}, wanted 'softmax' or 'sigmoid'.")
     yield KV(Keys.LLM.EXPERT_GATING_FUNC.format(arch=arch), U32, kind)
 
 
@@ -34,7 +32,7 @@ def feed_forward_4x(config: Config, arch: str) -> Iterable[KV]:
     n_ff, n_embd = config.integer("intermediate_size"), config.integer("hidden_size")
     if n_ff != 4 * n_embd or config.n_head_kv != config.integer("num_attention_heads"):
         raise CheckpointError(
-            f"{config.folder / 'config.json'}: intermediate_size is {n_ff} and num_key_value_heads {config.n_head_kv}; "
+            f"{config.path}: intermediate_size is {n_ff} and num_key_value_heads {config.n_head_kv}; "
             f"a Phi-2 has {4 * n_embd} and as many as heads. Is it another model?"
         )
     yield KV(Keys.LLM.FEED_FORWARD_LENGTH.format(arch=arch), U32, 4 * config.integer("hidden_size"))

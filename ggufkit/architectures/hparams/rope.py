@@ -20,7 +20,7 @@ def rope_scaling(config: Config, arch: str) -> Iterable[KV]:
     kind = config.rope_type
     if kind not in _KNOWN_ROPE:
         raise CheckpointError(
-            f"{config.folder / 'config.json'}: RoPE scaling {kind!r:.60} is not known. Known: {', '.join(_KNOWN_ROPE)}."
+            f"{config.path}: RoPE scaling {kind!r:.60} is not known. Known: {', '.join(_KNOWN_ROPE)}."
         )
     scaling = {"linear": RopeScalingType.LINEAR, "yarn": RopeScalingType.YARN}.get(kind)
     if kind in ("su", "longrope"):
@@ -71,7 +71,7 @@ def rope_sections(config: Config, arch: str) -> Iterable[KV]:
     if sections is None:
         return
     if not isinstance(sections, list) or len(sections) > 4:
-        raise CheckpointError(f"{config.folder / 'config.json'}: mrope_section is {sections!r:.80}, wanted 4 numbers.")
+        raise CheckpointError(f"{config.path}: mrope_section is {sections!r:.80}, wanted 4 numbers.")
     numbers = [config.checked_integer("mrope_section", value, low=0) for value in sections]
     yield KV(
         Keys.Rope.DIMENSION_SECTIONS.format(arch=arch),
@@ -108,7 +108,7 @@ def n_rot(config: Config) -> int:
     n = int(share * config.integer("hidden_size")) // config.integer("num_attention_heads")
     if n < 2 or n % 2 or n > config.head_dim:
         raise CheckpointError(
-            f"{config.folder / 'config.json'}: partial_rotary_factor {share} gives {n} of {config.head_dim} columns a "
+            f"{config.path}: partial_rotary_factor {share} gives {n} of {config.head_dim} columns a "
             "head, wanted an even number of them."
         )
     return n
@@ -130,7 +130,5 @@ def longrope_attention_factor(config: Config, arch: str) -> Iterable[KV]:
     if config.rope_type == "yarn":
         factor = 0.1 * math.log(scale) + 1.0 if scale > 1.0 else 1.0
     elif config.rope_type not in ("su", "longrope"):
-        raise CheckpointError(
-            f"{config.folder / 'config.json'}: RoPE scaling {config.rope_type!r:.60} has long factors."
-        )
+        raise CheckpointError(f"{config.path}: RoPE scaling {config.rope_type!r:.60} has long factors.")
     yield KV(Keys.Rope.SCALING_ATTN_FACTOR.format(arch=arch), F32, factor)
