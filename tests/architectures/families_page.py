@@ -40,7 +40,7 @@ SOURCES = """
 |---|---|
 | `vocab.json` and `merges.txt` alone: Qwen 2 to 3.5, GPT-2, CodeGen, GPT-NeoX | llama.cpp's converter; transformers |
 | `tekken.json` alone, `tokenizer.model.v3` and the like | llama.cpp's converter; mistral-common |
-| `consolidated.safetensors` or its shards, with `params.json` (dense, also in FP8) | llama.cpp's converter |
+| `consolidated.safetensors` or its shards, `params.json` (dense or with experts, also FP8) | llama.cpp's converter |
 
 ## Weights that are quantized already
 

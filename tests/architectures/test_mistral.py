@@ -159,7 +159,8 @@ def edited(folder: Path, file: str, change) -> None:
     ("file", "change", "message"),
     [
         ("params.json", lambda p: p.pop("n_heads"), r"params\.json lacks n_heads"),
-        ("params.json", lambda p: p.update(moe={"num_experts": 4}), "models with experts"),
+        ("params.json", lambda p: p.update(moe=[]), "moe is"),
+        ("params.json", lambda p: p.update(moe={"num_experts": 4}), "has no place|nothing makes"),
         ("params.json", lambda p: p.update(yarn=[]), "yarn is"),
         ("params.json", lambda p: p.update(n_heads="4"), r"params\.json: num_attention_heads is '4'"),
         ("params.json", lambda p: p.update(use_biases=True), "use_biases is set"),
@@ -206,3 +207,37 @@ def test_a_file_of_its_own_runs(name: str, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     done = CliRunner().invoke(main, ["run", str(out), "--raw", "-p", "Hello", "-n", "4", "--json"])
     assert done.exit_code == 0 and json.loads(done.stdout)["n_generated"] >= 1
+
+
+OWN_NAMES = {
+    r"^model\.layers\.": "layers.", r"^model\.embed_tokens": "tok_embeddings", r"^model\.norm": "norm",
+    r"^lm_head": "output", r"self_attn\.([qkvo])_proj": r"attention.w\1", "input_layernorm": "attention_norm",
+    "post_attention_layernorm": "ffn_norm", r"block_sparse_moe\.": "feed_forward.",
+}  # fmt: skip
+
+
+def test_mixtrals_of_its_own_are_those_of_transformers(tmp_path: Path) -> None:
+    """llama.cpp's converter takes every own model with experts for a Mistral Large 3."""
+    name = "mixtral-8x7b-instruct-v0.1"
+    case, saved = tiny.load_case(name), tiny.build(name, tmp_path)
+    config, folder = case["config"], tmp_path / "own"
+    tiny.write_files(case, folder)
+    (folder / "config.json").unlink()
+    heads = {"wq": config["num_attention_heads"], "wk": config["num_key_value_heads"]}
+    params = {"dim": config["hidden_size"], "n_layers": config["num_hidden_layers"], "n_heads": heads["wq"],
+              "n_kv_heads": heads["wk"], "hidden_dim": config["intermediate_size"], "norm_eps": config["rms_norm_eps"],
+              "head_dim": config["hidden_size"] // heads["wq"], "vocab_size": config["vocab_size"],
+              "moe": {"num_experts": config["num_local_experts"], "num_experts_per_tok": 2}}  # fmt: skip
+    tiny.write_json(folder / "params.json", params)
+    tensors = {}
+    for key, ref in Checkpoint.open(saved).tensors.items():
+        own, rows = key, ref.raw_rows(0, ref.n_rows)
+        for pattern, text in OWN_NAMES.items():
+            own = re.sub(pattern, text, own)
+        for part, n_head in heads.items():
+            if f".{part}." in own:
+                rows = rows[np.arange(len(rows)).reshape(n_head, 2, -1).swapaxes(1, 2).reshape(-1)]
+        tensors[own] = (ref.shape, rows.tobytes())
+    tiny.write_safetensors(folder / "consolidated.safetensors", tensors, case["dtype"])
+    wanted, made = (tensor_facts(convert(Checkpoint.open(each)), "f32") for each in (saved, folder))
+    assert made == wanted
