@@ -184,7 +184,7 @@ def test_a_stored_head_beside_a_tied_one_is_kept_with_a_note(tmp_path):
         ("rope_scaling", {"type": 5}, "RoPE scaling '5' is not known"),
         ("rope_theta", 0, "rope_theta is 0, wanted a number above 0"),
         ("rope_local_base_freq", 0, "rope_local_base_freq is 0, wanted a number above 0"),
-        ("rope_scaling", {"rope_type": "linear", "factor": 0}, "factor is 0, wanted a number above 0"),
+        ("rope_scaling", {"rope_type": "linear", "factor": 0}, "factor of the RoPE scaling is 0, wanted a number"),
         ("rope_scaling", {"rope_type": "spiral", "factor": 2.0}, "RoPE scaling 'spiral' is not known"),
         ("rope_scaling", {"rope_type": "llama3", "low_freq_factor": 4.0, "high_freq_factor": 1.0}, "llama3"),
         ("num_attention_heads", 3, "does not divide among 3 heads"),

@@ -27,7 +27,7 @@ def rope_scaling(config: Config, arch: str) -> Iterable[KV]:
         yield KV(Keys.Rope.SCALING_TYPE.format(arch=arch), GGUFValueType.STRING, RopeScalingType.LONGROPE.value)
     elif scaling is not None and config.rope.get("factor") is not None:
         yield KV(Keys.Rope.SCALING_TYPE.format(arch=arch), GGUFValueType.STRING, scaling.value)
-        factor = config.checked_positive("factor", config.rope["factor"])
+        factor = config.checked_positive("factor of the RoPE scaling", config.rope["factor"])
         yield KV(Keys.Rope.SCALING_FACTOR.format(arch=arch), F32, factor)
         if kind == "yarn":
             yield from _yarn(config, arch)
