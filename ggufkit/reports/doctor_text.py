@@ -27,4 +27,4 @@ def render(report: DoctorReport) -> str:
     lines = [f"{label:10} {value}" for label, value in rows if value]
     for problem in report.problems:
         lines += ["", f"problem: {problem.what}"] + ([f"  advice: {problem.advice}"] if problem.advice else [])
-    return "\n".join(lines if report.problems else [*lines, "", "nothing to complain about"])
+    return "\n".join(lines if report.problems else [*lines, "", "no problems found"])

@@ -66,7 +66,7 @@ def said(cost: FitCost) -> str:
 def _fit_lines(report: PlanReport) -> str:
     fit = report.fit
     needs = ", ".join(f"{human_bytes(nbytes)} at {n_ctx} tokens" for n_ctx, nbytes in fit.needs.items())
-    return f"to run it: {needs or 'unknown, the source tells no context length'}\n{_verdict(fit)}"
+    return f"to run it: {needs or 'unknown, the source does not state a context length'}\n{_verdict(fit)}"
 
 
 def _verdict(fit: Headroom) -> str:
