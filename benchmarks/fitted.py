@@ -4,7 +4,8 @@ Run it: python benchmarks/fitted.py [--effort balanced] [--max-memory 6GiB] [--n
                                    [--tokens 4096] [--threads 2]
 One layer, 4096 wide, weights of noise, from safetensors to Q4_K_S with `ggufkit quantize --calibrate`. Memory is what
 the process holds of its own (RssAnon); pages of the quick file that the model is run from are mapped and not counted.
-Linux only: it is read from /proc.
+Linux only: it is read from /proc. With --plan, nothing is fitted: rates are measured on the layer, and the time is said
+that all 32 layers of 8x7B take on --cores cores, as `ggufkit plan --effort` says it where the weights are.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -19,9 +21,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import mixtral_shape
 from side_by_side import GGUFKIT, ROOT
 
+from ggufkit.architectures.source import open_source
 from ggufkit.encoding.settings import QuantizeSettings
+from ggufkit.fitting.corpus import Corpus
+from ggufkit.fitting.cost import effort_cost
+from ggufkit.fitting.duration import Run, step_seconds
 from ggufkit.fitting.encoders import Effort
-from ggufkit.reports.units import human_bytes, parse_bytes
+from ggufkit.fitting.rates import Rates
+from ggufkit.fitting.timing import measured_rates
+from ggufkit.formats.model import Model
+from ggufkit.recipes.build import make_plan
+from ggufkit.reports.units import human_bytes, human_seconds, parse_bytes
 from ggufkit.workflows.fitted import FitSettings, cost_of
 
 
@@ -55,7 +65,13 @@ def main() -> None:
     parser.add_argument("--n-ff", type=int, default=14336)
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--plan", action="store_true")
+    parser.add_argument("--cores", type=int, default=8)
     options = parser.parse_args()
+    (plan if options.plan else fit)(options)
+
+
+def fit(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = mixtral_shape.make(Path(folder) / "source", n_ff=options.n_ff, n_expert=options.n_expert, n_vocab=2048)
         output = Path(folder) / "out.gguf"
@@ -72,6 +88,45 @@ def main() -> None:
     print(f"encoding  planned {cost.encode_seconds:.0f} s; all of the command {seconds:.0f} s, {cost.n_walks} walk(s)")
     if most > cost.peak_nbytes:
         sys.exit("more memory than planned")
+
+
+def plan(options: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source = mixtral_shape.make(Path(folder) / "source", n_ff=options.n_ff, n_expert=options.n_expert)
+        with open_source(source) as one:
+            deep, recipe = layers_of(one, 32), make_plan(one, "Q4_K_M")
+            effort, threads = Effort(options.effort), options.threads
+            rates = measured_rates(one, recipe, effort, threads=threads, folder=Path(folder))
+    cost = effort_cost(
+        deep, make_plan(deep, "Q4_K_M"), effort, threads=options.cores, max_memory=parse_bytes(options.max_memory),
+        n_tokens=options.tokens,
+    )  # fmt: skip
+    corpus = Corpus(source, "word " * 2 * options.tokens, n_tokens=options.tokens)
+    run = Run(model=deep, corpus=corpus, cost=cost, effort=effort, plan=make_plan(deep, "Q4_K_M"), by_layer=True,
+              n_probe=0)  # fmt: skip
+    seconds = step_seconds(run, on_more_cores(rates, options.cores / threads))
+    print(f"32 layers of {options.n_expert} experts of 4096 x {options.n_ff}, {effort}, {options.tokens} tokens, "
+          f"{options.cores} cores, rates of {threads} threads times {options.cores / threads:g}")  # fmt: skip
+    print(", ".join(f"{name} {human_seconds(one)}" for name, one in seconds.items()))
+    print(f"{human_seconds(sum(seconds.values()))} in all; {cost.n_walks} reading(s) of a layer's stream, "
+          f"{human_bytes(cost.peak_nbytes)} of memory besides {human_bytes(cost.mapped_nbytes)} that are mapped, "
+          f"{human_bytes(cost.disk_nbytes)} of disk on the way")  # fmt: skip
+
+
+def layers_of(one: Model, n_layer: int) -> Model:
+    """A model of that layer, again and again."""
+    layer = [t for t in one.tensors if t.name.startswith("blk.0.")]
+    more = [replace(t, name=f"blk.{i}.{t.name.removeprefix('blk.0.')}") for i in range(1, n_layer) for t in layer]
+    return replace(one, hparams=replace(one.hparams, n_layer=n_layer), tensors=(*one.tensors, *more))
+
+
+def on_more_cores(rates: Rates, times: float) -> Rates:
+    """The disk and what one thread does stay as they are."""
+    return replace(
+        rates, reading=times * rates.reading, back=times * rates.back,
+        table={n: min(times, 3) * rate for n, rate in rates.table.items()},
+        encode={key: times * rate for key, rate in rates.encode.items()},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

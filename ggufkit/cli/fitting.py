@@ -77,9 +77,11 @@ class FitOptions:
 
 def prepared(settings: "FitSettings", model: "Model") -> "FittedJob":
     """The job of a model that is open, its cost said."""
+    from ggufkit.encoding.job import check_place
     from ggufkit.workflows.fitted import FittedJob
 
     job = FittedJob(settings, model)
+    check_place(job.plain)  # before seconds go by
     _say_cost(job)
     return job
 

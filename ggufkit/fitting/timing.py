@@ -110,11 +110,12 @@ def _there_and_back(tape: LayerTape, x: F32Array) -> None:
 
 
 class _Watch:
-    """Gathers the moments of a layer, or, while nobody is to look, nothing."""
+    """Gathers moments of one tensor of each number of columns, the smallest, or, while nobody is to look, nothing."""
 
     def __init__(self, part: Model, weights: TokenWeights) -> None:
         tensors = [t for t in part.tensors if kept_reason(t) is None and t.name.startswith("blk.0.")]
-        self.shapes = {t.name: (t.n_expert, t.n_per_row) for t in tensors}
+        smallest = {t.n_per_row: t for t in sorted(tensors, key=lambda t: -t.n_expert)}
+        self.shapes = {t.name: (t.n_expert, t.n_per_row) for t in smallest.values()}
         self._weights, self.looks = weights, False
         self.begin()
 

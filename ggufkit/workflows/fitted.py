@@ -230,7 +230,7 @@ class FittedJob:
                 )
                 self.evidence.on_chunk = self._reading(steps)
                 if WEIGHING in self.seconds:
-                    self.evidence.on_weighed = _chunks(steps.step(WEIGHING))
+                    self.evidence.on_weighed = _chunks(steps.step(WEIGHING), by_layer=self.by_layer)
                 found = self._choose(steps, executor)
                 recipe = found.recipe if found else self._job.recipe
                 job = prepare(dataclasses.replace(self._job, recipe=recipe), self.model, self.encoder)
@@ -380,5 +380,10 @@ def _n_tried(settings: FitSettings) -> int | None:
     return 0 if settings.target.kld is None else settings.n_probe
 
 
-def _chunks(on_progress: OnProgress) -> OnChunk:
-    return lambda done, total: on_progress(Progress(done, total, "chunks", f"chunk {done} of {total}"))
+def _chunks(on_progress: OnProgress, *, by_layer: bool) -> OnChunk:
+    """Whom gradients tell of chunks, or of readings of a chunk by a layer, which nobody counts."""
+
+    def on_chunk(done: int, total: int) -> None:
+        on_progress(Progress(done, total, "chunks", "" if by_layer else f"chunk {done} of {total}"))
+
+    return on_chunk

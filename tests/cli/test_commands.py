@@ -79,6 +79,18 @@ def test_one_chunk_has_no_error(q8_0: Path) -> None:
     assert "nan" not in invoke("perplexity", q8_0, "--chunks", "1").stdout
 
 
+def test_a_dry_run_says_what_fitting_takes_on_stdout(tmp_path: Path) -> None:
+    words = ("quantize", MODEL, "-o", tmp_path / "x.gguf", "--effort", "best", "--target-bpw", "4", "--tokens", 4096)
+    cost = strict(invoke(*words, "--dry-run", "--json").stdout)["fitting"]
+    assert cost["effort"] == "best" and cost["n_readings"] == 1 and cost["disk_nbytes"] > 0
+    assert sum(cost["seconds"].values()) > 0
+    assert "to fit it: effort best: about " in invoke(*words, "--dry-run").stdout
+    assert strict(invoke("plan", MODEL, "--effort", "fast", "--tokens", 4096, "--json").stdout)["fitting"]["by_layer"]
+    assert os.listdir(tmp_path) == []
+    refused = invoke("plan", MODEL, "--tokens", 4096)
+    assert refused.exit_code == 2 and "Give an --effort with it" in refused.output
+
+
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     result = invoke("quantize", MODEL, "-o", tmp_path / "x.gguf", "--dry-run")
     assert result.exit_code == 0
