@@ -12,6 +12,7 @@ Knows arrays. Does not know files, tensor names or types.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,10 @@ I32Array = NDArray[np.int32]
 I64Array = NDArray[np.int64]
 F64Array = NDArray[np.float64]
 
+Each = Callable[..., Iterable[None]]
+
 SUPER_BLOCK = 256
+LINES = 256  # of the sums are a thread's task
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +55,11 @@ class Covariance:
     def n_per_row(self) -> int:
         return int(self.sums.shape[1] * self.sums.shape[2])
 
-    def add(self, x: F32Array, experts: I32Array | None, weights: F32Array | None = None) -> None:
+    def add(self, x: F32Array, experts: I32Array | None, weights: F32Array | None = None, each: Each = map) -> None:
         """Add one batch; shapes as in `quant.importance.input_sums`.
 
         weights  (n_tokens, 1 or n_used) what each token counts for in each of its products, None where all count 1
+        each     `map`, or that of a pool whose threads share the lines of the sums, which come out the same
         """
         if x.shape[2] != self.n_per_row:
             raise ShapeError(f"inputs have {x.shape[2]} columns, the covariance {self.n_per_row}")
@@ -63,7 +68,7 @@ class Covariance:
         if weights is not None:
             x = x * np.sqrt(weights)[:, :, None]
         for expert, rows in rows_by_expert(x, experts, len(self.sums)):
-            self._add_rows(expert, rows)
+            self._add_rows(expert, rows, each)
             chosen = slice(None) if experts is None else experts == expert
             self.mass[expert] += len(rows) if weights is None else float(weights[chosen].sum(dtype=np.float64))
 
@@ -84,13 +89,19 @@ class Covariance:
             mirror(block)
         return total
 
-    def _add_rows(self, expert: int, rows: F32Array) -> None:
+    def _add_rows(self, expert: int, rows: F32Array, each: Each) -> None:
         # not BLAS: its threads go on spinning against those of the model, and its sums depend on how many there are
         from quant.kernels.feedback import add_moments
 
         width = self.sums.shape[2]
-        for block in range(self.sums.shape[1]):
-            add_moments(np.ascontiguousarray(rows[:, block * width : (block + 1) * width]), self.sums[expert, block])
+        parts = [np.ascontiguousarray(rows[:, at : at + width]) for at in range(0, self.n_per_row, width)]
+
+        def add(task: tuple[int, int]) -> None:
+            block, first = task
+            add_moments(parts[block], self.sums[expert, block], first, min(first + LINES, width))
+
+        for _ in each(add, [(block, first) for block in range(len(parts)) for first in range(0, width, LINES)]):
+            pass
         self.counts[expert] += len(rows)
 
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ from ggufkit.fitting.token_weights import TokenWeights
 from ggufkit.fitting.walks import Shape
 from ggufkit.recipes.quantizable import layer_of
 from ggufkit.runtime.activations import Activations
+from ggufkit.runtime.machine import choose_threads
+from quant.covariance import Each
 from quant.importance import InputSums
 
 I64Array = NDArray[np.int64]
@@ -79,6 +82,7 @@ class Evidence:
         self._moments: dict[str, Moments] = {}
         self._cases: OrderedDict[tuple[str, int], ExpertEvidence] = OrderedDict()
         self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(source.corpus.threads or choose_threads().n)  # idle but while moments are added
 
     @property
     def coverage(self) -> Coverage:
@@ -123,7 +127,7 @@ class Evidence:
     def _read(self, names: frozenset[str]) -> "_Reading":
         """One reading of the corpus, from where an earlier run left it, and kept every now and then."""
         self._weigh_tokens()
-        reading = _Reading(names, self.weights, moments=self._with_moments, sums=self._with_sums)
+        reading = _Reading(names, self.weights, self._pool.map, moments=self._with_moments, sums=self._with_sums)
         reading.restore(self.notebook.load(self._label(names)))
         if reading.n_chunk:
             return reading
@@ -167,7 +171,7 @@ class Evidence:
         self._moments = reading.moments.moments
 
     def _take_small(self, names: frozenset[str]) -> bool:
-        reading = _Reading(names, None, moments=self._with_moments, sums=self._with_sums)
+        reading = _Reading(names, None, map, moments=self._with_moments, sums=self._with_sums)
         reading.restore(self.notebook.load(f"{self._label(names)}-small"))
         if reading.n_chunk:
             self._take(names, reading)
@@ -207,8 +211,10 @@ class _Reading:
     n_group  groups that are in it; n_chunk  chunks of the corpus, once all of it has been read
     """
 
-    def __init__(self, names: frozenset[str], weights: TokenWeights | None, *, moments: bool, sums: bool) -> None:
-        self.moments, self.sums = MomentsObserver(names, weights), SumsObserver(names.__contains__)
+    def __init__(
+        self, names: frozenset[str], weights: TokenWeights | None, each: Each, *, moments: bool, sums: bool
+    ) -> None:
+        self.moments, self.sums = MomentsObserver(names, weights, each), SumsObserver(names.__contains__)
         self._observers: list[Observer] = [*([self.moments] if moments else []), *([self.sums] if sums else [])]
         self.n_group = self.n_chunk = 0
         self.save_seconds = 0.0

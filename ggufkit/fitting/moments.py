@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ggufkit.fitting.token_weights import TokenWeights
 from ggufkit.fitting.walks import MAX_WIDTH
 from ggufkit.runtime.activations import Activations
-from quant.covariance import Covariance
+from quant.covariance import Covariance, Each
 from quant.curvature import Curvature, curvature, damping_for
 
 F32Array = NDArray[np.float32]
@@ -111,11 +111,12 @@ class MomentsObserver:
 
     names    whose moments are wanted
     weights  what each token counts for in them; all count alike without, and tensors of one input are then summed once
+    each     `map`, or that of a pool whose threads share the work
     counts   tokens of each expert (n_expert,) int64 by name, of expert stacks
     """
 
-    def __init__(self, names: frozenset[str], weights: TokenWeights | None = None) -> None:
-        self._weights = weights
+    def __init__(self, names: frozenset[str], weights: TokenWeights | None = None, each: Each = map) -> None:
+        self._weights, self._each = weights, each
         self._n_rows: Counter[str] = Counter()  # tokens that a tensor has seen: they come in the order of the corpus
         self.moments: dict[str, Moments] = {}
         self.counts: dict[str, NDArray[np.int64]] = {}
@@ -177,7 +178,7 @@ class MomentsObserver:
             fit, held = (Covariance.zeros(n_expert, n_per_row, max_width=MAX_WIDTH) for _ in range(2))
             self.moments[seen.name] = Moments(fit, held)
         pair = self.moments[seen.name]
-        (pair.held_out if self._hold_out else pair.fit).add(seen.x, seen.experts, weights)
+        (pair.held_out if self._hold_out else pair.fit).add(seen.x, seen.experts, weights, self._each)
 
     def _weights_of(self, seen: Activations) -> F32Array | None:
         """(n_tokens, n_slot) what each token in hand counts for, None where all count alike."""

@@ -33,11 +33,11 @@ from ggufkit.recipes.quantizable import kept_reason
 from ggufkit.runtime.activations import Activations
 from ggufkit.runtime.loading import Device
 from quant import feedback
-from quant.covariance import block_width
+from quant.covariance import Each, block_width
 
 F32Array = NDArray[np.float32]
 
-_MOST_MADDS = 6e10  # of the chunk that is read
+_MOST_MADDS = 6e10  # of the part of a chunk that is taken back
 _MAX_TOKENS, _LEAST_TOKENS, _WARM_TOKENS = 512, 64, 16
 _SLAB_WEIGHTS = 1 << 20
 _SLAB_MADDS = 1e10  # of the rows that are encoded at a time, some tenths of a second
@@ -64,17 +64,9 @@ def measured_rates(
         copying = _seconds(lambda: write_as_it_is(path, part, threads=threads))
         copy = path.stat().st_size / copying
         back, weights = _taken_back(path, part, n, threads)
-        watch = _Watch(part, weights)
-        with LayerRun(
-            path,
-            n_ctx=n,
-            threads=threads,
-            device=device,
-            input_scale=input_scale(part),
-            observe=watch,
-            wants=watch.wants,
-        ) as run:
-            reading, moments = _watched(run, watch, part, n)
+        with ThreadPoolExecutor(threads) as pool:
+            watch = _Watch(part, weights, pool.map)
+            reading, moments = _watched(path, part, watch, threads, device)
     with np.errstate(all="ignore"):  # noise may leave a matrix without an input
         cases, curvature = _cases(watch.observer, part)
     return Rates(
@@ -112,15 +104,11 @@ def _there_and_back(tape: LayerTape, x: F32Array) -> None:
 class _Watch:
     """Gathers moments of one tensor of each number of columns, the smallest, or, while nobody is to look, nothing."""
 
-    def __init__(self, part: Model, weights: TokenWeights) -> None:
+    def __init__(self, part: Model, weights: TokenWeights, each: Each) -> None:
         tensors = [t for t in part.tensors if kept_reason(t) is None and t.name.startswith("blk.0.")]
         smallest = {t.n_per_row: t for t in sorted(tensors, key=lambda t: -t.n_expert)}
         self.shapes = {t.name: (t.n_expert, t.n_per_row) for t in smallest.values()}
-        self._weights, self.looks = weights, False
-        self.begin()
-
-    def begin(self) -> None:
-        self.observer = MomentsObserver(frozenset(self.shapes), self._weights)
+        self.looks, self.observer = False, MomentsObserver(frozenset(self.shapes), weights, each)
 
     def wants(self, name: str) -> bool:
         return self.looks and name in self.shapes
@@ -129,20 +117,23 @@ class _Watch:
         self.observer(seen)
 
 
-def _watched(run: LayerRun, watch: _Watch, part: Model, n: int) -> tuple[float, float]:
-    """Multiply-adds a second of reading a chunk, and of its moments on top."""
-    x = _noise(n, part)
-    run(x[:_WARM_TOKENS])
-    alone = _seconds(lambda: run(x))
-    watch.looks = True
-    run(x[:_WARM_TOKENS])
-    watch.begin()
-    watch.observer.begin_group(0)
-    watched = _seconds(lambda: run(x))
-    watch.observer.begin_group(1)  # which is held out
-    run(x[:_LEAST_TOKENS])
-    madds = n * moments_madds(watch.shapes, part)
-    return n * _active(part) / alone, madds / max(watched - alone, 0.01 * alone)
+def _watched(path: Path, part: Model, watch: _Watch, threads: int, device: Device) -> tuple[float, float]:
+    """Multiply-adds a second of reading a chunk, and of its moments on top, once their memory is there."""
+    x = _noise(_MAX_TOKENS, part)
+    with LayerRun(
+        path, n_ctx=_MAX_TOKENS, threads=threads, device=device, input_scale=input_scale(part),
+        observe=watch, wants=watch.wants,
+    ) as run:  # fmt: skip
+        run(x[:_WARM_TOKENS])
+        alone = _seconds(lambda: run(x))
+        watch.looks = True
+        watch.observer.begin_group(0)
+        run(x)
+        watched = _seconds(lambda: run(x))
+        watch.observer.begin_group(1)  # which is held out
+        run(x[:_LEAST_TOKENS])
+    madds = len(x) * moments_madds(watch.shapes, part)
+    return len(x) * _active(part) / alone, madds / max(watched - alone, 0.01 * alone)
 
 
 def _cases(

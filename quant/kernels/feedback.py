@@ -138,15 +138,16 @@ def move_levels(level, scale, offset, values, gradient, moments, moved):
 
 
 @kernel
-def add_moments(x, out):
-    """out (n, n) += xᵀ x, x (n_tokens, n), in the upper triangle; below it anything may stand.
+def add_moments(x, out, first, last):
+    """Lines [first, last) of out (n, n) += xᵀ x, x (n_tokens, n), in the upper triangle; below it anything may stand.
+    `first` is a multiple of 32. What is added to a line does not depend on the others.
 
     Tiles of 32 lines and 512 columns stay in the nearest cache while eight tokens at a time are added.
     """
     n_tokens, n = x.shape
     full = n_tokens - n_tokens % 8
-    for top in range(0, n, 32):
-        bottom = min(top + 32, n)
+    for top in range(first, last, 32):
+        bottom = min(top + 32, last)
         for left in range(top - top % 512, n, 512):
             right = min(left + 512, n)
             for k in range(0, full, 8):
@@ -161,7 +162,7 @@ def add_moments(x, out):
                             t * x4[j] + u * x5[j] + v * x6[j] + w * x7[j]
                         )
     for k in range(full, n_tokens):
-        for i in range(n):
+        for i in range(first, last):
             for j in range(i, n):
                 out[i, j] += x[k, i] * x[k, j]
 

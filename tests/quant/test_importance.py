@@ -1,5 +1,7 @@
 """Sums and counts against plain definitions; shrinking between its two ends."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -104,3 +106,15 @@ def test_wide_rows_are_kept_in_blocks_of_whole_super_blocks() -> None:
     assert block_width(14336, 4096) == 3584
     assert block_width(11008, 4096) == 256
     assert block_width(172, 4096) == 172
+
+
+def test_threads_change_no_sum() -> None:
+    rng = np.random.default_rng(8)
+    x = rng.standard_normal((77, 1, 600)).astype(np.float32)
+    one, many = Covariance.zeros(1, 600), Covariance.zeros(1, 600)
+    one.add(x, None)
+    with ThreadPoolExecutor(3) as pool:
+        many.add(x, None, each=pool.map)
+    assert np.array_equal(one.sums, many.sums)
+    wanted = np.triu(x[:, 0].astype(np.float64).T @ x[:, 0])
+    np.testing.assert_allclose(np.triu(one.sums[0, 0]), wanted, atol=1e-3)
