@@ -81,9 +81,9 @@ def resized(checkpoint: Checkpoint, adapters: Sequence[Adapter]) -> tuple[Checkp
 
 
 def _require_thin(adapter: Adapter) -> None:
-    for name in adapter.replaced.keys() - adapter.bases:
+    for name in (*adapter.tokens, *(adapter.replaced.keys() - adapter.bases)):
         raise CheckpointError(
-            f"{adapter.path}: {name} is saved whole (modules_to_save, or embeddings that were resized), which an "
+            f"{adapter.path}: {name} is saved whole (modules_to_save, trained tokens, resized embeddings), which an "
             "adapter of llama.cpp cannot hold. Merge it: ggufkit quantize BASE --lora ADAPTER."
         )
     for module, parts in adapter.modules.items():

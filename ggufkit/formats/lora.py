@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.checkpoint import read_json
@@ -31,6 +32,7 @@ _PREFIX = "base_model.model."
 _PARTS = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(\.default)?(\.weight)?"
 )
+_TRAINED = ".token_adapter.trainable_tokens_delta"
 RESIZED = ("embed_tokens.weight", "lm_head.weight")  # they have a row a token, and a vocabulary may grow
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 _FLOATS = ("F32", "F16", "BF16", "F64")
@@ -71,6 +73,28 @@ class Merged:
 
 
 @dataclass(frozen=True, slots=True)
+class Tokens:
+    """Embeddings with some rows trained on their own (trainable_token_indices).
+
+    trained  the new rows: (len(at), n_per_row); at: their numbers
+    factor   1: they take the place of the old ones; less: so much of the way there
+    """
+
+    base: TensorRef
+    trained: TensorRef
+    at: NDArray[np.int64]
+    factor: float
+
+    def rows(self, start: int, stop: int) -> F32Array:
+        out = np.array(self.base.rows(start, stop))
+        mine = np.flatnonzero((self.at >= start) & (self.at < stop))
+        if len(mine):
+            new, places = self.trained.rows(0, len(self.at))[mine], self.at[mine] - start
+            out[places] = new if self.factor == 1 else out[places] + np.float32(self.factor) * (new - out[places])
+        return out
+
+
+@dataclass(frozen=True, slots=True)
 class Thin:
     """The two matrices of one weight, float32, and what their product is multiplied with.
 
@@ -104,6 +128,7 @@ class Adapter:
     modules   the checkpoint's module → part → tensor
     replaced  tensors that the adapter holds whole (modules_to_save)
     bases     those of them to which it adds as well: the base model's own, that peft saved along
+    tokens    embeddings → the rows of tokens that were trained on their own
     """
 
     path: Path
@@ -113,12 +138,30 @@ class Adapter:
     modules: dict[str, dict[str, TensorRef]] = field(default_factory=dict)
     replaced: dict[str, TensorRef] = field(default_factory=dict)
     bases: set[str] = field(default_factory=set)
+    tokens: dict[str, TensorRef] = field(default_factory=dict)
 
     def fingerprint(self) -> str:
         """Of every byte: adapters are small."""
         digest = hashlib.sha256(repr((sorted(self.config.items(), key=str), self.factor)).encode())
         digest.update(self.file.file.pread(0, self.file.nbytes).tobytes())
         return digest.hexdigest()
+
+    def token_numbers(self, module: str, n_vocab: int) -> NDArray[np.int64]:
+        """Which rows of an embedding `tokens` holds. Raises CheckpointError."""
+        stated = self.config.get("trainable_token_indices")
+        if isinstance(stated, dict):
+            stated = next((value for name, value in stated.items() if f".{module}".endswith(f".{name}")), None)
+        listed = stated if isinstance(stated, list) else []
+        if (
+            not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < n_vocab for n in listed)
+            or len(set(listed)) != len(listed)
+            or self.tokens[module].shape[:1] != (len(listed),)
+        ):
+            raise CheckpointError(
+                f"{self.path / CONFIG}: trainable_token_indices is {stated!r:.60}, wanted the numbers of the "
+                f"{self.tokens[module].shape[0] if self.tokens[module].shape else 0} rows of {module}."
+            )
+        return np.array(listed, dtype=np.int64)
 
     def thin(self, module: str) -> Thin:
         """The matrices of one module, read. Raises CheckpointError where one is absent or they do not fit."""
@@ -179,7 +222,7 @@ def open_adapter(folder: Path, factor: float = 1.0) -> Adapter:
         raise CheckpointError(f"{folder} holds no {CONFIG}. Pass the folder of a PEFT adapter.")
     if (kind := config.get("peft_type", "LORA")) != "LORA":
         raise CheckpointError(f"{folder / CONFIG}: peft_type is {kind!r:.40}, only LORA can be merged.")
-    for key in ("lora_bias", "fan_in_fan_out", "target_parameters", "trainable_token_indices"):
+    for key in ("lora_bias", "fan_in_fan_out", "target_parameters"):
         if config.get(key):
             raise CheckpointError(f"{folder / CONFIG}: {key} is set, which cannot be merged yet. Merge it with peft.")
     if not (folder / WEIGHTS).exists():
@@ -191,6 +234,8 @@ def open_adapter(folder: Path, factor: float = 1.0) -> Adapter:
         bare = name.removeprefix(_PREFIX)
         if match := _PARTS.fullmatch(bare):
             adapter.modules.setdefault(match["module"], {})[match["part"]] = ref
+        elif bare.endswith(_TRAINED):
+            adapter.tokens[bare.removesuffix(_TRAINED)] = ref
         elif bare.endswith((".weight", ".bias")):
             plain = re.sub(r"\.(modules_to_save(\.default)?|base_layer)(?=\.)", "", bare)
             adapter.replaced[plain] = ref
@@ -217,6 +262,12 @@ def merged(tensors: Mapping[str, TensorRef], adapter: Adapter) -> dict[str, Tens
         rows = ref.shape[:1] if canonical(name) in RESIZED else out[place(name)].shape[:1]
         _check(adapter, ref, (*rows, *out[place(name)].shape[1:]))
         out[place(name)] = replace(ref, name=place(name))
+    for module, ref in adapter.tokens.items():
+        name = place(f"{module}.weight")
+        base = out[name]
+        _check(adapter, ref, (*ref.shape[:1], base.n_per_row))
+        rows_of = Tokens(base, ref, adapter.token_numbers(module, base.n_rows), adapter.factor)
+        out[name] = packed_ref(name, base.shape, _stored(base.dtype), base, rows_of)
     for module in adapter.modules:
         name = place(f"{module}.weight")
         out[name] = _merged(adapter, module, out[name])
@@ -242,8 +293,12 @@ def _merged(adapter: Adapter, module: str, base: TensorRef) -> TensorRef:
         if int(np.prod(magnitude.shape)) != base.shape[0]:
             _check(adapter, magnitude, (base.shape[0],))
     packed = Merged(base, down, up, adapter.scale_of(module, max(rank, 1)), embedding, magnitude)
-    dtype = {"F64": "F32", "MXFP4": "BF16"}.get(base.dtype, base.dtype)
-    return packed_ref(base.name, base.shape, dtype, base, packed)
+    return packed_ref(base.name, base.shape, _stored(base.dtype), base, packed)
+
+
+def _stored(dtype: str) -> str:
+    """What a conversion stores of computed weights."""
+    return {"F64": "F32", "MXFP4": "BF16"}.get(dtype, dtype)
 
 
 def _check(adapter: Adapter, ref: TensorRef, wanted: tuple[int, ...]) -> None:

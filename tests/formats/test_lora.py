@@ -141,3 +141,21 @@ def test_an_adapter_with_parts_saved_whole_is_quantized(base: Path, tmp_path: Pa
         (head,) = [tensor for tensor in model.tensors if tensor.name == "output.weight"]
         wanted = DATA["embeddings and a head saved whole/merged/lm_head.weight"]
         assert np.allclose(head.rows(0, 0, head.n_rows)[::STEP], wanted)
+
+
+@pytest.mark.parametrize(
+    "stated", [[641, 0, 13], [641, 0, 13, 656], [0, 0, 13, 26], {"other": [1, 2, 3, 4]}, ["0"] * 4]
+)
+def test_numbers_of_trained_tokens_must_fit(stated: object, base: Path, tmp_path: Path) -> None:
+    folder = written(tmp_path / "adapter", "tokens", config={"trainable_token_indices": stated})
+    with pytest.raises(CheckpointError, match=r"trainable_token_indices is .* wanted the numbers of the 4 rows"):
+        open_source(base, lora=[(folder, 1.0)])
+
+
+def test_a_factor_moves_trained_tokens_part_of_the_way(base: Path, tmp_path: Path) -> None:
+    folder, name = written(tmp_path / "adapter", "tokens"), "model.embed_tokens.weight"
+    tensors = Checkpoint.open(base).tensors
+    before = tensors[name].rows(0, 656)
+    whole, half = (merged(tensors, open_adapter(folder, f))[name].rows(0, 656) for f in (1.0, 0.5))
+    assert np.allclose(half - before, (whole - before) / 2, atol=1e-6)
+    assert list(np.flatnonzero((whole != before).any(axis=1))) == [0, 13, 26, 641]

@@ -121,7 +121,11 @@ def refused(message: str, base: Path, adapter: Path, output: Path) -> None:
 
 def test_what_llama_cpp_cannot_add_is_refused_with_what_to_do(tmp_path: Path) -> None:
     base, out = tiny.build("qwen3-8b", tmp_path), tmp_path / "adapter.gguf"
-    for name, message in (("dora", "DoRA.*Merge it"), ("embeddings and a head saved whole", "saved whole.*Merge it")):
+    for name, message in (
+        ("dora", "DoRA.*Merge it"),
+        ("embeddings and a head saved whole", "saved whole.*Merge it"),
+        ("tokens", "saved whole.*Merge it"),
+    ):
         refused(message, base, write_adapter(tmp_path / name, *of_peft(name)), out)
     other = write_adapter(tmp_path / "other", *made("llama-2-70b-chat-hf", "q_proj"))
     refused(r"q_proj\.weight: shape", base, other, out)

@@ -29,6 +29,9 @@ ADAPTERS = {
     "dora": {"r": 2, "lora_alpha": 4, "target_modules": ATTENTION, "use_dora": True},
     "patterns": {"r": 4, "lora_alpha": 8, "target_modules": ATTENTION, "rank_pattern": {"v_proj": 2},
                  "alpha_pattern": {"v_proj": 3, "layers.1.self_attn.q_proj": 5}},
+    "tokens": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "trainable_token_indices": [641, 0, 13, 26]},
+    "tokens of embeddings by name": {"r": 2, "lora_alpha": 8, "target_modules": ["q_proj"],
+                                     "trainable_token_indices": {"embed_tokens": [39, 650]}},
     "embeddings and a head saved whole": {"r": 2, "lora_alpha": 8, "target_modules": ["embed_tokens"],
                                           "modules_to_save": ["lm_head"]},
 }  # fmt: skip
