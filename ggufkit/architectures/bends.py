@@ -122,6 +122,20 @@ def _factor(config: Config, name: str, place: int | None) -> np.float32:
     return np.float32(config.checked_number(name, value))
 
 
+def padded(n_stored: Size, n_rows: Size) -> Bender:
+    """Rows of zeros behind the stored ones, for tokens that are never looked up (Gemma 3n)."""
+
+    def bend(config: Config, tensor: ModelTensor) -> ModelTensor:
+        stored, n = n_stored(config), n_rows(config)
+        if tensor.shape[0] != stored or stored >= n:
+            return tensor
+        order = np.concatenate([np.arange(stored), np.zeros(n - stored, dtype=np.int64)])
+        scale = np.repeat(np.array([1, 0], dtype=np.float32), (stored, n - stored))
+        return replace(tensor, shape=(n, *tensor.shape[1:]), bend=Bend(order=order, scale=scale))
+
+    return bend
+
+
 def either(when: Callable[[Config], bool], first: Splitter, second: Splitter) -> Splitter:
     """The first where the config says so, else the second."""
     return lambda config, ref: (first if when(config) else second)(config, ref)
@@ -284,5 +298,8 @@ def model_tensor(name: str, shape: tuple[int, ...], parts: Iterable[TensorRef]) 
 
 def keep_f32(name: str, n_dims: int) -> bool:
     """Whether llama.cpp wants the tensor as F32 whatever the file's type. Source: ModelBase.prepare_tensors."""
-    small = (".ffn_gate_inp.weight", ".ffn_gate_inp_shexp.weight", ".ssm_conv1d.weight", ".shortconv.conv.weight")
+    small = (
+        ".ffn_gate_inp.weight", ".ffn_gate_inp_shexp.weight", ".ssm_conv1d.weight", ".shortconv.conv.weight",
+        ".altup_correct_coef.weight", ".altup_predict_coef.weight",
+    )  # fmt: skip
     return n_dims <= 1 or name.endswith(("_norm.weight", *small)) or not name.endswith(".weight")

@@ -73,6 +73,27 @@ class Stacker:
         return model_tensor(f"blk.{layer}.{self.experts.parts[part]}.weight", (self.n_expert, *refs[0].shape), refs)
 
 
+class Stacks:
+    """Numbered matrices outside the layers that are one tensor in GGUF: given when the last has come."""
+
+    def __init__(self, family: Family, config: Config) -> None:
+        self.family = family
+        self.config = config
+        self.seen: dict[str, dict[int, TensorRef]] = {}
+
+    def take(self, ref: TensorRef, name: str) -> list[ModelTensor] | None:
+        """None where `name` is no such matrix; otherwise the stack that it completes. Raises CheckpointError."""
+        match = re.fullmatch(r"(.+)\.(\d{1,2})\.weight", name)
+        stack = self.family.stacks.get(match[1]) if match else None
+        shape = self.family.shape_of(self.config, stack) if stack else None
+        if match is None or stack is None or shape is None or int(match[2]) >= shape[0]:
+            return None
+        check_shape(ref, ref.shape, shape[1:])
+        seen = self.seen.setdefault(stack, {})
+        seen[int(match[2])] = ref
+        return [model_tensor(stack, shape, [seen[i] for i in range(shape[0])])] if len(seen) == shape[0] else []
+
+
 def check_layer(ref: TensorRef, layer: int, n_layer: int) -> None:
     if layer >= n_layer:
         raise CheckpointError(f"{ref.name}: config.json says {n_layer} layers. They do not belong together.")

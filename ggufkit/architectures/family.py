@@ -72,6 +72,7 @@ class Family:
     optional   tensors that may be absent (of layers, without blk.N.)
     bends      GGUF name without blk.N. (a pattern) → what is done to that tensor
     splits     the checkpoint's name in its layer → the GGUF tensors that it makes
+    stacks     the checkpoint's name of matrices outside the layers, numbered from 0 → the GGUF tensor of them all
     renames    pattern of a checkpoint's name → what stands there instead, before names are looked up
     mtp        a name of mtp.… → its name in the block behind the layers; None: the family has no such block
     beyond     why layers past the last are left out; "" where they are an error
@@ -97,6 +98,7 @@ class Family:
     optional: Shapes = field(default_factory=dict)
     bends: Mapping[str, Bender] = field(default_factory=dict)
     splits: Mapping[str, Splitter] = field(default_factory=dict)
+    stacks: Mapping[str, str] = field(default_factory=dict)
     renames: Mapping[str, str] = field(default_factory=dict)
     mtp: Mapping[str, str] | None = None
     beyond: str = ""

@@ -12,7 +12,7 @@ import gguf
 
 from ggufkit.architectures.bends import model_tensor
 from ggufkit.architectures.config import Config
-from ggufkit.architectures.experts import Stacker, check_layer, check_shape
+from ggufkit.architectures.experts import Stacker, Stacks, check_layer, check_shape
 from ggufkit.architectures.family import Family
 from ggufkit.errors import CheckpointError
 from ggufkit.formats.model import ModelTensor
@@ -74,6 +74,7 @@ def mapped(
     """The GGUF tensors that `refs` make, in their order, whatever is absent; and what was dropped."""
     config.n_mtp = n_mtp(family, config, (ref.name for ref in refs)) if mtp else 0
     stacker = Stacker(family, family.experts, config) if family.experts else None
+    stacks = Stacks(family, config)
     names = gguf.get_tensor_name_map(family.arch, family.n_layer(config))
     tensors: list[ModelTensor] = []
     dropped: dict[str, str] = {}
@@ -84,6 +85,8 @@ def mapped(
             continue
         _check_float(ref, config)
         made = stacker.take(ref, name) if stacker else None
+        if made is None:
+            made = stacks.take(ref, name)
         if made is None:
             made = _split(family, config, ref, name)
         if made is None:

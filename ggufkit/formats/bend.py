@@ -27,7 +27,7 @@ class Bend:
     order       row i of the result is row order[i] of the source: any choice of rows, in any order
     columns     the same for columns; elements of a 1-D tensor are columns of its only row
     value       what becomes of each weight: float32 in, float32 out
-    scale       float32, what each row of the result is multiplied with at the end
+    scale       float32, what each row of the result is multiplied with at the end; rows of 0 are zeros
     """
 
     transposed: bool = False
@@ -48,7 +48,10 @@ class Bend:
         if self.columns is not None:
             out = out[:, self.columns]
         out = out if self.value is None else self.value(out)
-        return np.ascontiguousarray(out if self.scale is None else out * self.scale[start:stop, None])
+        if self.scale is not None:
+            factor = self.scale[start:stop, None]
+            out = np.where(factor == 0, np.float32(0), out * factor)
+        return np.ascontiguousarray(out)
 
     def raw_rows(self, source: TensorRef, start: int, stop: int) -> U8Array:
         """Stored bytes of rows [start, stop), for a bend that moves whole rows only."""

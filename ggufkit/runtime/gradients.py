@@ -160,6 +160,15 @@ def _sqr(back: "Backward", node: Node, g: F32Array) -> None:
     back.give(node, 0, lambda: 2 * node.kept[0] * g)
 
 
+def _sqrt(back: "Backward", node: Node, g: F32Array) -> None:
+    back.give(node, 0, lambda: g / (2 * np.maximum(node.kept[-1], 1e-30)))
+
+
+def _mean(back: "Backward", node: Node, g: F32Array) -> None:
+    shape = node.sources[0].shape
+    back.give(node, 0, lambda: np.broadcast_to(g / np.float32(shape[-1]), shape))
+
+
 def _sum_rows(back: "Backward", node: Node, g: F32Array) -> None:
     back.give(node, 0, lambda: np.broadcast_to(g, node.sources[0].shape))
 
@@ -241,5 +250,6 @@ RULES: dict[str, Callable[["Backward", Node, F32Array], None]] = {
     "ADD_ID": _add, "CONT": _copy, "CPY": _copy, "DUP": _copy, "CONCAT": _concat, "PAD": _pad, "REPEAT": _repeat,
     "RMS_NORM": _rms_norm, "NORM": _norm, "L2_NORM": _l2_norm,
     "SOFT_MAX": _soft_max, "ROPE": _rope, "GLU": glu, "UNARY": unary, "SQR": _sqr, "SUM_ROWS": _sum_rows,
+    "SQRT": _sqrt, "MEAN": _mean,
     "SSM_CONV": ssm_conv, "SSM_SCAN": ssm_scan, "CLAMP": _clamp, "GET_ROWS": _get_rows, "SET_ROWS": _set_rows,
 }  # fmt: skip

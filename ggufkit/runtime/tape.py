@@ -34,6 +34,7 @@ _RESULT = -1
 _KEPT: dict[str, tuple[int, ...]] = {
     "MUL_MAT": (0, 1), "MUL_MAT_ID": (2,), "MUL": (0, 1), "DIV": (0, 1), "RMS_NORM": (0,), "NORM": (0,),
     "L2_NORM": (0,), "SOFT_MAX": (_RESULT,), "ROPE": (0, _RESULT), "GLU": (0, 1), "UNARY": (0,), "SQR": (0,),
+    "SQRT": (_RESULT,),
     "CLAMP": (0,), "GET_ROWS": (1,), "SET_ROWS": (1,), "SSM_CONV": (1,), "SSM_SCAN": (1, 2, 3, 4, 5),
 }  # fmt: skip
 _OF_WEIGHTS = frozenset(("MUL_MAT", "MUL_MAT_ID", "GET_ROWS"))

@@ -75,6 +75,8 @@ A note of the conversion says so.
 * a sliding window in a family whose graph has none: texts longer than the window are read to their beginning.
 * a dynamic RoPE scaling: nothing is scaled beyond the context of the training.
 * experts chosen by groups (`topk_method: group_limited_greedy`): groups are ranked by their best two experts.
+* Gemma 3n (no note: it is below rounding at real widths): the deviation that decides which activations are zero is
+  divided by n - 1, not n.
 
 ## Where we store something else than llama.cpp's converter
 

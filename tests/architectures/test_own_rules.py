@@ -5,6 +5,7 @@ import pytest
 
 from ggufkit.architectures import convert, own_rules
 from ggufkit.architectures.config import Config
+from ggufkit.architectures.families.gemma3n import gemma3n_parameters
 from ggufkit.architectures.gemma4 import gemma4_parameters
 from ggufkit.errors import CheckpointError, TokenizerError
 from ggufkit.formats.checkpoint import Checkpoint
@@ -17,6 +18,10 @@ LLAMA4, GEMMA4, KIMI = "llama-4-scout-17b-16e", "gemma-4-e2b-it", "kimi-k2-instr
 @pytest.mark.parametrize(
     ("name", "config", "message"),
     [
+        ("gemma-3n-e2b-it", {"num_kv_shared_layers": 1}, "num_kv_shared_layers is 1, where llama.cpp computes"),
+        ("gemma-3n-e2b-it", {"activation_sparsity_pattern": [0.95, 0.0]}, "activation_sparsity_pattern is .0.95, 0.0"),
+        ("gemma-3n-e2b-it", {"laurel_rank": 32}, "laurel_rank"),
+        ("gemma-3n-e2b-it", {"intermediate_size": [2048, 1024]}, "intermediate_size is .2048, 1024"),
         (LLAMA4, {"use_qk_norm": False}, "use_qk_norm is False in a model of 4 experts"),
         (LLAMA4, {"attention_chunk_size": 4096}, "attention_chunk_size is 4096"),
         (LLAMA4, {"no_rope_layers": [1, 0, 1, 0]}, "no_rope_layers"),
@@ -44,6 +49,21 @@ def test_keys_are_lent_by_the_two_layers_before_alone(shared, tmp_path):
     text = tiny.load_case(GEMMA4)["config"]["text_config"] | {"num_kv_shared_layers": shared}
     with pytest.raises(CheckpointError, match=f"num_kv_shared_layers is {shared}"):
         list(gemma4_parameters(Config(tmp_path, text, {}), "gemma4"))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"hidden_size_per_layer_input": 64}, "hidden_size_per_layer_input is 64"),
+        ({"layer_types": ["full_attention"] * 21}, "layer_types is .'full_attention', 'full_attention'"),
+    ],
+)
+def test_a_gemma_3n_of_other_numbers_than_the_graphs(config, message, tmp_path):
+    text = tiny.load_case("gemma-3n-e2b-it")["config"] | {"num_hidden_layers": 21, "num_kv_shared_layers": 1}
+    text |= {"activation_sparsity_pattern": None, "layer_types": None}
+    assert len(list(gemma3n_parameters(Config(tmp_path, text, {}), "gemma3n"))) == 6
+    with pytest.raises(CheckpointError, match=message):
+        list(gemma3n_parameters(Config(tmp_path, text | config, {}), "gemma3n"))
 
 
 def test_transformers_5_writes_gemma_4s_layers_one_by_one(tmp_path):

@@ -9,6 +9,7 @@ of the configuration classes of transformers 5.23.
 from ggufkit.architectures.families.cohere import COHERE2, COMMAND_R
 from ggufkit.architectures.families.deepseek import DEEPSEEK, GLM47_FLASH, MISTRAL4
 from ggufkit.architectures.families.gemma import GEMMA2, GEMMA3
+from ggufkit.architectures.families.gemma3n import GEMMA3N
 from ggufkit.architectures.families.gemma4 import GEMMA4
 from ggufkit.architectures.families.glm import GLM4, GLM4_MOE
 from ggufkit.architectures.families.gpt_oss import GPT_OSS
@@ -37,6 +38,7 @@ FAMILIES = (
     OLMOE,
     GEMMA2,
     GEMMA3,
+    GEMMA3N,
     GEMMA4,
     DEEPSEEK,
     GLM47_FLASH,

@@ -83,6 +83,19 @@ MORE = {
         num_hidden_layers=4, layer_types=["sliding_attention", "full_attention"] * 2, num_kv_shared_layers=2,
         use_double_wide_mlp=True, hidden_size_per_layer_input=16, use_bidirectional_attention=None,
     ),
+    # four streams that predict and correct each other; embeddings for each layer, of fewer tokens
+    "gemma-3n-e2b-it": case(
+        config("gemma3n_text", "Gemma3nForCausalLM", num_key_value_heads=2, head_dim=16, vocab_size=480,
+               vocab_size_per_layer_input=472, hidden_size_per_layer_input=256, altup_num_inputs=4, altup_active_idx=0,
+               altup_coef_clip=120.0, altup_correct_scale=True, laurel_rank=64, num_kv_shared_layers=0, sliding_window=8,
+               layer_types=["sliding_attention", "full_attention"], activation_sparsity_pattern=[0.95, 0.95],
+               rms_norm_eps=1e-6, rope_theta=1000000.0, rope_local_base_freq=10000.0, final_logit_softcapping=30.0,
+               hidden_activation="gelu_pytorch_tanh", pad_token_id=0)
+        | {"intermediate_size": [2048, 2048]},  # llama.cpp divides the deviation by n - 1: nothing at real widths
+        vocabulary="spm_bare.model", files={"tokenizer_config.json": {
+            "tokenizer_class": "GemmaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
+            "add_bos_token": True, "add_eos_token": False, "chat_template": CHAT}},
+    ),
     "glm-4.7-flash": bpe_case(
         config("glm4_moe_lite", "Glm4MoeLiteForCausalLM", **MLA | {"rms_norm_eps": 1e-5}, q_lora_rank=24, n_routed_experts=4,
                num_experts_per_tok=2, n_shared_experts=1, moe_intermediate_size=32, first_k_dense_replace=1,
