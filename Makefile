@@ -47,8 +47,8 @@ bench-encode: $(READY)     ## our encoders against ggml_quantize_chunk
 bench-pipeline: $(READY)   ## one pass against convert + llama-quantize: time, memory, disk
 	@$(BIN)/python benchmarks/pipeline.py
 
-bench-generate: $(READY)   ## Python time a token against llama-cpp-python's own loop
-	@$(BIN)/python benchmarks/generate.py
+bench-generate: $(READY)   ## Python time a token beside llama-cpp-python; speed beside a busy process (MODEL=smollm2 keeps it)
+	@$(BIN)/python benchmarks/generate.py $(if $(MODEL),--model $(MODEL))
 
 bench-perplexity: $(READY) ## perplexity against llama-perplexity
 	@$(BIN)/python benchmarks/perplexity.py

@@ -4,7 +4,8 @@ Run it: python benchmarks/encode.py [--types Q4_K,Q6_K] [--rounds 7] [--rows 64]
 Speeds are million weights a second of one core, from the processor time of the calling thread, so that other work on
 the machine counts for neither: medians of the rounds. `error` is the importance-weighted squared error of ours over
 theirs. Weights have tails (Student t, 5 degrees of freedom), rows have 4,096 columns, importance is log-normal.
-Compiling is not part of the speeds; it is measured apart, by processes with an empty and with a warm cache.
+Both are kept in benchmarks/history/. Compiling is not part of the speeds; it is measured apart, by processes with an
+empty and with a warm cache.
 """
 
 import argparse
@@ -21,13 +22,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import history
 import numpy as np
+from history import Row
 
 from quant import QuantType, _ggml, dequantize, quant_type
 from quant.kernels import KERNELS, Kernel
 
 ROOT = Path(__file__).parents[1]
 N_PER_ROW = 4096
+MODEL = "generated weights"
 FIRST_CALLS = """
 import sys, time
 start = time.perf_counter()
@@ -70,16 +74,19 @@ def encoders(qtype: QuantType) -> tuple[Kernel, Kernel]:
     return KERNELS[qtype.name], functools.partial(_ggml.quantize_chunk, qtype.ggml_type)
 
 
-def one_core(names: list[str], n_rows: int, rounds: int) -> None:
+def one_core(names: list[str], n_rows: int, rounds: int) -> list[Row]:
     w, column_importance = weights(n_rows)
+    rows = []
     print("one core                Mweights/s          times    error")
     print("type    importance    ours    llama.cpp     as fast  ours / theirs")
     for qtype in map(quant_type, names):
         for importance in (column_importance, None):
-            compare(qtype, w, importance, rounds)
+            rows += compare(qtype, w, importance, rounds)
+    return rows
 
 
-def compare(qtype: QuantType, w: np.ndarray, importance: np.ndarray | None, rounds: int) -> None:
+def compare(qtype: QuantType, w: np.ndarray, importance: np.ndarray | None, rounds: int) -> list[Row]:
+    """Speed and error of one type: printed, and as rows to keep."""
     n_rows = len(w)
     n_rows_of_theirs = max(n_rows // 4, 1)  # llama.cpp's searches are slow
     blocks = [np.empty((n, qtype.row_nbytes(N_PER_ROW)), np.uint8) for n in (n_rows, n_rows_of_theirs)]
@@ -95,6 +102,12 @@ def compare(qtype: QuantType, w: np.ndarray, importance: np.ndarray | None, roun
     kind = "no" if importance is None else "yes"
     columns = f"{speed:8.1f}{speed_of_theirs:13.1f}{speed / speed_of_theirs:12.1f}{ours / theirs:12.4f}"
     print(f"{qtype.name:8s}{kind:10s}{columns}", flush=True)
+    figure = f"{qtype.name}, {'without' if importance is None else 'with'} importance"
+    said = "benchmarks/encode.py", "ggml_quantize_chunk"
+    return [
+        Row("encode", MODEL, figure, "Mweights/s", "more", [speed], [speed_of_theirs], *said),
+        Row("encode", MODEL, f"{figure}, squared error", "", "less", [ours], [theirs], *said),
+    ]
 
 
 def all_cores(name: str, n_rows: int, rounds: int) -> None:
@@ -132,7 +145,8 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true", help="leave out what compiling takes")
     options = parser.parse_args()
     names = options.types.split(",")
-    one_core(names, options.rows, options.rounds)
+    kind = history.machine()
+    history.keep(history.path(kind), kind, one_core(names, options.rows, options.rounds))
     all_cores("Q4_K", 16 * options.rows, min(options.rounds, 3))
     if not options.no_compile:
         first_calls(names)

@@ -8,7 +8,8 @@ both see the same text.
 
 Then the speed of generating, alone and beside one process that keeps a core busy: as ggufkit has threads wait and
 shares the cores, and as two threads or one would do otherwise. On a machine with other work only the ratios tell
-something. --model FILE.gguf takes another model here than the shipped tiny-mixtral.
+something. --model FILE.gguf takes another model here than the shipped tiny-mixtral; smollm2 is that of
+benchmarks/models, whose figures are kept in benchmarks/history/.
 """
 
 import argparse
@@ -26,6 +27,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import history
+
+import models
 from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.runtime import library
 from ggufkit.runtime.engine import Engine
@@ -37,11 +41,13 @@ from quant import waiting
 ROOT = Path(__file__).parents[1]
 PROMPT = "Once upon a time"
 N_CTX = 4096
+Speeds = dict[tuple[str, bool], list[float]]  # tokens a second by way of waiting and whether another process is busy
+AS_SET, GNUS = "as ggufkit sets", "GNU's own"
 WAITING = {  # name -> environment, threads (None: as ggufkit chooses while it runs)
-    "as ggufkit sets": ({}, None),
+    AS_SET: ({}, None),
     "1000 spins": ({"GOMP_SPINCOUNT": "1000"}, 2),
     "asleep at once": ({"OMP_WAIT_POLICY": "passive"}, 2),
-    "GNU's own": ({"GOMP_SPINCOUNT": "300000"}, 2),
+    GNUS: ({"GOMP_SPINCOUNT": "300000"}, 2),
     "one thread": ({}, 1),
 }
 
@@ -92,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", default="128,512,1024,2048")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--model", type=Path, default=None)
+    parser.add_argument("--model", default=None)
     parser.add_argument("--speed-of", type=Path, default=None, help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -103,10 +109,34 @@ def main() -> None:
         path = Path(folder) / "stories.gguf"
         quantize(QuantizeSettings(source=ROOT / "models" / "stories260K", output=path, recipe="F16"))
         compare(path, [int(n) for n in options.tokens.split(",")], options.rounds)
-        if options.model is None:
-            options.model = Path(folder) / "tiny-mixtral.gguf"
-            quantize(QuantizeSettings(source=ROOT / "models" / "tiny-mixtral", output=options.model, recipe="Q4_K_M"))
-        wait(options.model, options.rounds)
+        found = wait(file_of(options.model, Path(folder)), options.rounds)
+    if options.model in models.NAMES:
+        kind = history.machine()
+        history.keep(history.path(kind), kind, rows(options.model, found))
+
+
+def file_of(name: str | None, folder: Path) -> Path:
+    """The GGUF of that path, or the shipped model's or that of benchmarks/models as Q4_K_M."""
+    if name is not None and name not in models.NAMES:
+        return Path(name)
+    source = ROOT / "models" / "tiny-mixtral" if name is None else models.folder(name)
+    path = folder / f"{name or source.name}.gguf"
+    quantize(QuantizeSettings(source=source, output=path, recipe="Q4_K_M"))
+    return path
+
+
+def rows(model: str, found: Speeds) -> list[history.Row]:
+    """Quiet: beside GNU's own waiting. Busy: beside its own quiet speed."""
+    ours, usual = found[AS_SET, False], found[GNUS, False]
+    said = "tokens/s", "more"
+    command = f"benchmarks/generate.py --model {model}"
+    return [
+        history.Row("waiting", model, "quiet", *said, ours, usual, command, "GOMP_SPINCOUNT=300000"),
+        history.Row("waiting", model, "beside a busy process", *said, found[AS_SET, True], ours, command, "quiet"),
+        history.Row(
+            "waiting", model, "beside a busy process, GNU's own", *said, found[GNUS, True], usual, command, "quiet"
+        ),
+    ]  # fmt: skip
 
 
 def compare(path: Path, lengths: list[int], rounds: int) -> None:
@@ -152,9 +182,9 @@ def speed(path: Path, threads: int | None) -> float:
     return max(found)
 
 
-def wait(path: Path, rounds: int) -> None:
+def wait(path: Path, rounds: int) -> Speeds:
     """Print the speed of each way of waiting, quiet and beside one busy process, in turns."""
-    found: dict[tuple[str, bool], list[float]] = {}
+    found: Speeds = {}
     for _ in range(rounds):
         for busy in (False, True):
             other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
@@ -174,6 +204,7 @@ def wait(path: Path, rounds: int) -> None:
     for name in WAITING:
         quiet, beside = (statistics.median(found[name, busy]) for busy in (False, True))
         print(f"{name:>16}{quiet:>9.1f}{beside:>24.1f}{100 * beside / quiet:>18.0f} %")
+    return found
 
 
 if __name__ == "__main__":

@@ -84,7 +84,36 @@ def fidelity(rows: list[Row]) -> str:
     return table(("model", "bytes of", "llama.cpp + importance, nats", *FITS.values()), lines)
 
 
-TABLES: dict[str, Callable[[list[Row]], str]] = {"speed": speed, "fidelity": fidelity}
+def encoders(rows: list[Row]) -> str:
+    """Speed and error of each type beside ggml_quantize_chunk, with and without importance."""
+    found = {row.figure: row for row in rows if row.part == "encode"}
+    lines = []
+    for name in dict.fromkeys(figure.split(", ")[0] for figure in found):
+        fast = [found[f"{name}, {kind} importance"] for kind in ("with", "without")]
+        off = [found[f"{row.figure}, squared error"] for row in fast]
+        lines.append((name, " / ".join(f"{row.ours[0]:.0f}" for row in fast),
+                      " / ".join(f"{row.ratio:.1f}" for row in fast),
+                      " / ".join(f"{row.ours[0] / row.peer[0]:.2f}" for row in off)))  # fmt: skip
+    return table(
+        ("type", "million weights a second, with importance / without", "times `ggml_quantize_chunk`",
+         "squared error, of llama.cpp's"), lines
+    )  # fmt: skip
+
+
+def waiting(rows: list[Row]) -> str:
+    """What it costs to have threads sleep soon, and what it saves beside another process."""
+    found = [row for row in rows if row.part == "waiting"]
+    return table(
+        ("model", "generating", "tokens/s", "of", "share"),
+        ((TITLES[row.model], row.figure, number(statistics.median(row.ours)),
+          f"{number(statistics.median(row.peer))} ({row.peer_command})",
+          f"**{statistics.median(row.ours) / statistics.median(row.peer):.2f}**") for row in found),
+    )  # fmt: skip
+
+
+TABLES: dict[str, Callable[[list[Row]], str]] = {
+    "speed": speed, "fidelity": fidelity, "encoders": encoders, "waiting": waiting,
+}  # fmt: skip
 
 
 def filled(text: str, rows: list[Row]) -> str:
