@@ -12,7 +12,7 @@ Knows arrays. Does not know files, tensor names or types.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,17 +77,7 @@ class Covariance:
 
         prior  mass of the mean over all experts that is added to the expert's own
         """
-        from quant.kernels.feedback import mirror
-
-        total: F32Array = self.sums[expert].copy()
-        if prior:
-            total += np.float32(prior / float(self.mass.sum())) * self.sums.sum(axis=0)
-        mass = float(self.mass[expert]) + prior
-        if mass > 0:
-            total /= np.float32(mass)
-        for block in total:
-            mirror(block)
-        return total
+        return pooled_mean((self,), expert, prior)
 
     def _add_rows(self, expert: int, rows: F32Array, each: Each) -> None:
         # not BLAS: its threads go on spinning against those of the model, and its sums depend on how many there are
@@ -103,6 +93,25 @@ class Covariance:
         for _ in each(add, [(block, first) for block in range(len(parts)) for first in range(0, width, LINES)]):
             pass
         self.counts[expert] += len(rows)
+
+
+def pooled_mean(parts: Sequence[Covariance], expert: int, prior: float = 0.0) -> F32Array:
+    """The same of what several covariances of one tensor saw together."""
+    from quant.kernels.feedback import mirror
+
+    total: F32Array = parts[0].sums[expert].copy()
+    for part in parts[1:]:
+        total += part.sums[expert]
+    if prior:
+        share = np.float32(prior / sum(float(part.mass.sum()) for part in parts))
+        for part in parts:
+            total += share * part.sums.sum(axis=0)
+    mass = sum(float(part.mass[expert]) for part in parts) + prior
+    if mass > 0:
+        total /= np.float32(mass)
+    for block in total:
+        mirror(block)
+    return total
 
 
 def block_width(n_per_row: int, max_width: int) -> int:

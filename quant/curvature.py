@@ -15,8 +15,8 @@ from quant.products import product
 F32Array = NDArray[np.float32]
 F64Array = NDArray[np.float64]
 
-DAMPING = 0.02  # of the mean of H's diagonal, added to the diagonal, with any number of tokens
-DAMPING_PER_TOKEN = 0.8  # more where there are few: times columns over tokens
+DAMPING = 0.04  # of the mean of H's diagonal, added to the diagonal, with any number of tokens
+DAMPING_PER_TOKEN = 1.6  # more where there are few: times columns over tokens
 LEAF = 128  # columns below which a matrix is factored in one piece
 
 

@@ -4,8 +4,7 @@
     balanced  error feedback, then 2 rounds of refinement
     best      error feedback, then 16 rounds of refinement
 
-With error feedback there are two forms of each row, that one and one searched with importance; the one with less
-output error on held-out text is stored. Knows evidence and efforts. Does not know how types were chosen or files are
+Where evidence is thin, damping takes error feedback back to a search with importance. Knows evidence and efforts. Does not know how types were chosen or files are
 written.
 """
 
@@ -136,7 +135,7 @@ class FittedEncoder(Calibrated):
 
     def __call__(self, planned: PlannedTensor, expert: int, w: F32Array) -> U8Array:
         qtype = planned.qtype
-        known = self.evidence.of_expert(planned.name, expert) if qtype.is_quantized else None
+        known = self.evidence.of_expert(planned.name, expert, whole=True) if qtype.is_quantized else None
         if known is None or not fits(qtype, known.curve.width):
             return _plain(qtype, known)(w)[0]
         blocks, tally = encode_fitted(w, qtype, known, REFINE_ROUNDS[self.effort])
@@ -148,7 +147,7 @@ class FittedEncoder(Calibrated):
         moments = self.evidence.of(planned.name) if qtype.is_quantized else None
         if moments is None:
             return _plain(qtype, None)
-        means = moments.means_of(expert)
+        means = moments.means_of(expert, whole=True)
         if not fits(qtype, means.fit.shape[1]):
             return _plain(qtype, means)
         return FittedRows(qtype, REFINE_ROUNDS[self.effort], means)
@@ -177,15 +176,13 @@ class FittedRows:
 
 
 def encode_fitted(w: F32Array, qtype: quant.QuantType, known: ExpertEvidence, n_refine: int) -> tuple[U8Array, Tally]:
-    """The better form of each row on held-out text, and how many rows of either form there are."""
-    plain = _plain(qtype, known)(w)[0]
-    finite = np.asarray(np.isfinite(w).all(axis=1))  # what is not cannot be fitted, and is stored as it is
-    w = w if finite.all() else np.where(finite[:, None], w, np.float32(0))
-    fitted = feedback.encode(w, qtype, known.curve, n_refine=n_refine)
-    errors = (feedback.row_errors(w, form, qtype, known.held_out) for form in (fitted, plain))
-    better = finite & (next(errors) < next(errors))
-    tally = {"fitted": int(better.sum()), "plain": int((~better).sum())}
-    return np.where(better[:, None], fitted, plain), tally
+    """Encoded rows, and how many were fitted, or searched with importance because they are not finite."""
+    finite = np.asarray(np.isfinite(w).all(axis=1))
+    if finite.all():
+        return feedback.encode(w, qtype, known.curve, n_refine=n_refine), {"fitted": len(w), "plain": 0}
+    fitted = feedback.encode(np.where(finite[:, None], w, np.float32(0)), qtype, known.curve, n_refine=n_refine)
+    tally = {"fitted": int(finite.sum()), "plain": int((~finite).sum())}
+    return np.where(finite[:, None], fitted, _plain(qtype, known)(w)[0]), tally
 
 
 def _plain(qtype: quant.QuantType, known: ExpertEvidence | ExpertMeans | None) -> PlainRows:

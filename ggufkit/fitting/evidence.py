@@ -80,7 +80,7 @@ class Evidence:
         self._saved_chunks = 0  # of the reading in hand
         self._held: frozenset[str] = frozenset()
         self._moments: dict[str, Moments] = {}
-        self._cases: OrderedDict[tuple[str, int], ExpertEvidence] = OrderedDict()
+        self._cases: OrderedDict[tuple[str, int, bool], ExpertEvidence] = OrderedDict()
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(source.corpus.threads or choose_threads().n)  # idle but while moments are added
 
@@ -191,17 +191,17 @@ class Evidence:
         found = self._moments.get(name)
         return None if found is None or found.is_empty else found
 
-    def of_expert(self, name: str, expert: int) -> ExpertEvidence | None:
-        """Evidence of one expert; made once while experts are asked for in order."""
+    def of_expert(self, name: str, expert: int, *, whole: bool = False) -> ExpertEvidence | None:
+        """Evidence of one expert, of all of the text or to be judged; made once while experts are asked for in order."""
         moments = self.of(name)
         if moments is None:
             return None
         with self._lock:  # others that want the same one wait for it
-            found = self._cases.get((name, expert))
+            found = self._cases.get((name, expert, whole))
             if found is None:
                 while len(self._cases) > 1 and sum(case.nbytes for case in self._cases.values()) > _CASES_NBYTES:
                     self._cases.popitem(last=False)
-                found = self._cases[name, expert] = moments.of_expert(expert)
+                found = self._cases[name, expert, whole] = moments.of_expert(expert, whole=whole)
         return found
 
 

@@ -1,6 +1,7 @@
 """Second moments of the inputs of every matrix, gathered from a corpus in two parts.
 
-One group of chunks in five is held out: what is fitted on the other four is judged on it.
+One group of chunks in five is held out: what types cost is judged on it, after fitting on the other four. What is
+stored is fitted on all of them: a word that stands in one passage only is evidence, too.
 
     expert's moments = (its own sum + n_per_row · mean over its layer) / (its own count + n_per_row)
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from ggufkit.fitting.token_weights import TokenWeights
 from ggufkit.fitting.walks import MAX_WIDTH
 from ggufkit.runtime.activations import Activations
-from quant.covariance import Covariance, Each
+from quant.covariance import Covariance, Each, pooled_mean
 from quant.curvature import Curvature, curvature, damping_for
 
 F32Array = NDArray[np.float32]
@@ -35,30 +36,31 @@ class ExpertEvidence:
 
     importance  (n_per_row,) mean squared input of each column, from the text to fit on
     curve       second moments and their factor, damped for the tokens that the expert saw, from the same text
-    held_out    (n_block, width, width) mean second moments, from the text to judge on
+    held_out    (n_block, width, width) mean second moments, from the text to judge on; None where all was fitted on
     """
 
     importance: F32Array
     curve: Curvature
-    held_out: F32Array
+    held_out: F32Array | None
 
     @property
     def nbytes(self) -> int:
-        return self.curve.moments.nbytes + self.curve.factor.nbytes + self.held_out.nbytes
+        held_out = 0 if self.held_out is None else self.held_out.nbytes
+        return self.curve.moments.nbytes + self.curve.factor.nbytes + held_out
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertMeans:
-    """What one expert's evidence is made of: mean second moments in both parts of the text (n_block, width, width),
-    float32, and what to damp them with."""
+    """What one expert's evidence is made of: mean second moments in the parts of the text to fit and to judge on
+    (n_block, width, width), float32, and what to damp them with."""
 
     fit: F32Array
-    held_out: F32Array
+    held_out: F32Array | None
     damping: float
 
     @property
     def nbytes(self) -> int:
-        return self.fit.nbytes + self.held_out.nbytes
+        return self.fit.nbytes + (0 if self.held_out is None else self.held_out.nbytes)
 
     @property
     def importance(self) -> F32Array:
@@ -77,15 +79,17 @@ class Moments:
     fit: Covariance
     held_out: Covariance
 
-    def of_expert(self, expert: int) -> ExpertEvidence:
-        """Evidence of one expert, with its layer's as far as its own is thin."""
-        return self.means_of(expert).evidence()
+    def of_expert(self, expert: int, *, whole: bool = False) -> ExpertEvidence:
+        """Evidence of one expert, with its layer's as far as its own is thin: of all of the text, or to be judged."""
+        return self.means_of(expert, whole=whole).evidence()
 
-    def means_of(self, expert: int) -> ExpertMeans:
+    def means_of(self, expert: int, *, whole: bool = False) -> ExpertMeans:
         """What that is made of."""
-        mean, prior = self.fit.mean(expert, _prior(self.fit)), _prior(self.fit)
-        damping = damping_for(float(self.fit.counts[expert]) + prior, mean.shape[1])
-        return ExpertMeans(mean, self.held_out.mean(expert, _prior(self.held_out)), damping)
+        parts = (self.fit, self.held_out) if whole else (self.fit,)
+        prior = max(map(_prior, parts))
+        mean = pooled_mean(parts, expert, prior)
+        damping = damping_for(sum(float(part.counts[expert]) for part in parts) + prior, mean.shape[1])
+        return ExpertMeans(mean, None if whole else self.held_out.mean(expert, _prior(self.held_out)), damping)
 
     @property
     def is_empty(self) -> bool:

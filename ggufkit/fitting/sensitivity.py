@@ -247,6 +247,7 @@ def _cost(known: Known, expert: int, evidence: ExpertEvidence | None, at: NDArra
 def _energies(evidence: ExpertEvidence | None, rows: F32Array) -> F64Array:
     """Output energy of each row on held-out text, (n,)."""
     if evidence is not None:
+        assert evidence.held_out is not None, "costs are judged on text that was not fitted on"
         return feedback.energies(rows, evidence.held_out)
     squares: F64Array = np.square(rows, dtype=np.float64).sum(axis=1)
     return squares
