@@ -4,8 +4,8 @@
     balanced  error feedback, then 2 rounds of refinement
     best      error feedback, then 16 rounds of refinement
 
-Where evidence is thin, damping takes error feedback back to a search with importance. Knows evidence and efforts. Does not know how types were chosen or files are
-written.
+Where evidence is thin, damping takes error feedback back to a search with importance. Knows evidence and efforts. Does
+not know how types were chosen or files are written.
 """
 
 import hashlib

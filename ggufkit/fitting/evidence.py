@@ -192,7 +192,7 @@ class Evidence:
         return None if found is None or found.is_empty else found
 
     def of_expert(self, name: str, expert: int, *, whole: bool = False) -> ExpertEvidence | None:
-        """Evidence of one expert, of all of the text or to be judged; made once while experts are asked for in order."""
+        """Evidence of one expert, of the whole text or to be judged; made once while experts are asked for in order."""
         moments = self.of(name)
         if moments is None:
             return None

@@ -198,6 +198,7 @@ def _table_rate(tensor: ModelTensor, known: ExpertEvidence, threads: int) -> flo
         qtype = quant.quant_type(name)
         if fits(qtype, known.curve.width):
             blocks = feedback.encode(w, qtype, known.curve, n_refine=TABLE_REFINE)
+            assert known.held_out is not None, "as costs are"
             feedback.energies(quant.dequantize(blocks, qtype) - w, known.held_out)
 
     if not names:

@@ -60,11 +60,10 @@ def fit_notes(report: FitReport) -> tuple[str, ...]:
     if report.found is not None:
         lines.append(f"types chosen for a predicted KL divergence of {report.found.kld:.2g} nats")
         lines.append(f"the next step: {report.found.buys}")
-    rows = report.rows_fitted + report.rows_plain
-    if rows:
+    if report.rows_plain:
         lines.append(
-            f"{100 * report.rows_fitted / rows:.1f} % of {rows} rows are better fitted on held-out text; "
-            "the others are stored as searched with importance"
+            f"{report.rows_plain} of {report.rows_fitted + report.rows_plain} rows hold weights that are not finite; "
+            "they are searched with importance instead of fitted"
         )
     return tuple(lines)
 

@@ -5,6 +5,7 @@ import pytest
 
 from ggufkit.fitting.moments import HOLD_OUT_EVERY, MomentsObserver
 from ggufkit.runtime.activations import Activations
+from quant.curvature import damping_for
 
 RNG = np.random.default_rng(5)
 N = 16
@@ -43,6 +44,26 @@ def test_one_group_in_five_is_held_out() -> None:
     assert (pair.fit.counts.tolist(), pair.held_out.counts.tolist()) == ([32], [8])
     np.testing.assert_allclose(np.triu(pair.held_out.sums[0, 0]), upper(np.concatenate(held)), atol=1e-4)
     np.testing.assert_allclose(np.triu(pair.fit.sums[0, 0]), upper(np.concatenate(fitted)), atol=1e-4)
+
+
+def test_all_of_the_text_is_the_mean_of_both_parts() -> None:
+    groups = [group() for _ in range(2 * HOLD_OUT_EVERY)]
+    observer = MomentsObserver(NAMES)
+    show(observer, groups)
+    means = observer.moments["blk.0.attn_q.weight"].means_of(0, whole=True)
+    x = np.concatenate([seen[0].x for seen in groups]).reshape(-1, N).astype(np.float64)
+    assert means.held_out is None
+    np.testing.assert_allclose(means.fit[0], x.T @ x / len(x), atol=1e-5)
+    assert means.damping == damping_for(len(x), N) < observer.moments["blk.0.attn_q.weight"].means_of(0).damping
+
+
+def test_an_expert_leans_on_its_layer_in_both_parts() -> None:
+    observer = MomentsObserver(NAMES)
+    show(observer, [group() for _ in range(HOLD_OUT_EVERY)])
+    pair = observer.moments["blk.0.ffn_up_exps.weight"]
+    sums, mass = pair.fit.sums + pair.held_out.sums, pair.fit.mass + pair.held_out.mass
+    wanted = (sums[1, 0] + N * sums[:, 0].sum(axis=0) / mass.sum()) / (mass[1] + N)
+    np.testing.assert_allclose(np.triu(pair.means_of(1, whole=True).fit[0]), np.triu(wanted), rtol=1e-5, atol=1e-6)
 
 
 def test_tensors_of_one_input_share_their_moments() -> None:

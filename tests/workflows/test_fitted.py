@@ -81,7 +81,7 @@ def test_more_effort_is_closer(base: Path, prober: Prober, tmp_path: Path) -> No
         report = fit(base, tmp_path / f"{effort}.gguf", effort)
         kld[effort] = prober.kld(differences(base, tmp_path / f"{effort}.gguf"))[0]
         assert report.found is None
-    assert report.rows_fitted > 4 * report.rows_plain
+    assert report.rows_fitted > 0 == report.rows_plain
     assert kld[Effort.BALANCED] < 0.8 * kld[Effort.FAST]
 
 
