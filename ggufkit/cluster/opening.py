@@ -43,12 +43,10 @@ def local(n: int, threads: int) -> Iterator[Cluster]:
     """`n` processes of this machine with so many threads each. They end with this one, however it ends."""
     dask = _dask()
     with ExitStack() as stack:
-        with (
-            _interrupts_wait()
-        ):  # Ctrl-C reaches the whole group: workers, and those that take their place, never see it
+        with _interrupts_wait():  # Ctrl-C reaches all processes: workers, and those that replace them, never see it
             cluster = dask.LocalCluster(
-                n_workers=n, threads_per_worker=threads, processes=True, dashboard_address=None, memory_limit=0,
-                silence_logs=logging.CRITICAL, host="127.0.0.1",
+                n_workers=n, threads_per_worker=threads, processes=True, memory_limit=0, host="127.0.0.1",
+                dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
             )  # fmt: skip
             stack.callback(cluster.close, timeout=TIMEOUT_S)
         client = stack.enter_context(_closing(dask.Client(cluster, set_as_default=False, name="ggufkit")))

@@ -149,8 +149,28 @@ class Cluster:
         self._admitted = {address: workers[address]["nthreads"] for address in workers}
         self._refused, self._looking = set(), {}
 
-    def run(self, tasks: Iterable[Task], on_result: Callable[[Task, Any], None]) -> None:
+    @property
+    def spare_threads(self) -> int:
+        """Threads that are left when the largest worker dies."""
+        return self.n_threads - max(self._admitted.values(), default=0)
+
+    def ask(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
+        """What every worker that was admitted says, by its address; a Failure for one that cannot."""
+        futures = {
+            address: self._client.submit(caught, function, *args, pure=False, workers=[address])
+            for address in self._admitted
+        }
+        return {address: future.result() for address, future in futures.items()}
+
+    def run(
+        self,
+        tasks: Iterable[Task],
+        on_result: Callable[[Task, Any], None],
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> None:
         """Have all of them done. `on_result` is called from this thread. The first error ends the rest and is raised.
+
+        on_wait  is called about every second
 
         Raises ClusterError where no worker is left.
         """
@@ -162,6 +182,7 @@ class Cluster:
                     self._receive(future, sent.pop(future), queue, on_result)
                 if time.monotonic() - looked > _LOOK_EVERY_S:
                     self._follow(sent, queue)
+                    on_wait()
                     looked = time.monotonic()
                 self._let_go(sent, queue)
         finally:

@@ -52,6 +52,7 @@ class Evidence:
     walks    names that are gathered together
     notebook what was gathered by a run that did not end, and is now
     seen     names of the walks that are done
+    ahead    asked before a walk is read that the notebook does not have: others may read it, and later ones with it
     """
 
     def __init__(
@@ -70,7 +71,8 @@ class Evidence:
         self.notebook = notebook or Notebook(None)
         self.on_weighed: OnChunk = lambda *_: None
         self.weights: TokenWeights | None = None  # of the corpus, from the first walk on
-        self._with_moments, self._with_sums, self._weigh = moments, sums, weigh
+        self.ahead: Callable[[frozenset[str]], None] | None = None
+        self.with_moments, self.with_sums, self._weigh = moments, sums, weigh
         self.walks = source.walks(shapes, max_nbytes) if moments else [frozenset(shapes)] if shapes else []
         self.sums: dict[str, InputSums] = {}
         self.counts: dict[str, I64Array] = {}  # tokens of each expert, of the walks that are done
@@ -122,13 +124,15 @@ class Evidence:
 
     def drop(self, names: frozenset[str]) -> None:
         """These tensors are encoded: their moments are not asked for again."""
-        self.notebook.drop(self._label(names))
+        self.notebook.drop(self.label(names))
 
-    def _read(self, names: frozenset[str]) -> "_Reading":
+    def _read(self, names: frozenset[str]) -> "Reading":
         """One reading of the corpus, from where an earlier run left it, and kept every now and then."""
         self._weigh_tokens()
-        reading = _Reading(names, self.weights, self._pool.map, moments=self._with_moments, sums=self._with_sums)
-        reading.restore(self.notebook.load(self._label(names)))
+        if self.ahead is not None and self.with_moments and not self.notebook.has(self.label(names)):
+            self.ahead(names)
+        reading = Reading(names, self.weights, self._pool.map, moments=self.with_moments, sums=self.with_sums)
+        reading.restore(self.notebook.load(self.label(names)))
         if reading.n_chunk:
             return reading
         saved, self.walk_in_hand = time.monotonic(), self.walks.index(names)
@@ -138,32 +142,32 @@ class Evidence:
             pause, started = max(_SAVE_EVERY_S, 20 * reading.save_seconds), time.monotonic()
             if self.source.starts_anywhere and done % GROUP_CHUNKS == 0 and started - saved > pause:
                 reading.n_group = done // GROUP_CHUNKS
-                if self.notebook.save(self._label(names), reading.state()):
+                if self.notebook.save(self.label(names), reading.state()):
                     self._saved_chunks = done
                 saved = time.monotonic()
                 reading.save_seconds = saved - started
             self.on_chunk(done, total)
 
         n_chunk = self.source.observe(reading, on_chunk, first_group=reading.n_group)
-        if self._with_moments and n_chunk <= GROUP_CHUNKS:
+        if self.with_moments and n_chunk <= GROUP_CHUNKS:
             raise InputError(
                 f"the calibration text has {n_chunk} chunks of {self.source.corpus.n_ctx} tokens; fitting needs more "
                 f"than {GROUP_CHUNKS}, a part to fit on and a part to judge on. Pass more text, or --effort fast."
             )
         reading.n_chunk, self._saved_chunks = n_chunk, 0
-        self.notebook.save(self._label(names), reading.state())
-        self.notebook.save(f"{self._label(names)}-small", reading.state(small=True))
+        for name, arrays in reading.kept_as(self.label(names)).items():
+            self.notebook.save(name, arrays)
         return reading
 
     def _weigh_tokens(self) -> None:
-        if not self._with_moments or self._weigh is None or self.weights is not None:
+        if not self.with_moments or self._weigh is None or self.weights is not None:
             return
         kept = self.notebook.load("weights")
         self.weights = TokenWeights.restored(kept) if kept else self._weigh(self.on_weighed)
         if not kept:
             self.notebook.save("weights", self.weights.state())
 
-    def _take(self, names: frozenset[str], reading: "_Reading") -> None:
+    def _take(self, names: frozenset[str], reading: "Reading") -> None:
         self._n_tokens = reading.n_chunk * self.source.corpus.n_ctx
         self.sums |= reading.sums.sums
         self.counts |= reading.counts
@@ -171,13 +175,14 @@ class Evidence:
         self._moments = reading.moments.moments
 
     def _take_small(self, names: frozenset[str]) -> bool:
-        reading = _Reading(names, None, map, moments=self._with_moments, sums=self._with_sums)
-        reading.restore(self.notebook.load(f"{self._label(names)}-small"))
+        reading = Reading(names, None, map, moments=self.with_moments, sums=self.with_sums)
+        reading.restore(self.notebook.load(f"{self.label(names)}-small"))
         if reading.n_chunk:
             self._take(names, reading)
         return reading.n_chunk > 0
 
-    def _label(self, names: frozenset[str]) -> str:
+    def label(self, names: frozenset[str]) -> str:
+        """What the notebook calls the walk of these tensors."""
         return "walk-" + hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()[:16]
 
     def of(self, name: str) -> Moments | None:
@@ -205,7 +210,7 @@ class Evidence:
         return found
 
 
-class _Reading:
+class Reading:
     """What is gathered in one reading of the corpus: moments, sums or both.
 
     n_group  groups that are in it; n_chunk  chunks of the corpus, once all of it has been read
@@ -241,6 +246,10 @@ class _Reading:
         moments = {f"{name}.n_seen": counts for name, counts in self.moments.counts.items()}
         done = {"n_group": np.array(self.n_group), "n_chunk": np.array(self.n_chunk)}
         return (moments if small else self.moments.state()) | self.sums.state() | done
+
+    def kept_as(self, label: str) -> dict[str, dict[str, NDArray[Any]]]:
+        """What the notebook keeps of a walk that is complete, by name: all of it, and what is small."""
+        return {label: self.state(), f"{label}-small": self.state(small=True)}
 
     def restore(self, state: Mapping[str, NDArray[Any]] | None) -> None:
         """Go on from what an earlier run kept, if anything."""

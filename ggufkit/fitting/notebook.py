@@ -70,6 +70,21 @@ class Notebook:
         if self._folder is not None and not self._stays:
             shutil.rmtree(self._folder, ignore_errors=True)
 
+    @property
+    def folder(self) -> Path | None:
+        """Where it is kept, None where nothing is."""
+        return self._folder
+
+    @property
+    def room_nbytes(self) -> int:
+        """Bytes that may still be kept."""
+        free = 0 if self._folder is None else shutil.disk_usage(self._folder).free
+        return max(0, free - self._reserve - _SPARE_NBYTES)
+
+    def has(self, name: str) -> bool:
+        """Whether arrays are kept under that name."""
+        return self._folder is not None and self._path(name).exists()
+
     def save(self, name: str, arrays: Arrays) -> bool:
         """Keep these arrays under that name, in the place of what was there. False where the disk has no room."""
         if self._folder is None:
@@ -77,12 +92,10 @@ class Notebook:
         path, new = self._path(name), self._path(name).with_suffix(".new")
         nbytes = sum(array.nbytes for array in arrays.values())
         with contextlib.suppress(OSError):
-            if shutil.disk_usage(self._folder).free < nbytes + self._reserve + _SPARE_NBYTES:
+            if self.room_nbytes < nbytes:
                 self._note(f"{self._folder}: no room to keep {nbytes} bytes; a run that continues gathers them again")
                 return False
-            with new.open("wb") as out:
-                np.savez(out, **dict(arrays))  # type: ignore[arg-type]
-            new.replace(path)
+            write_arrays(path, new, arrays)
             return True
         new.unlink(missing_ok=True)
         return False
@@ -150,3 +163,10 @@ class Notebook:
     def _note(self, line: str) -> None:
         if line not in self.notes:
             self.notes.append(line)
+
+
+def write_arrays(path: Path, new: Path, arrays: Arrays) -> None:
+    """Write them to `new`, then give that the name `path`."""
+    with new.open("wb") as out:
+        np.savez(out, **dict(arrays))  # type: ignore[arg-type]
+    new.replace(path)

@@ -13,7 +13,7 @@ Knows a corpus and a GGUF that runs. Does not know moments, types or encoders. A
 GuidedQuant (2505.07004) use the same weights for other formats.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -88,6 +88,11 @@ class TokenWeights:
         }
         notes = tuple(str(note) for note in state["notes"])
         return cls(by_name, int(state["n_chunk"]), int(state["n_ctx"]), notes)
+
+    def only(self, names: Collection[str]) -> "TokenWeights":
+        """Those of these tensors."""
+        by_name = {name: one for name, one in self.by_name.items() if name in names}
+        return TokenWeights(by_name, self._n_chunk, self._n_ctx)
 
     def of(self, name: str, first: int, n: int) -> F32Array | None:
         """(n, n_slot) of the tokens from number `first` on, None for a tensor that no gradient came to."""

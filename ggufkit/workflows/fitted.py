@@ -39,6 +39,7 @@ from ggufkit.fitting.guess import NOTE, guess
 from ggufkit.fitting.layer_gradients import LayerGradients
 from ggufkit.fitting.notebook import Notebook
 from ggufkit.fitting.rates import assumed
+from ggufkit.fitting.relay import Relay
 from ggufkit.fitting.sources import OnChunk
 from ggufkit.fitting.sources.cut import is_cuttable
 from ggufkit.fitting.sources.layer_by_layer import LayerByLayer, Stream
@@ -224,6 +225,8 @@ class FittedJob:
                 if isinstance(self.source, LayerByLayer):
                     stack.callback(self.source.close)
                     self.source.start()
+                    if self.settings.stream is Stream.ORIGINAL and self._job.cluster and executor.cluster is not None:
+                        self.evidence.ahead = Relay(executor.cluster, self.source, self.evidence)
                 step = functools.partial(steps.step, QUICK)
                 self._model_runs = functools.cache(
                     lambda: stack.enter_context(running_model(self._job, self.model, step))

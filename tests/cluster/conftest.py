@@ -24,7 +24,7 @@ MODEL = ROOT / "models" / "tiny-mixtral"
 def address() -> Iterator[str]:
     """Of a scheduler with three workers of one thread, each a process that is started again when it is killed."""
     with LocalCluster(
-        n_workers=3, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0,
+        n_workers=3, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", memory_limit=0,
         silence_logs=logging.CRITICAL, host="127.0.0.1",
     ) as cluster:  # fmt: skip
         yield cluster.scheduler_address

@@ -2,14 +2,17 @@
 
 import dataclasses
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ggufkit.cluster import tasks
 from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.fitting.encoders import Effort
+from ggufkit.fitting.relay import Relay
 from ggufkit.progress import Progress
 from ggufkit.recipes.search import Target
 from ggufkit.workflows.fitted import FitReport, FitSettings, quantize_fitted
@@ -19,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def settings(output: Path, model: str, fit: dict[str, object], **changes: object) -> FitSettings:
     job = QuantizeSettings(source=ROOT / "models" / model, output=output, recipe="Q3_K_M", threads=1)
-    base = FitSettings(quantize=dataclasses.replace(job, **changes), n_tokens=12 * 512)
+    base = FitSettings(quantize=dataclasses.replace(job, **changes), n_tokens=6 * 512)
     return dataclasses.replace(base, **fit)
 
 
@@ -47,6 +50,28 @@ def test_bytes_and_report_are_those_of_one_process(
     there = quantize_fitted(settings(tmp_path / "there.gguf", model, fit, cluster=address), on_progress)
     assert killed and (tmp_path / "there.gguf").read_bytes() == (tmp_path / "here.gguf").read_bytes()
     assert rows(there) == rows(here)
+    assert sorted(os.listdir(tmp_path)) == ["here.gguf", "there.gguf"]
+
+
+def test_layers_read_the_text_on_several_workers_and_one_of_them_dies(
+    address: str, kill_one: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = settings(tmp_path / "here.gguf", "stories260K", {"effort": Effort.BALANCED})
+    quantize_fitted(here)
+    run, layers = Relay._run, []
+
+    def watched(relay: Relay, window: range, *rest: Any) -> None:
+        layers.append(list(window))
+        if len(layers) == 2:
+            threading.Timer(0.2, kill_one).start()
+        run(relay, window, *rest)
+
+    monkeypatch.setattr(Relay, "_run", watched)
+    there = settings(tmp_path / "there.gguf", "stories260K", {"effort": Effort.BALANCED}, cluster=address)
+    report = quantize_fitted(there)
+    assert (tmp_path / "there.gguf").read_bytes() == (tmp_path / "here.gguf").read_bytes()
+    assert layers == [[0, 1], [2, 3]]  # the last one of five is read here
+    assert any("was lost" in note for note in report.quantized.notes)
     assert sorted(os.listdir(tmp_path)) == ["here.gguf", "there.gguf"]
 
 

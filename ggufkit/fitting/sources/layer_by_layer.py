@@ -13,12 +13,11 @@ will be given there:
        └─────► layer 1 as stored ──► stream 2
 """
 
-import dataclasses
 import functools
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 
@@ -29,17 +28,15 @@ from numpy.typing import NDArray
 from ggufkit.fitting.corpus import GROUP_CHUNKS, Corpus, corpus_chunks
 from ggufkit.fitting.sources import Observer, OnChunk
 from ggufkit.fitting.sources.agreement import check_agreement
-from ggufkit.fitting.sources.cut import cut, input_scale, whole_name
+from ggufkit.fitting.sources.cut import cut, input_scale
 from ggufkit.fitting.sources.layer_run import LayerRun, require_finite
-from ggufkit.fitting.sources.scratch import write_as_it_is
+from ggufkit.fitting.sources.one_layer import OneLayer
 from ggufkit.fitting.sources.stream import Streams
-from ggufkit.fitting.sources.whole_model import naming
 from ggufkit.fitting.walks import Shape, plan_layer_walks
 from ggufkit.formats.gguf_writer import header_bytes
 from ggufkit.formats.model import Model
 from ggufkit.recipes.quantizable import layer_of
 from ggufkit.runtime import machine
-from ggufkit.runtime.activations import Activations
 from ggufkit.runtime.vocabulary import open_vocabulary
 
 F32Array = NDArray[np.float32]
@@ -59,7 +56,7 @@ class LayerByLayer:
     model    whose layers are run; stays open as long as this is used
     stored   the same model as it is being encoded: a layer must be complete before a later one is asked for
     folder   for the streams and the layer in hand: made here, removed by `discard`
-    n_layer  of the model
+    n_layer  of the model; threads  that run it
     """
 
     notes: tuple[str, ...] = ()
@@ -70,7 +67,7 @@ class LayerByLayer:
         self.corpus, self._model, self.folder, self._stream = corpus, model, folder, stream
         self.stored: Model | None = None
         self.text_sha256 = hashlib.sha256(corpus.text.encode()).hexdigest()
-        self._threads = corpus.threads or machine.choose_threads().n
+        self.threads = corpus.threads or machine.choose_threads().n
         self.n_layer = model.hparams.n_layer
         self._scratch = folder / "layer.gguf"
         self._streams: Streams | None = None
@@ -90,7 +87,7 @@ class LayerByLayer:
             identity = f"{self._model.source.get('fingerprint', '')} {self.identity}"
             streams.begin(identity, (*chunks.shape, self._model.hparams.n_embd))
             if not streams.layers:
-                check_agreement(self._model, chunks[0], self.folder, threads=self._threads, device=self.corpus.device)
+                check_agreement(self._model, chunks[0], self.folder, threads=self.threads, device=self.corpus.device)
         except BaseException:
             streams.give_up()
             raise
@@ -118,7 +115,7 @@ class LayerByLayer:
 
     def observe(self, observer: Observer, on_chunk: OnChunk = lambda *_: None, *, first_group: int = 0) -> int:
         self.start()
-        wanted = {self._layer(t.name) for t in self._model.tensors if observer.wants(t.name)}
+        wanted = {self.layer_run_for(t.name) for t in self._model.tensors if observer.wants(t.name)}
         if not wanted:
             return self.n_chunk
         steps = list(self._steps(wanted))
@@ -129,7 +126,7 @@ class LayerByLayer:
 
     def _steps(self, wanted: set[int]) -> Iterator[tuple[Model, int, bool, bool]]:
         """What is run to show those layers: model, layer, whether it is shown, and whether its output is kept."""
-        there, last = self._on_disk.layers, max(wanted)
+        there, last = self.streams.layers, max(wanted)
         for layer in range(max((one for one in there if one <= min(wanted)), default=0), last + 1):
             shows, keeps = layer in wanted, layer < self.n_layer - 1 and layer + 1 not in there
             if self._stream is Stream.ORIGINAL:
@@ -143,7 +140,7 @@ class LayerByLayer:
 
     def names_of(self, layer: int) -> Iterator[str]:
         """Tensors that are seen when that layer is run."""
-        return (t.name for t in self._model.tensors if self._layer(t.name) == layer)
+        return (t.name for t in self._model.tensors if self.layer_run_for(t.name) == layer)
 
     def close(self) -> None:
         """Release the folder. The streams stay, for a run that goes on."""
@@ -156,11 +153,22 @@ class LayerByLayer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
-    def _on_disk(self) -> Streams:
+    def model(self) -> Model:
+        """Whose layers are run."""
+        return self._model
+
+    @property
+    def tokens(self) -> I32Array:
+        """(n_chunk, n_ctx) what goes into layer 0 when it is run alone: numbers of rows of its own vocabulary."""
+        return self._tokens
+
+    @property
+    def streams(self) -> Streams:
+        """What goes into the layers that are next, once it is started."""
         assert self._streams is not None, "not started"
         return self._streams
 
-    def _layer(self, name: str) -> int:
+    def layer_run_for(self, name: str) -> int:
         """Layer that is run to see a tensor's inputs."""
         layer = layer_of(name)
         return layer if layer >= 0 else self.n_layer - 1
@@ -169,7 +177,7 @@ class LayerByLayer:
         self, model: Model, layer: int, observer: Observer | None, keeps: bool, on_chunk: Callable[[int], None]
     ) -> None:
         """Take the stream through one layer."""
-        streams = self._on_disk
+        streams = self.streams
         with (
             self._opened(model, layer, observer) as run,
             streams.writing(layer + 1) if keeps else nullcontext() as out,
@@ -184,27 +192,18 @@ class LayerByLayer:
                 on_chunk(index + 1)
         streams.drop_before(layer)
 
-    @contextmanager
-    def _opened(self, model: Model, layer: int, observer: Observer | None) -> Iterator[LayerRun]:
-        named = naming(observer, self.corpus.model.name) if observer is not None else None
-        name_of = functools.partial(whole_name, layer=layer)
+    def _opened(self, model: Model, layer: int, observer: Observer | None) -> AbstractContextManager[LayerRun]:
+        return self.one_layer(model, layer).opened(
+            self._scratch, observer, threads=self.corpus.threads, write_threads=self.threads
+        )
 
-        def observe(seen: Activations) -> None:
-            if named is not None:
-                named(dataclasses.replace(seen, name=name_of(seen.name)))
-
-        def wants(name: str) -> bool:
-            return observer is not None and observer.wants(name_of(name))
-
+    def one_layer(self, model: Model, layer: int) -> OneLayer:
+        """That layer of the source, or of another model of its family, to be run here or elsewhere."""
         part = cut(model, layer, layer + 1, ids=None if layer else self._ids)
-        write_as_it_is(self._scratch, part, threads=self._threads)
-        with LayerRun(
-            self._scratch, n_ctx=self.corpus.n_ctx, threads=self.corpus.threads, device=self.corpus.device,
-            observe=observe, wants=wants, input_scale=input_scale(model),
-            with_head=observer is not None and layer == self.n_layer - 1,
-        ) as run:  # fmt: skip
-            self._scratch.unlink()  # llama.cpp has mapped it; nothing is left by a run that is killed from here on
-            yield run
+        return OneLayer(
+            part, layer, is_last=layer == self.n_layer - 1, n_ctx=self.corpus.n_ctx, device=self.corpus.device,
+            input_scale=input_scale(model), model_name=self.corpus.model.name,
+        )  # fmt: skip
 
 
 def _from(done: int, total: int, on_chunk: OnChunk, seen: int) -> None:

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,17 +79,12 @@ class Streams:
 
     def read(self, layer: int) -> Iterator[F32Array]:
         """What goes into the layer, chunk by chunk (n_ctx, n_embd). Raises OutputError where it was damaged."""
+        return self.stored(layer).chunks()
+
+    def stored(self, layer: int) -> "StoredStream":
+        """The same as a value that other processes can read."""
         _, n_ctx, n_embd = self.shape
-        nbytes = 4 * n_ctx * n_embd
-        with self._path(layer).open("rb") as file:
-            for crc in self._crc[layer]:
-                raw = file.read(nbytes)
-                if len(raw) != nbytes or zlib.crc32(raw) != crc:
-                    raise OutputError(
-                        f"{self._path(layer)} is damaged: the disk lost what was written. "
-                        "Remove the folder and run again."
-                    )
-                yield np.frombuffer(raw, dtype=np.float32).reshape(n_ctx, n_embd)
+        return StoredStream(self._path(layer).absolute(), tuple(self._crc[layer]), n_ctx, n_embd)
 
     @contextmanager
     def writing(self, layer: int) -> Iterator["Writer"]:
@@ -182,6 +177,27 @@ class Streams:
     def _write_state(self) -> None:
         state = {"schema": SCHEMA, "identity": self._identity, "shape": self.shape, "crc": self._crc}
         write_atomic(self._state, [json.dumps(state).encode()])
+
+
+class StoredStream(NamedTuple):
+    """A stream that is complete: its file, a checksum a chunk, and the shape of a chunk."""
+
+    path: Path
+    crc: tuple[int, ...]
+    n_ctx: int
+    n_embd: int
+
+    def chunks(self) -> Iterator[F32Array]:
+        """Chunk by chunk (n_ctx, n_embd). Raises OutputError where it was damaged."""
+        nbytes = 4 * self.n_ctx * self.n_embd
+        with self.path.open("rb") as file:
+            for crc in self.crc:
+                raw = file.read(nbytes)
+                if len(raw) != nbytes or zlib.crc32(raw) != crc:
+                    raise OutputError(
+                        f"{self.path} is damaged: the disk lost what was written. Remove the folder and run again."
+                    )
+                yield np.frombuffer(raw, dtype=np.float32).reshape(self.n_ctx, self.n_embd)
 
 
 class Writer:
