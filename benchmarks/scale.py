@@ -218,8 +218,8 @@ def work(rates: Rates, n_tokens: int) -> None:
         n = sum(m.n_weights for m in model.matrices)
         spent = core_hours(model, rates, n_tokens)
         sizes = (gib(nbytes) for nbytes in (moments_of_a_layer(model), handed_over(model), case(model)))
-        row(model.name, f"{n / 1e9:.1f}", gib(n * model.bytes_per_weight), gib(n * BPW / 8),
-            f"{spent['plain']:.2f}", *(f"{spent[what]:.1f}" for what in ("reading", "moments", "fitting")), *sizes)  # fmt: skip
+        core = (f"{spent[what]:.2f}" for what in ("plain", "reading", "moments", "fitting"))
+        row(model.name, f"{n / 1e9:.1f}", gib(n * model.bytes_per_weight), gib(n * BPW / 8), *core, *sizes)
     for what, each in (("search", BYTES_PER_WEIGHT), ("fitting", bytes_per_weight(Effort.BALANCED))):
         print(f"a worker: {gib(WORKER_NBYTES)} and {gib(SLAB_WEIGHTS * each)} a thread, {what}")
     print()

@@ -10,6 +10,7 @@ from ggufkit.cluster.tasks import Cluster
 from ggufkit.errors import ClusterError, UsageError
 
 TIMEOUT_S = 10
+_QUIET = {"distributed.worker.profile.enabled": False}  # it looks at every thread a hundred times a second
 EXTRA = "pip install 'ggufkit[cluster]'"
 
 
@@ -42,7 +43,10 @@ def connected(address: str, timeout_s: float = TIMEOUT_S) -> Iterator[Cluster]:
 def local(n: int, threads: int) -> Iterator[Cluster]:
     """`n` processes of this machine with so many threads each. They end with this one, however it ends."""
     dask = _dask()
+    from dask import config
+
     with ExitStack() as stack:
+        stack.enter_context(config.set(_QUIET))
         with _interrupts_wait():  # Ctrl-C reaches all processes: workers, and those that replace them, never see it
             cluster = dask.LocalCluster(
                 n_workers=n, threads_per_worker=threads, processes=True, memory_limit=0, host="127.0.0.1",
