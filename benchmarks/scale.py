@@ -1,9 +1,9 @@
 """What making large models costs on 1, 8 and 64 machines, on paper: rates measured here, times shapes.
 
 Run it: python benchmarks/scale.py [--cores 16] [--tokens 100000] [--disk 2e9] [--network 1.25e9] [--rounds 5]
-Rates are of one core of this machine, the best of some rounds in one process: other programs only make them worse. Disk
-and network are assumptions, in bytes a second: of the storage that all machines read and write, and of one machine's
-link. A machine has so many cores. Prints the tables of docs/scale.md.
+Rates are of one core of this machine, by the time that the processor spent, the best of some rounds: other programs
+make them a little worse. Disk and network are assumptions, in bytes a second: of the storage that all machines read and
+write, and of one machine's link. A machine has so many cores. Prints the tables of docs/scale.md.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import quant
 from ggufkit.encoding.encoder import BYTES_PER_WEIGHT
 from ggufkit.encoding.memory import WORKER_NBYTES
 from ggufkit.encoding.slabs import SLAB_WEIGHTS
+from ggufkit.fitting.corpus import N_CTX
 from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, bytes_per_weight, encode_fitted
 from ggufkit.fitting.moments import ExpertMeans
 from ggufkit.fitting.walks import MAX_WIDTH, moments_nbytes
@@ -34,6 +35,8 @@ from quant.covariance import Covariance, block_width
 WIDTH = 4096
 BPW = 4.85  # of Q4_K_M
 MACHINES = (1, 8, 64)
+TAPED = 8 * 512  # tokens of large models whose gradients are taken back
+BACK_RATE = 3e9  # multiply-adds a second and core there: ggufkit/fitting/rates.py
 FEW_LAYERS = 3  # of another kind, at the start
 
 
@@ -75,16 +78,20 @@ def deepseek() -> list[Matrix]:
 
 
 class Model(NamedTuple):
+    """`bytes_per_weight` of the source."""
+
     name: str
     matrices: list[Matrix]
-    bytes_per_weight: float  # of the source
+    bytes_per_weight: float
+    n_layer: int
+    n_embd: int
 
 
 MODELS = (
-    Model("Mistral 7B", dense(4096, 14336, 1024, 32, 32000), 2),
-    Model("Mixtral 8x7B", dense(4096, 14336, 1024, 32, 32000, 8), 2),
-    Model("Mixtral 8x22B", dense(6144, 16384, 1024, 56, 32768, 8), 2),
-    Model("671B, 256 experts", deepseek(), 1),
+    Model("Mistral 7B", dense(4096, 14336, 1024, 32, 32000), 2, 32, 4096),
+    Model("Mixtral 8x7B", dense(4096, 14336, 1024, 32, 32000, 8), 2, 32, 4096),
+    Model("Mixtral 8x22B", dense(6144, 16384, 1024, 56, 32768, 8), 2, 56, 6144),
+    Model("671B, 256 experts", deepseek(), 1, 61, 7168),
 )
 
 
@@ -100,13 +107,13 @@ class Rates:
 
 
 def best(n: int, work: Callable[[], object]) -> float:
-    """Least seconds of n rounds; the first one warms up and does not count."""
+    """Least core seconds of n rounds; the first one warms up and does not count."""
     work()
     out = []
     for _ in range(n):
-        started = time.perf_counter()
+        started = time.process_time()
         work()
-        out.append(time.perf_counter() - started)
+        out.append(time.process_time() - started)
     return min(out)
 
 
@@ -132,11 +139,12 @@ def run_rate(n: int) -> float:
         quantize(QuantizeSettings(source=source, output=path, recipe="BF16"))
         tokens = np.arange(512, dtype=np.int32)
         active = sum(m.n_weights for m in dense(WIDTH, 14336, 512 * 2, 1, 0, 2))
-        with Engine.open(path, n_ctx=512, n_batch=512, threads=1) as engine:
+        with Engine.open(path, n_ctx=512, n_batch=512, n_outputs=512, threads=1) as engine:
 
             def read() -> None:
                 engine.clear()
-                engine.decode(tokens, 0)
+                engine.decode(tokens, 0, logits=np.ones(512, dtype=np.int8))
+                engine.logits(512)
 
             return len(tokens) * active / best(n, read)
 
@@ -226,19 +234,27 @@ def work(rates: Rates, n_tokens: int) -> None:
 
 
 def times(rates: Rates, options: argparse.Namespace) -> None:
-    """Wall time by machines, and the floor that storage and links set."""
-    head("model", "machines", "search", "floor of the storage", "reading and moments (one machine)", "fitting",
+    """Wall time by machines, and the floor that storage and links set. Gradients are the command's alone."""
+    head("model", "machines", "search", "floor of the storage", "gradients", "reading and moments", "fitting",
          "floor of the command's link", "a fitted run")  # fmt: skip
     for model in MODELS:
         n = sum(m.n_weights for m in model.matrices)
         spent = {what: 3600 * value / options.cores for what, value in core_hours(model, rates, options.tokens).items()}
         storage = n * (model.bytes_per_weight + BPW / 8) / options.disk
-        text = spent["reading"] + spent["moments"]
+        back = spent["reading"] * TAPED / options.tokens * rates.run / BACK_RATE
         for machines in MACHINES:
+            text = relayed(spent["reading"] + spent["moments"], model.n_layer, machines, options.tokens)
             link = 0.0 if machines == 1 else handed_over(model) / options.network
             fitting = spent["fitting"] / machines
-            cells = max(spent["plain"] / machines, storage), storage, text, fitting, link
-            row(model.name, str(machines), *map(hours, cells), hours(text + max(fitting, storage, link)))
+            cells = max(spent["plain"] / machines, storage), storage, back, text, fitting, link
+            row(model.name, str(machines), *map(hours, cells), hours(back + text + max(fitting, storage, link)))
+
+
+def relayed(seconds: float, n_layer: int, machines: int, n_tokens: int) -> float:
+    """Time of all layers, a layer a machine at once; each begins a chunk behind the one before it."""
+    n_chunk = n_tokens / N_CTX
+    at_once = min(machines, n_layer)
+    return seconds / n_layer * -(-n_layer // at_once) * (1 + (at_once - 1) / n_chunk)
 
 
 if __name__ == "__main__":

@@ -155,6 +155,8 @@ def _say_cost(job: "FittedJob") -> None:
     fit = job.settings
     job.measure()
     console.say(said(job.said))
+    if fit.quantize.cluster:
+        console.say("this is the time of this machine alone; the workers of --cluster take their part of it")
     if fit.quantize.encoder is quant.Encoder.GGML and job.encoder.name is not quant.Encoder.GGML:
         console.say(
             "--encoder ggml: error feedback is ggufkit's own, and the file says so; ggml goes with --effort fast"

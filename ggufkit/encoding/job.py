@@ -78,9 +78,9 @@ def prepare(settings: QuantizeSettings, model: Model, encoder: RowEncoder) -> Jo
 
 
 def threads_of(settings: QuantizeSettings) -> int:
-    """Slabs that are worked on at once on this machine."""
-    if settings.is_distributed:
-        return max(1, settings.workers) * (settings.threads or 1)
+    """Threads of this machine that work."""
+    if settings.workers:
+        return settings.workers * (settings.threads or 1)
     return settings.threads or machine.choose_threads().n
 
 

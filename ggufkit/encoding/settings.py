@@ -46,11 +46,6 @@ class QuantizeSettings:
     cluster: str | None = None
     workers: int = 0
 
-    @property
-    def is_distributed(self) -> bool:
-        """Whether other processes encode."""
-        return bool(self.cluster or self.workers)
-
     def open(self, *, outline: bool = False) -> Model:
         """The source as these settings want it; see `open_source`, and for what it raises."""
         return open_source(

@@ -3,9 +3,9 @@
 import dataclasses
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -58,20 +58,26 @@ def test_layers_read_the_text_on_several_workers_and_one_of_them_dies(
 ) -> None:
     here = settings(tmp_path / "here.gguf", "stories260K", {"effort": Effort.BALANCED})
     quantize_fitted(here)
-    run, layers = Relay._run, []
+    run, layers, killed = Relay._run, [], []
 
-    def watched(relay: Relay, window: range, *rest: Any) -> None:
+    def kill_in(folder: Path) -> None:
+        while not any(folder.glob("*/1.f32")):
+            time.sleep(0.002)
+        kill_one()
+        killed.append(any(folder.glob("*/1.f32")))
+
+    def watched(relay: Relay, window: range, folder: Path, secret: str) -> None:
         layers.append(list(window))
         if len(layers) == 2:
-            threading.Timer(0.2, kill_one).start()
-        run(relay, window, *rest)
+            threading.Thread(target=kill_in, args=(folder,)).start()
+        run(relay, window, folder, secret)
 
     monkeypatch.setattr(Relay, "_run", watched)
     there = settings(tmp_path / "there.gguf", "stories260K", {"effort": Effort.BALANCED}, cluster=address)
-    report = quantize_fitted(there)
+    quantize_fitted(there)
     assert (tmp_path / "there.gguf").read_bytes() == (tmp_path / "here.gguf").read_bytes()
     assert layers == [[0, 1], [2, 3]]  # the last one of five is read here
-    assert any("was lost" in note for note in report.quantized.notes)
+    assert killed == [True]  # while the second two were at it
     assert sorted(os.listdir(tmp_path)) == ["here.gguf", "there.gguf"]
 
 
