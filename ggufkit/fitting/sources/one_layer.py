@@ -14,7 +14,7 @@ from ggufkit.fitting.sources.scratch import write_as_it_is
 from ggufkit.fitting.sources.whole_model import naming
 from ggufkit.formats.model import Model
 from ggufkit.runtime.activations import Activations
-from ggufkit.runtime.engine import Device
+from ggufkit.runtime.loading import Device
 
 
 @dataclass(frozen=True, slots=True)
