@@ -8,6 +8,7 @@ Knows tensors by name and a source of moments. Does not know types or encoders. 
 several threads.
 """
 
+import functools
 import hashlib
 import threading
 import time
@@ -82,7 +83,7 @@ class Evidence:
         self._saved_chunks = 0  # of the reading in hand
         self._held: frozenset[str] = frozenset()
         self._moments: dict[str, Moments] = {}
-        self._cases: OrderedDict[tuple[str, int, bool], ExpertEvidence] = OrderedDict()
+        self._cases: OrderedDict[tuple[str, int, bool], _Case] = OrderedDict()
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(source.corpus.threads or choose_threads().n)  # idle but while moments are added
 
@@ -201,13 +202,32 @@ class Evidence:
         moments = self.of(name)
         if moments is None:
             return None
-        with self._lock:  # others that want the same one wait for it
-            found = self._cases.get((name, expert, whole))
-            if found is None:
-                while len(self._cases) > 1 and sum(case.nbytes for case in self._cases.values()) > _CASES_NBYTES:
+        key = (name, expert, whole)
+        with self._lock:
+            case = self._cases.get(key)
+            if case is None:
+                while len(self._cases) > 1 and sum(one.nbytes for one in self._cases.values()) > _CASES_NBYTES:
                     self._cases.popitem(last=False)
-                found = self._cases[name, expert, whole] = moments.of_expert(expert, whole=whole)
-        return found
+                case = self._cases[key] = _Case(functools.partial(moments.of_expert, expert, whole=whole))
+        return case.made()
+
+
+class _Case:
+    """Evidence of one expert, made once: who wants it meanwhile waits, who is at work on another one does not."""
+
+    def __init__(self, make: Callable[[], ExpertEvidence]) -> None:
+        self._make, self._lock = make, threading.Lock()
+        self._made: ExpertEvidence | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self._made is None else self._made.nbytes
+
+    def made(self) -> ExpertEvidence:
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
 
 
 class Reading:
