@@ -205,6 +205,29 @@ def awq(source):
     return state, {"quant_method": "awq", "bits": 4, "group_size": 16, "version": "gemm"}, weight
 
 
+def awq_of_its_library(source):
+    """AutoAWQ packs; what it packs is known beforehand."""
+    for name in ("awq", "awq.utils", "awq.utils.utils", "awq.modules", "awq.modules.triton"):
+        sys.modules[name] = types.ModuleType(name)
+    sys.modules["awq.utils.utils"].get_best_device = lambda: "cpu"
+    sys.modules["awq.utils.module"] = types.SimpleNamespace(try_import=lambda _: (None, ""))
+    sys.modules["awq.utils.packing_utils"] = types.SimpleNamespace(dequantize_gemm=None)
+    spec = importlib.util.spec_from_file_location("gemm", source / "awq" / "modules" / "linear" / "gemm.py")
+    library = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(library)
+    n_rows, n_per_row, size = 32, 96, 24
+    scales = (torch.rand(n_per_row // size, n_rows) / 50 + 0.001).half()
+    zeros = torch.randint(0, 16, (n_per_row // size, n_rows))
+    codes = torch.randint(0, 16, (n_per_row, n_rows))
+    groups = torch.arange(n_per_row) // size
+    weight = ((codes - zeros[groups]).float() * scales.float()[groups]).T
+    linear = torch.nn.Linear(n_per_row, n_rows, bias=False)
+    linear.weight.data = weight
+    packed = library.WQLinear_GEMM.from_linear(linear, 4, size, scales=scales.float(), zeros=zeros.float())
+    state = {key: getattr(packed, key) for key in ("qweight", "qzeros", "scales")}
+    return state, {"quant_method": "awq", "bits": 4, "group_size": size, "version": "gemm"}, weight
+
+
 def llm_int8():
     import bitsandbytes.functional as bnb
 
@@ -263,6 +286,7 @@ def main():
         "integers of 2 bits": ints(2),
         "int8 rows": ints(8, group_size=None, kind="int-quantized"),
         "int8 groups with zeros": ints(8, zeros=True, kind="int-quantized"),
+        "awq, of AutoAWQ": awq_of_its_library(Path(sys.argv[2])),
     }
     arrays, facts = {}, {}
     for name, (parts, config, weight) in cases.items():
