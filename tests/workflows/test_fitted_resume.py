@@ -13,11 +13,11 @@ import pytest
 from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import OutputError
 from ggufkit.fitting.encoders import Effort
+from ggufkit.fitting.layer_gradients import LayerGradients
 from ggufkit.fitting.sources.layer_by_layer import LayerByLayer
 from ggufkit.formats.unfinished import kept_path, partial_path
 from ggufkit.progress import Progress
 from ggufkit.recipes.search import Target
-from ggufkit.workflows import fitted
 from ggufkit.workflows.fitted import FitSettings, quantize_fitted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,7 +133,7 @@ def test_evidence_that_stays_serves_the_next_file(
         raise AssertionError("the text was read again")
 
     monkeypatch.setattr(LayerByLayer, "observe", read_again)
-    monkeypatch.setattr(fitted, "measure_weights", read_again)
+    monkeypatch.setattr(LayerGradients, "measure", read_again)
     quantize_fitted(dataclasses.replace(settings(second), evidence=kept))
     assert second.read_bytes() == whole
 
