@@ -6,6 +6,7 @@ done by others. Results come in any order; whoever needs one order keeps it.
 
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -155,12 +156,13 @@ class Cluster:
         return self.n_threads - max(self._admitted.values(), default=0)
 
     def ask(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
-        """What every worker that was admitted says, by its address; a Failure for one that cannot."""
+        """What every worker that was admitted says, by its address; a Failure for one that cannot, None for one that is
+        gone."""
         futures = {
             address: self._client.submit(caught, function, *args, pure=False, workers=[address])
             for address in self._admitted
         }
-        return {address: future.result() for address, future in futures.items()}
+        return {address: _answer(future) for address, future in futures.items()}
 
     def run(
         self,
@@ -219,7 +221,7 @@ class Cluster:
         if not sent:
             time.sleep(_LOOK_EVERY_S)
             return []
-        with self._client.as_current(), suppress(TimeoutError):
+        with self._client.as_current(), suppress(TimeoutError, CancelledError):  # those are done, too
             wait(list(sent), timeout=_LOOK_EVERY_S, return_when="FIRST_COMPLETED")
         return [future for future in sent if future.done()]
 
@@ -307,6 +309,12 @@ def _deadly() -> ClusterError:
         "a piece of work ended several workers one after the other; most often their memory ran out. Give them more, "
         "or fewer threads each, and run again with --resume."
     )
+
+
+def _answer(future: Any) -> Any:
+    with suppress(TimeoutError, CancelledError):
+        return future.result(timeout=_LONELY_S)
+    return None
 
 
 def _said(future: Any) -> str:
