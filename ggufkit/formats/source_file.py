@@ -4,6 +4,7 @@ Files are read with `pread`, never mapped: a file that shrinks while it is read 
 files that the process may hold open are kept open; the longest unused one is closed for the next. Knows no format.
 """
 
+import errno
 import functools
 import os
 import sys
@@ -169,7 +170,7 @@ def _opened(file: SourceFile) -> Iterator[int]:
         if file._fd < 0:
             _make_room()
             try:
-                file._fd = file._open()
+                file._fd = _descriptor(file)
             except OSError as error:
                 raise file._unreadable(error, 0) from error
         _kept[id(file)] = weakref.ref(file)
@@ -188,6 +189,26 @@ def _make_room() -> None:
         file = kept()
         if file is not None and not file._n_readers:
             _forget(file)
+
+
+def _descriptor(file: SourceFile) -> int:
+    """The file opened; with fewer of ours open where sockets and the like hold too many."""
+    while True:
+        try:
+            return file._open()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or not _close_one():
+                raise
+
+
+def _close_one() -> bool:
+    """Close the longest unused file. False where all are being read."""
+    for kept in list(_kept.values()):
+        file = kept()
+        if file is not None and not file._n_readers and file._fd >= 0:
+            _forget(file)
+            return True
+    return False
 
 
 def _most_open() -> int:

@@ -39,6 +39,21 @@ def test_more_files_than_may_be_open(low_limit: int, tmp_path: Path) -> None:
     assert len(os.listdir("/dev/fd")) < before
 
 
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="counts open files there")
+def test_others_that_hold_nearly_all_leave_files_readable(low_limit: int, tmp_path: Path) -> None:
+    held = [os.open(tmp_path, os.O_RDONLY) for _ in range(14)]  # six are left, far below half of the limit
+    try:
+        files = []
+        for i in range(12):
+            (tmp_path / str(i)).write_bytes(b"%05d" % i)
+            files.append(SourceFile(tmp_path / str(i)))
+        for _ in range(2):
+            assert [file.pread(0, 5).tobytes() for file in files] == [b"%05d" % i for i in range(12)]
+    finally:
+        for fd in held:
+            os.close(fd)
+
+
 def test_a_file_that_outlives_its_module_at_exit_says_nothing() -> None:
     """Names of a module are gone by then; the system closes the file."""
     code = """if True:
