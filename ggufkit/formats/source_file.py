@@ -163,6 +163,9 @@ _lock = threading.RLock()  # of all that follows, and of each file's descriptor;
 _kept: OrderedDict[int, weakref.ref[SourceFile]] = OrderedDict()  # open files by id, the longest unused first
 
 
+_ceiling = [1 << 16]  # of open files, lowered where the system had no more to give
+
+
 @contextmanager
 def _opened(file: SourceFile) -> Iterator[int]:
     """The file's descriptor, which stays open inside."""
@@ -184,31 +187,24 @@ def _opened(file: SourceFile) -> Iterator[int]:
 
 
 def _make_room() -> None:
-    """Close the longest unused files beyond half of what this process may hold open."""
-    for kept in list(_kept.values())[: max(0, len(_kept) + 1 - _most_open())]:
+    """Close the longest unused files beyond half of what may be open, or of what could be at the worst."""
+    most = min(_most_open(), _ceiling[0])
+    for kept in list(_kept.values())[: max(0, len(_kept) + 1 - most)]:
         file = kept()
         if file is not None and not file._n_readers:
             _forget(file)
 
 
 def _descriptor(file: SourceFile) -> int:
-    """The file opened; with fewer of ours open where sockets and the like hold too many."""
-    while True:
-        try:
-            return file._open()
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE) or not _close_one():
-                raise
-
-
-def _close_one() -> bool:
-    """Close the longest unused file. False where all are being read."""
-    for kept in list(_kept.values()):
-        file = kept()
-        if file is not None and not file._n_readers and file._fd >= 0:
-            _forget(file)
-            return True
-    return False
+    """The file opened; with half as many of ours from then on where sockets and the like hold too many."""
+    try:
+        return file._open()
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        _ceiling[0] = max(1, len(_kept) // 2)
+        _make_room()
+        return file._open()
 
 
 def _most_open() -> int:
