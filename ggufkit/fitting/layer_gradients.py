@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ggufkit.fitting.notebook import Notebook
 from ggufkit.fitting.sources import OnChunk
 from ggufkit.fitting.sources.cut import cut, cut_head, input_scale, whole_name
-from ggufkit.fitting.sources.layer_run import LayerRun, require_finite
+from ggufkit.fitting.sources.layer_run import LayerRun, outputs
 from ggufkit.fitting.sources.layer_tape import LayerTape
 from ggufkit.fitting.sources.scratch import write_as_it_is
 from ggufkit.fitting.sources.stream import Streams
@@ -115,9 +115,7 @@ class LayerGradients:
             ) as run,
             inputs.writing(layer + 1) as out,
         ):  # fmt: skip
-            for x in self._into(layer, inputs):
-                (y,) = run(x)
-                require_finite(y, layer, "the model")
+            for y in outputs(run, self._into(layer, inputs), layer, "the model"):
                 out.write(y)
                 told.ahead()
 

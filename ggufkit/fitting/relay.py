@@ -12,7 +12,7 @@ import itertools
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from ggufkit.fitting.corpus import GROUP_CHUNKS
 from ggufkit.fitting.evidence import Evidence, Reading
 from ggufkit.fitting.notebook import write_arrays
 from ggufkit.fitting.sources.layer_by_layer import LayerByLayer
-from ggufkit.fitting.sources.layer_run import LayerRun, require_finite
+from ggufkit.fitting.sources.layer_run import outputs
 from ggufkit.fitting.sources.one_layer import OneLayer
 from ggufkit.fitting.sources.pieces import Pieces, WaitedError, is_seen
 from ggufkit.fitting.sources.stream import StoredStream
@@ -199,7 +199,8 @@ def read_layer(task: LayerTask) -> bool:
 
 def _read(task: LayerTask, reading: Reading | None, path: Path, threads: int, *, hands_on: bool) -> None:
     with task.layer.opened(path, reading, threads=threads, write_threads=threads) as run:
-        for index, y in enumerate(_outputs(task, run, reading)):
+        inputs = task.inputs if isinstance(task.inputs, np.ndarray) else task.inputs.chunks()
+        for index, y in enumerate(outputs(run, inputs, task.layer.number, task.layer.model_name, reading)):
             if hands_on and task.out is not None:
                 task.out.write(index, y)
 
@@ -209,14 +210,3 @@ def _keep(task: LayerTask, label: str, reading: Reading) -> None:
     reading.n_chunk = task.n_chunk
     for name, arrays in reading.kept_as(label).items():
         write_arrays(task.kept / f"{name}.npz", task.kept / f"{name}.{secrets.token_hex(4)}", arrays)
-
-
-def _outputs(task: LayerTask, run: LayerRun, reading: Reading | None) -> Iterator[NDArray[np.float32]]:
-    inputs: Iterable[NDArray[np.float32] | I32Array]
-    inputs = task.inputs if isinstance(task.inputs, np.ndarray) else task.inputs.chunks()
-    for index, x in enumerate(inputs):
-        if reading is not None and index % GROUP_CHUNKS == 0:
-            reading.begin_group(index // GROUP_CHUNKS)
-        (y,) = run(x)
-        require_finite(y, task.layer.number, task.layer.model_name)
-        yield y

@@ -25,11 +25,11 @@ import numpy as np
 from gguf import GGUF_DEFAULT_ALIGNMENT
 from numpy.typing import NDArray
 
-from ggufkit.fitting.corpus import GROUP_CHUNKS, Corpus, corpus_chunks
+from ggufkit.fitting.corpus import Corpus, corpus_chunks
 from ggufkit.fitting.sources import Observer, OnChunk
 from ggufkit.fitting.sources.agreement import check_agreement
 from ggufkit.fitting.sources.cut import cut, input_scale
-from ggufkit.fitting.sources.layer_run import LayerRun, require_finite
+from ggufkit.fitting.sources.layer_run import LayerRun, outputs
 from ggufkit.fitting.sources.one_layer import OneLayer
 from ggufkit.fitting.sources.stream import Streams
 from ggufkit.fitting.walks import Shape, plan_layer_walks
@@ -182,14 +182,11 @@ class LayerByLayer:
             self._opened(model, layer, observer) as run,
             streams.writing(layer + 1) if keeps else nullcontext() as out,
         ):
-            for index, x in enumerate(streams.read(layer) if layer else self._tokens):
-                if observer is not None and index % GROUP_CHUNKS == 0:
-                    observer.begin_group(index // GROUP_CHUNKS)
-                (y,) = run(x)
-                require_finite(y, layer, self.corpus.model.name)
+            inputs = streams.read(layer) if layer else self._tokens
+            for done, y in enumerate(outputs(run, inputs, layer, self.corpus.model.name, observer), start=1):
                 if out is not None:
                     out.write(y)
-                on_chunk(index + 1)
+                on_chunk(done)
         streams.drop_before(layer)
 
     def _opened(self, model: Model, layer: int, observer: Observer | None) -> AbstractContextManager[LayerRun]:

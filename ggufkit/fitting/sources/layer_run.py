@@ -4,7 +4,7 @@ Chunks are run one by one, in one sequence, so that rows come out in the order i
 layers. Does not know where chunks come from or what observers keep.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.errors import EngineError, InputError
+from ggufkit.fitting.corpus import GROUP_CHUNKS
+from ggufkit.fitting.sources import Observer
 from ggufkit.runtime.activations import Activations, ActivationTap
 from ggufkit.runtime.engine import Engine
 from ggufkit.runtime.library import load
@@ -87,8 +89,22 @@ class LayerRun:
         return keep
 
 
+def outputs(
+    run: LayerRun, inputs: Iterable[I32Array | F32Array], layer: int, model: str, observer: Observer | None = None
+) -> Iterator[F32Array]:
+    """What one layer gives for each chunk of a text, (n, n_embd), in order; an observer is told of the groups.
+
+    Raises InputError, which names the layer and the model, where it overflows.
+    """
+    for index, x in enumerate(inputs):
+        if observer is not None and index % GROUP_CHUNKS == 0:
+            observer.begin_group(index // GROUP_CHUNKS)
+        (y,) = run(x)
+        require_finite(y, layer, model)
+        yield y
+
+
 def require_finite(x: F32Array, layer: int, model: str) -> None:
-    """Raise InputError for a layer that overflows."""
     if not np.isfinite(x).all():
         raise InputError(
             f"{model}: layer {layer} gives NaN or infinite values on the calibration text. The model overflows as it "
