@@ -27,6 +27,7 @@ from ggufkit.encoding.slabs import SLAB_WEIGHTS
 from ggufkit.fitting.corpus import N_CTX
 from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, bytes_per_weight, encode_fitted
 from ggufkit.fitting.moments import ExpertMeans
+from ggufkit.fitting.rates import BACK
 from ggufkit.fitting.walks import MAX_WIDTH, moments_nbytes
 from ggufkit.runtime.engine import Engine
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
@@ -36,7 +37,6 @@ WIDTH = 4096
 BPW = 4.85  # of Q4_K_M
 MACHINES = (1, 8, 64)
 TAPED = 8 * 512  # tokens of large models whose gradients are taken back
-BACK_RATE = 3e9  # multiply-adds a second and core there: ggufkit/fitting/rates.py
 FEW_LAYERS = 3  # of another kind, at the start
 
 
@@ -241,7 +241,7 @@ def times(rates: Rates, options: argparse.Namespace) -> None:
         n = sum(m.n_weights for m in model.matrices)
         spent = {what: 3600 * value / options.cores for what, value in core_hours(model, rates, options.tokens).items()}
         storage = n * (model.bytes_per_weight + BPW / 8) / options.disk
-        back = spent["reading"] * TAPED / options.tokens * rates.run / BACK_RATE
+        back = spent["reading"] * TAPED / options.tokens * rates.run / BACK
         for machines in MACHINES:
             text = relayed(spent["reading"] + spent["moments"], model.n_layer, machines, options.tokens)
             link = 0.0 if machines == 1 else handed_over(model) / options.network

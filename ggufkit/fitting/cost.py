@@ -19,6 +19,7 @@ from ggufkit.errors import UsageError
 from ggufkit.fitting.corpus import N_CTX
 from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, bytes_per_weight
 from ggufkit.fitting.layer_gradients import HEAD_TOKENS
+from ggufkit.fitting.rates import PLAIN, PRODUCTS
 from ggufkit.fitting.sources.cut import N_DUMMY, cut_head
 from ggufkit.fitting.sources.scratch import plan_as_it_is
 from ggufkit.fitting.token_weights import MAX_CHUNKS
@@ -30,8 +31,6 @@ from ggufkit.runtime import memory
 from ggufkit.runtime.backward import SLAB_WEIGHTS as WIDENED_WEIGHTS
 from quant.covariance import block_width
 
-_RATE = 20e9  # multiply-adds a second and core
-_PLAIN_RATE = 60e6  # weights a second and core, searched with importance
 _SLAB_WEIGHTS = 1 << 20
 _MOST_TAPE_NBYTES = 6 << 30
 _LEAST_TAPED = 64
@@ -203,12 +202,12 @@ def _running_nbytes(hparams: Hparams, shapes: Mapping[str, Shape], n: int = N_CT
 def _seconds(model: Model, effort: Effort) -> float:
     """Core seconds: plain search, and with error feedback the products over each row's columns."""
     tensors = [t for t in model.tensors if kept_reason(t) is None]
-    seconds = sum(t.n_weights for t in tensors) / _PLAIN_RATE
+    seconds = sum(t.n_weights for t in tensors) / PLAIN
     if effort is Effort.FAST:
         return seconds
     # in products of a row with the moments: rounding a half, two judgements, one to begin and 1.5 for each round
     products = 3.5 + 1.5 * REFINE_ROUNDS[effort]
     for t in tensors:
         width = block_width(t.n_per_row, MAX_WIDTH)
-        seconds += (products * t.n_weights * width + 4 * t.n_expert * t.n_per_row * width * width) / _RATE
+        seconds += (products * t.n_weights * width + 4 * t.n_expert * t.n_per_row * width * width) / PRODUCTS
     return seconds

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 import quant
 from ggufkit.encoding.encoder import BYTES_PER_WEIGHT, ExpertEncoder, PlainRows, Tally
-from ggufkit.fitting.evidence import Evidence
+from ggufkit.fitting.evidence import Case, Evidence
 from ggufkit.fitting.moments import ExpertEvidence, ExpertMeans
 from ggufkit.formats.model import KV
 from ggufkit.recipes.plan import PlannedTensor
@@ -158,8 +158,7 @@ class FittedRows:
 
     def __init__(self, qtype: quant.QuantType, n_refine: int, means: ExpertMeans) -> None:
         self._qtype, self._n_refine, self._means = qtype, n_refine, means
-        self._lock = threading.Lock()
-        self._evidence: ExpertEvidence | None = None
+        self._case = Case(means.evidence)
 
     @property
     def nbytes(self) -> int:
@@ -169,10 +168,7 @@ class FittedRows:
         return FittedRows, (self._qtype, self._n_refine, self._means)
 
     def __call__(self, w: F32Array) -> tuple[U8Array, Tally]:
-        with self._lock:  # others that want it wait for it
-            if self._evidence is None:
-                self._evidence = self._means.evidence()
-        return encode_fitted(w, self._qtype, self._evidence, self._n_refine)
+        return encode_fitted(w, self._qtype, self._case.made(), self._n_refine)
 
 
 def encode_fitted(w: F32Array, qtype: quant.QuantType, known: ExpertEvidence, n_refine: int) -> tuple[U8Array, Tally]:

@@ -83,7 +83,7 @@ class Evidence:
         self._saved_chunks = 0  # of the reading in hand
         self._held: frozenset[str] = frozenset()
         self._moments: dict[str, Moments] = {}
-        self._cases: OrderedDict[tuple[str, int, bool], _Case] = OrderedDict()
+        self._cases: OrderedDict[tuple[str, int, bool], Case] = OrderedDict()
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(source.corpus.threads or choose_threads().n)  # idle but while moments are added
 
@@ -208,11 +208,11 @@ class Evidence:
             if case is None:
                 while len(self._cases) > 1 and sum(one.nbytes for one in self._cases.values()) > _CASES_NBYTES:
                     self._cases.popitem(last=False)
-                case = self._cases[key] = _Case(functools.partial(moments.of_expert, expert, whole=whole))
+                case = self._cases[key] = Case(functools.partial(moments.of_expert, expert, whole=whole))
         return case.made()
 
 
-class _Case:
+class Case:
     """Evidence of one expert, made once: who wants it meanwhile waits, who is at work on another one does not."""
 
     def __init__(self, make: Callable[[], ExpertEvidence]) -> None:

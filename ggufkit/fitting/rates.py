@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 _READING = 30e9  # multiply-adds a second and core, of a model that reads text
-_BACK = 8e9  # and of one that is taken back, there included: plain kernels, nothing repacked
+BACK = 8e9  # and of one that is taken back, there included: plain kernels, nothing repacked
 _MOMENTS = 20e9  # and of sums of outer products
-_PRODUCTS = 20e9  # and of error feedback
-_PLAIN = 60e6  # weights a second and core, searched with importance
+PRODUCTS = 20e9  # and of error feedback
+PLAIN = 60e6  # weights a second and core, searched with importance
 _COPY = 300e6  # bytes a second, read and written
 _TABLE = 0.35e6  # weights of sampled rows a second and core, encoded at all types that a tensor may get
 
@@ -57,4 +57,4 @@ def nearest(by_columns: Mapping[int, float], n_per_row: int) -> float:
 
 def assumed(threads: int) -> Rates:
     """What one core of this project's machine does (benchmarks/fitted.py, benchmarks/calibrate.py)."""
-    return Rates(_READING * threads, _BACK * threads, _MOMENTS * threads, _COPY, {1: _TABLE * threads})
+    return Rates(_READING * threads, BACK * threads, _MOMENTS * threads, _COPY, {1: _TABLE * threads})
