@@ -66,8 +66,8 @@ class Notebook:
         return self._folder is None or not ({path.name for path in self._folder.iterdir()} - {"identity"})
 
     def discard(self) -> None:
-        """Remove the folder, unless it stays."""
-        if self._folder is not None and not self._stays:
+        """Remove the folder."""
+        if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     @property

@@ -243,9 +243,10 @@ class FittedJob:
             error.add_note(f"interrupted; kept: {self._kept()}")
             raise
         finally:
-            if self._out is None and self.evidence.notebook.is_empty:
-                self.evidence.notebook.discard()
-                with suppress(OSError):
+            if self._out is None:
+                if self.evidence.notebook.is_empty:
+                    self.evidence.notebook.discard()
+                with suppress(OSError):  # what is not empty stays
                     kept_path(self._job.output).rmdir()
         tally = list(self.encoder.tally.values())
         seconds = time.perf_counter() - started

@@ -148,6 +148,25 @@ def test_evidence_of_another_text_is_not_taken(tmp_path: Path) -> None:
     assert (tmp_path / "0.gguf").read_bytes() != (tmp_path / "1.gguf").read_bytes()
 
 
+def test_a_run_that_ends_before_its_file_leaves_the_evidence_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, out = tmp_path / "evidence", tmp_path / "second.gguf"
+    quantize_fitted(dataclasses.replace(settings(tmp_path / "first.gguf"), evidence=kept))
+    found = sorted(path.name for path in kept.rglob("*"))
+
+    def broken(_: LayerByLayer) -> None:
+        raise OutputError("the disk is gone")
+
+    with monkeypatch.context() as there:
+        there.setattr(LayerByLayer, "start", broken)
+        with pytest.raises(OutputError, match="the disk is gone"):
+            quantize_fitted(dataclasses.replace(settings(out), evidence=kept))
+    assert sorted(path.name for path in kept.rglob("*")) == found
+    assert not kept_path(out).exists()  # nothing to be resumed: the same command may be given again
+    quantize_fitted(dataclasses.replace(settings(out), evidence=kept))
+
+
 def test_a_place_where_no_evidence_can_stay_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="Not a directory"):
