@@ -7,6 +7,7 @@ what llama.cpp's converter makes of them. The weights are words of SHAKE-256: th
 import base64
 import copy
 import hashlib
+import importlib.util
 import json
 from pathlib import Path
 
@@ -14,6 +15,14 @@ import numpy as np
 
 DATA = Path(__file__).parents[1] / "data" / "parity"
 CASES = sorted(path.stem for path in (DATA / "cases").glob("*.json"))
+
+
+def parity_make():
+    """The script that writes those cases, as a module: scripts that make others use its functions."""
+    spec = importlib.util.spec_from_file_location("parity_make", DATA / "make.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def load_case(name):

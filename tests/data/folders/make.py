@@ -8,7 +8,6 @@ A case holds config.json, the small files, the entries tokenizer.* of llama.cpp'
 Hugging Face's tokenizer gives for tests/tokenizer/texts.py.
 """
 
-import importlib.util
 import json
 import sys
 import tempfile
@@ -96,9 +95,7 @@ def write(name, folder):
 
 
 def main():
-    spec = importlib.util.spec_from_file_location("parity_make", tiny.DATA / "make.py")
-    parity = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(parity)
+    parity = tiny.parity_make()
     sys.path[:0] = [sys.argv[1], f"{sys.argv[1]}/gguf-py"]
     from transformers import AutoTokenizer
 

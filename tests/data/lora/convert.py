@@ -5,7 +5,6 @@ Run by hand; it needs torch, transformers and llama.cpp's source:
     refvenv/bin/python tests/data/lora/convert.py PATH/TO/llama.cpp
 """
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -89,9 +88,7 @@ def write_adapter(folder, config, tensors):
 
 
 def main():
-    spec = importlib.util.spec_from_file_location("parity_make", tiny.DATA / "make.py")
-    parity = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(parity)
+    parity = tiny.parity_make()
     sys.path[:0] = [sys.argv[1], f"{sys.argv[1]}/gguf-py"]
     out = {}
     for name in CASES:

@@ -11,7 +11,6 @@ tests/tokenizer/texts.py and of a few conversations.
 
 import base64
 import hashlib
-import importlib.util
 import json
 import sys
 import tempfile
@@ -195,9 +194,7 @@ def mistral_common(folder):
 
 
 def main():
-    spec = importlib.util.spec_from_file_location("parity_make", tiny.DATA / "make.py")
-    parity = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(parity)
+    parity = tiny.parity_make()
     sys.path[:0] = [sys.argv[1], f"{sys.argv[1]}/gguf-py"]
     if len(sys.argv) > 2:
         train(sys.argv[2])
