@@ -121,11 +121,12 @@ def layers_of(one: Model, n_layer: int) -> Model:
 
 
 def on_more_cores(rates: Rates, times: float) -> Rates:
-    """The disk and what one thread does stay as they are."""
+    """The disk stays as it is."""
     return replace(
         rates, reading=times * rates.reading, back=times * rates.back, moments=times * rates.moments,
         table={n: min(times, 3) * rate for n, rate in rates.table.items()},
         encode={key: times * rate for key, rate in rates.encode.items()},
+        curvature={n: seconds / times for n, seconds in rates.curvature.items()},
     )  # fmt: skip
 
 

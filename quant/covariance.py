@@ -7,6 +7,12 @@ know of each other, not of the columns of other blocks.
                                                                  [    | C1 |    ]    each (width, width)
                                                                  [    |    | C2 ]
 
+Of a block, which is symmetric, strips of LINES lines are kept, each from its diagonal on, one behind the other:
+
+    [ s0 s0 s0 s0 ]
+    [    s1 s1 s1 ]      half of the memory, and a little
+    [       s2 s2 ]
+
 Knows arrays. Does not know files, tensor names or types.
 """
 
@@ -14,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,14 +36,14 @@ F64Array = NDArray[np.float64]
 Each = Callable[..., Iterable[None]]
 
 SUPER_BLOCK = 256
-LINES = 256  # of the sums are a thread's task
+LINES = 128  # of the sums are a strip, and a thread's task
 
 
 @dataclass(frozen=True, slots=True)
 class Covariance:
     """Sums of outer products of one weight tensor's inputs; grows in place by `add`.
 
-    sums    (n_expert, n_block, width, width) float32, upper triangles; n_block * width = n_per_row
+    sums    (n_expert, n_block, strips_size(width)) float32, each block's strips; n_block * width = n_per_row
     counts  (n_expert,) int64, tokens
     mass    (n_expert,) float64, what these tokens weigh together: their number where all weigh alike
     """
@@ -44,16 +51,17 @@ class Covariance:
     sums: F32Array
     counts: I64Array
     mass: F64Array
+    width: int
 
     @classmethod
     def zeros(cls, n_expert: int, n_per_row: int, *, max_width: int = 4096) -> Covariance:
         width = block_width(n_per_row, max_width)
-        sums = np.zeros((n_expert, n_per_row // width, width, width), dtype=np.float32)
-        return cls(sums, np.zeros(n_expert, dtype=np.int64), np.zeros(n_expert))
+        sums = np.zeros((n_expert, n_per_row // width, strips_size(width)), dtype=np.float32)
+        return cls(sums, np.zeros(n_expert, dtype=np.int64), np.zeros(n_expert), width)
 
     @property
     def n_per_row(self) -> int:
-        return int(self.sums.shape[1] * self.sums.shape[2])
+        return int(self.sums.shape[1] * self.width)
 
     def add(self, x: F32Array, experts: I32Array | None, weights: F32Array | None = None, each: Each = map) -> None:
         """Add one batch; shapes as in `quant.importance.input_sums`.
@@ -72,6 +80,12 @@ class Covariance:
             chosen = slice(None) if experts is None else experts == expert
             self.mass[expert] += len(rows) if weights is None else float(weights[chosen].sum(dtype=np.float64))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was seen, or nothing but zeros."""
+        blocks = self.sums.reshape(-1, self.sums.shape[2])
+        return not any(np.diagonal(strip.of(kept)).any() for kept in blocks for strip in strips(self.width))
+
     def mean(self, expert: int, prior: float = 0.0) -> F32Array:
         """Mean second moments of one expert (n_block, width, width), symmetric.
 
@@ -81,24 +95,65 @@ class Covariance:
 
     def _add_rows(self, expert: int, rows: F32Array, each: Each) -> None:
         # not BLAS: its threads go on spinning against those of the model, and its sums depend on how many there are
-        from quant.kernels.feedback import add_moments
+        from quant.kernels.feedback import add_outer
 
-        width = self.sums.shape[2]
+        width = self.width
         parts = [np.ascontiguousarray(rows[:, at : at + width]) for at in range(0, self.n_per_row, width)]
 
-        def add(task: tuple[int, int]) -> None:
-            block, first = task
-            add_moments(parts[block], self.sums[expert, block], first, min(first + LINES, width))
+        def add(task: tuple[int, Strip]) -> None:
+            block, strip = task
+            x, out = parts[block], strip.of(self.sums[expert, block])
+            add_outer(np.ascontiguousarray(x[:, strip.lines]), x, out, 0, strip.first, width - strip.first)
 
-        for _ in each(add, [(block, first) for block in range(len(parts)) for first in range(0, width, LINES)]):
+        for _ in each(add, [(block, strip) for block in range(len(parts)) for strip in strips(width)]):
             pass
         self.counts[expert] += len(rows)
 
 
+class Strip(NamedTuple):
+    """Lines [first, last) of a block from column `first` on, which begin at `start` of what is kept of it."""
+
+    first: int
+    last: int
+    width: int
+    start: int
+
+    @property
+    def lines(self) -> slice:
+        return slice(self.first, self.last)
+
+    @property
+    def stop(self) -> int:
+        return self.start + (self.last - self.first) * (self.width - self.first)
+
+    def of(self, kept: F32Array) -> F32Array:
+        """The strip (last - first, width - first) of a block, a view."""
+        return kept[self.start : self.stop].reshape(self.last - self.first, -1)
+
+
+def strips(width: int) -> list[Strip]:
+    """Those of a block, in their order."""
+    out: list[Strip] = []
+    for first in range(0, width, LINES):
+        out.append(Strip(first, min(first + LINES, width), width, out[-1].stop if out else 0))
+    return out
+
+
+def strips_size(width: int) -> int:
+    """Floats that are kept of a block."""
+    return strips(width)[-1].stop
+
+
+def _square(kept: F32Array, out: F32Array) -> None:
+    """The whole of a block, out (width, width), from its strips."""
+    for strip in strips(len(out)):
+        part = strip.of(kept)
+        out[strip.lines, strip.first :] = part
+        out[strip.first :, strip.lines] = part.T
+
+
 def pooled_mean(parts: Sequence[Covariance], expert: int, prior: float = 0.0) -> F32Array:
     """The same of what several covariances of one tensor saw together."""
-    from quant.kernels.feedback import mirror
-
     total: F32Array = parts[0].sums[expert].copy()
     for part in parts[1:]:
         total += part.sums[expert]
@@ -109,9 +164,11 @@ def pooled_mean(parts: Sequence[Covariance], expert: int, prior: float = 0.0) ->
     mass = sum(float(part.mass[expert]) for part in parts) + prior
     if mass > 0:
         total /= np.float32(mass)
-    for block in total:
-        mirror(block)
-    return total
+    width = parts[0].width
+    out = np.empty((len(total), width, width), dtype=np.float32)
+    for kept, block in zip(total, out, strict=True):
+        _square(kept, block)
+    return out
 
 
 def block_width(n_per_row: int, max_width: int) -> int:

@@ -1,6 +1,14 @@
 """Second moments of an expert's inputs, factored: what an error in each column costs once the others made it good.
 
-H⁻¹ = UᵀU with U upper triangular; see `quant.feedback`. Knows one expert's moments; does not know where they come from.
+H = A D Aᵀ with A unit upper triangular and D diagonal; see `quant.feedback`. Knows one expert's moments; does not know
+where they come from.
+
+    U = A √D, in blocks of LEAF columns, the last first:
+
+    H = | B  C |    C = U₁ U₀ᵀ  with  U₀ U₀ᵀ = E        B - U₁ U₁ᵀ is what remains to be factored
+        | Cᵀ E |
+
+In float32, as the moments are summed: damping leaves no direction below what is lost to rounding.
 """
 
 from __future__ import annotations
@@ -10,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from quant.covariance import Each
 from quant.products import product
 
 F32Array = NDArray[np.float32]
@@ -17,7 +26,8 @@ F64Array = NDArray[np.float64]
 
 DAMPING = 0.04  # of the mean of H's diagonal, added to the diagonal, with any number of tokens
 DAMPING_PER_TOKEN = 1.6  # more where there are few: times columns over tokens
-LEAF = 128  # columns below which a matrix is factored in one piece
+LEAF = 128  # columns that are factored in one piece
+LINES = 256  # of what remains are a thread's task
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +35,7 @@ class Curvature:
     """What the encoder needs to know of one expert's inputs; one entry for each diagonal block of columns.
 
     moments  (n_block, width, width) float32, H damped
-    factor   (n_block, width, width) float32, upper triangular U with H⁻¹ = UᵀU
+    factor   (n_block, width, width) float32, D on the diagonal and A above it; below it anything may stand
     """
 
     moments: F32Array
@@ -41,9 +51,8 @@ class Curvature:
 
     @property
     def column_cost(self) -> F32Array:
-        """(n_per_row,) 1 / U[j, j]²: the cost of a unit error in a column after the columns behind it made it good."""
-        diagonal = np.diagonal(self.factor, axis1=1, axis2=2).reshape(-1)
-        return (1.0 / np.square(diagonal)).astype(np.float32)
+        """(n_per_row,) D: the cost of a unit error in a column after the columns behind it made it good."""
+        return np.ascontiguousarray(np.diagonal(self.factor, axis1=1, axis2=2).reshape(-1))
 
 
 def damping_for(n_tokens: float, width: int) -> float:
@@ -55,38 +64,58 @@ def damping_for(n_tokens: float, width: int) -> float:
     return DAMPING + DAMPING_PER_TOKEN * width / max(n_tokens, 1.0)
 
 
-def curvature(moments: NDArray[np.floating], *, damping: float = DAMPING) -> Curvature:
-    """Factor the mean second moments (n_block, width, width) of one expert. Columns never used are given no weight."""
-    damped = np.array(moments, dtype=np.float32)
-    factors = np.empty_like(damped)
-    for h, factor in zip(damped, factors, strict=True):
+def curvature(moments: F32Array, *, damping: float = DAMPING, each: Each = map, in_place: bool = False) -> Curvature:
+    """Factor the mean second moments (n_block, width, width) of one expert. Columns never used are given no weight.
+
+    each      `map`, or that of a pool whose threads share the work; the factor is the same
+    in_place  `moments` is damped itself, which spares its copy
+    """
+    damped = moments if in_place else moments.copy()
+    for h in damped:
         level = damping * max(float(np.mean(np.diagonal(h))), 1e-20)
         h[np.diag_indices_from(h)] += np.float32(level)
-        factor[:] = _factor(h.astype(np.float64))
+    factors = damped.copy()
+    for factor in factors:
+        _decompose(factor, each)
     return Curvature(damped, factors)
 
 
-def _factor(h: F64Array) -> F64Array:
-    """Upper triangular U with H⁻¹ = UᵀU: with P the reversal of order, PHP = CᵀC, U = P C⁻ᵀ P."""
-    return _inverse_factor(np.ascontiguousarray(h[::-1, ::-1])).T[::-1, ::-1]
+def _decompose(h: F32Array, each: Each) -> None:
+    """Make h (n, n), symmetric, its factor. What remains to be factored is kept below the diagonal."""
+    for last in range(len(h), 0, -LEAF):
+        at = slice(max(0, last - LEAF), last)
+        root, inverse = _root(h[at, at])
+        scale = np.diagonal(root)
+        h[at, at] = np.triu(root / scale, 1) + np.diag(np.square(scale))
+        if at.start:
+            _eliminate(h, at, inverse.astype(np.float32), scale.astype(np.float32)[:, None], each)
 
 
-def _inverse_factor(h: F64Array) -> F64Array:
-    """C⁻¹ of h = CᵀC, C upper triangular. Halves are factored on their own, so that products do most of the work:
-
-    h = | A  B |    C = | Ca  X  |   X = Ca⁻ᵀ B     C⁻¹ = | Ca⁻¹  -Ca⁻¹ X Cd⁻¹ |
-        | Bᵀ D |        |     Cd |   CdᵀCd = D - XᵀX      |        Cd⁻¹        |
-    """
+def _root(h: F32Array) -> tuple[F64Array, F64Array]:
+    """Upper triangular U with h = U Uᵀ, and its inverse: with P the reversal of order, PhP = CᵀC, U = P Cᵀ P."""
     from quant.kernels.feedback import invert_factor
 
-    out = np.zeros_like(h)
-    if len(h) <= LEAF:
-        invert_factor(h.copy(), out)
-        return out
-    half = len(h) // 2
-    first = _inverse_factor(h[:half, :half])
-    x = product(first.T, h[:half, half:])
-    second = _inverse_factor(h[half:, half:] - product(x.T, x))
-    out[:half, :half], out[half:, half:] = first, second
-    out[:half, half:] = -product(product(first, x), second)
-    return out
+    root = np.ascontiguousarray(np.tril(h)[::-1, ::-1], dtype=np.float64)
+    inverse = np.zeros_like(root)
+    invert_factor(root, inverse)
+    return np.triu(root).T[::-1, ::-1], inverse.T[::-1, ::-1]
+
+
+def _eliminate(h: F32Array, at: slice, inverse: F32Array, scale: F32Array, each: Each) -> None:
+    """The columns `at` of A before them, and what remains of the columns before."""
+    from quant.kernels.feedback import add_outer
+
+    x = np.empty((len(inverse), at.start), dtype=np.float32)
+
+    def solve(first: int) -> None:
+        lines = slice(first, min(first + LINES, at.start))
+        x[:, lines] = product(inverse, h[at, lines])
+        h[lines, at] = (x[:, lines] / scale).T
+
+    def subtract(first: int) -> None:
+        last = min(first + LINES, at.start)
+        add_outer(-x[:, first:last], x, h, first, 0, last)
+
+    for step in (solve, subtract):
+        for _ in each(step, range(0, at.start, LINES)):
+            pass

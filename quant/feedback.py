@@ -4,10 +4,10 @@ What is made small is the error of the matrix's outputs on its calibration input
 
     Σ_rows (ŵ - w) H (ŵ - w)ᵀ        H = XᵀX / n, the second moments of the inputs, (n_per_row, n_per_row)
 
-1. Columns in order (GPTQ, LDLQ): H⁻¹ = UᵀU with U upper triangular; the error e of column j, divided by U[j, j], is
-   subtracted from the columns behind it along U[j, :]. The scales of a super-block are searched by `quant.quantize` on
-   the weights as they stand when it is reached. The importance of a column in that search is 1 / U[j, j]², what its
-   error costs after all columns behind it have done their best; the plain H[j, j] also counts what they will repair.
+1. Columns in order (LDLQ, the same as GPTQ): H = A D Aᵀ with A unit upper triangular; the error of column j is added to
+   the columns behind it along A[j, :]. The scales of a super-block are searched by `quant.quantize` on the weights as
+   they stand when it is reached. The importance of a column in that search is D[j], what its error costs after all
+   columns behind it have done their best; the plain H[j, j] also counts what they will repair.
 2. Refinement: d and dmin of every block are solved for anew under H with the levels held, then each level moves to
    where the whole quadratic is least with all others held; repeated while it pays. No step makes the error larger.
 
@@ -93,10 +93,10 @@ def _feedback(w: F32Array, grid: Grid, factor: F32Array, cost: F32Array | None) 
         blocks = quantize(now, grid.qtype, importance=None if cost is None else cost[at])
         scale, offset = grid.scales(blocks)
         level, error = np.empty(now.shape, dtype=np.uint8), np.empty_like(now)
-        round_columns(now, scale, offset, grid.values, np.ascontiguousarray(factor[at, at]), level, error)
+        part = np.ascontiguousarray(w[:, at]), now
+        round_columns(*part, scale, offset, grid.values, np.ascontiguousarray(factor[at, at]), level, error)
         out[:, index] = grid.pack(blocks, level)
-        rest = left[:, at.stop :]
-        rest -= product(error, factor[at, at.stop :])
+        left[:, at.stop :] += product(error, factor[at, at.stop :])
     return out
 
 

@@ -36,7 +36,6 @@ _MOST_TAPE_NBYTES = 6 << 30
 _LEAST_TAPED = 64
 _LEAST_CHUNKS = 8
 _TAPED_WEIGHTS = 24 * 10**9  # weights times chunks
-_FACTOR_SCRATCH = 4  # float64 matrices of a block's size while its factor is made
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +185,8 @@ def _layer_values(hparams: Hparams, shapes: Mapping[str, Shape], n: int) -> int:
 
 
 def _case_nbytes(n_per_row: int) -> int:
-    """Two experts in hand, three matrices each, and what making a third takes."""
-    width = block_width(n_per_row, MAX_WIDTH)
-    return 2 * 3 * 4 * n_per_row * width + 8 * _FACTOR_SCRATCH * width * width
+    """Two experts in hand, of which one is being made, three matrices each."""
+    return 2 * 3 * 4 * n_per_row * block_width(n_per_row, MAX_WIDTH)
 
 
 def _running_nbytes(hparams: Hparams, shapes: Mapping[str, Shape], n: int = N_CTX) -> int:
@@ -209,5 +207,5 @@ def _seconds(model: Model, effort: Effort) -> float:
     products = 3.5 + 1.5 * REFINE_ROUNDS[effort]
     for t in tensors:
         width = block_width(t.n_per_row, MAX_WIDTH)
-        seconds += (products * t.n_weights * width + 4 * t.n_expert * t.n_per_row * width * width) / PRODUCTS
+        seconds += (products * t.n_weights * width + t.n_expert * t.n_per_row * width * width / 6) / PRODUCTS
     return seconds

@@ -85,7 +85,7 @@ class Evidence:
         self._moments: dict[str, Moments] = {}
         self._cases: OrderedDict[tuple[str, int, bool], Case] = OrderedDict()
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(source.corpus.threads or choose_threads().n)  # idle but while moments are added
+        self._pool = ThreadPoolExecutor(source.corpus.threads or choose_threads().n)  # adds moments, factors them
 
     @property
     def coverage(self) -> Coverage:
@@ -208,8 +208,11 @@ class Evidence:
             if case is None:
                 while len(self._cases) > 1 and sum(one.nbytes for one in self._cases.values()) > _CASES_NBYTES:
                     self._cases.popitem(last=False)
-                case = self._cases[key] = Case(functools.partial(moments.of_expert, expert, whole=whole))
+                case = self._cases[key] = Case(functools.partial(self._made, moments, expert, whole))
         return case.made()
+
+    def _made(self, moments: Moments, expert: int, whole: bool) -> ExpertEvidence:
+        return moments.of_expert(expert, whole=whole, each=self._pool.map)
 
 
 class Case:

@@ -27,7 +27,7 @@ from quant.curvature import Curvature, curvature, damping_for
 F32Array = NDArray[np.float32]
 
 HOLD_OUT_EVERY = 5
-_COVARIANCE = ("sums", "counts", "mass")
+_COVARIANCE = ("sums", "counts", "mass")  # arrays that are kept of each part, and the width of its blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,12 @@ class ExpertMeans:
         """(n_per_row,) mean squared input of each column."""
         return np.ascontiguousarray(np.diagonal(self.fit, axis1=1, axis2=2).reshape(-1))
 
-    def evidence(self) -> ExpertEvidence:
-        """Seconds of work for wide rows: the curvature is factored."""
-        return ExpertEvidence(self.importance, curvature(self.fit, damping=self.damping), self.held_out)
+    def evidence(self, each: Each = map, *, in_place: bool = False) -> ExpertEvidence:
+        """Half a second of work for wide rows: the curvature is factored, by the threads of `each`; `in_place` where
+        these means are not looked at again."""
+        importance = self.importance
+        curve = curvature(self.fit, damping=self.damping, each=each, in_place=in_place)
+        return ExpertEvidence(importance, curve, self.held_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +82,9 @@ class Moments:
     fit: Covariance
     held_out: Covariance
 
-    def of_expert(self, expert: int, *, whole: bool = False) -> ExpertEvidence:
+    def of_expert(self, expert: int, *, whole: bool = False, each: Each = map) -> ExpertEvidence:
         """Evidence of one expert, with its layer's as far as its own is thin: of all of the text, or to be judged."""
-        return self.means_of(expert, whole=whole).evidence()
+        return self.means_of(expert, whole=whole).evidence(each, in_place=True)
 
     def means_of(self, expert: int, *, whole: bool = False) -> ExpertMeans:
         """What that is made of."""
@@ -94,7 +97,7 @@ class Moments:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was seen of the inputs, or nothing but zeros."""
-        return not np.diagonal(self.fit.sums, axis1=2, axis2=3).any()
+        return self.fit.is_empty
 
     def shares(self) -> NDArray[np.float64]:
         """(n_expert,) part of the tokens that each expert saw, each for what it counts; sums to 1."""
@@ -146,6 +149,7 @@ class MomentsObserver:
             for part in ("fit", "held_out"):
                 sums: Covariance = getattr(self.moments[name], part)
                 out |= {f"{name}.{part}.{key}": getattr(sums, key) for key in _COVARIANCE}
+                out[f"{name}.width"] = np.array(sums.width)
         return out
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
@@ -155,8 +159,9 @@ class MomentsObserver:
         self._owner = {name: str(owner) for name, owner in _ending(state, ".owner")}
         owned = {}
         for name in dict.fromkeys(self._owner.values()):
-            parts = ([state[f"{name}.{part}.{key}"] for key in _COVARIANCE] for part in ("fit", "held_out"))
-            owned[name] = Moments(*(Covariance(*arrays) for arrays in parts))
+            width = int(state[f"{name}.width"])
+            parts = ({key: state[f"{name}.{part}.{key}"] for key in _COVARIANCE} for part in ("fit", "held_out"))
+            owned[name] = Moments(*(Covariance(**arrays, width=width) for arrays in parts))
         self.moments = {name: owned[owner] for name, owner in self._owner.items()}
 
     def _begin_pass(self) -> None:

@@ -25,7 +25,7 @@ class Rates:
     copy                    bytes of layers that are written
     table                   weights of sampled rows, at all types that a tensor may get
     encode                  weights of the final encoding, by type and columns; empty where it is not measured
-    curvature               seconds of one expert's, by columns; empty where it is not measured
+    curvature               seconds of one expert's, with all threads, by columns; empty where it is not measured
     """
 
     reading: float

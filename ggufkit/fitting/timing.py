@@ -67,8 +67,8 @@ def measured_rates(
         with ThreadPoolExecutor(threads) as pool:
             watch = _Watch(part, weights, pool.map)
             reading, moments = _watched(path, part, watch, threads, device)
-    with np.errstate(all="ignore"):  # noise may leave a matrix without an input
-        cases, curvature = _cases(watch.observer, part)
+            with np.errstate(all="ignore"):  # noise may leave a matrix without an input
+                cases, curvature = _cases(watch.observer, part, pool.map)
     return Rates(
         reading=reading,
         back=back,
@@ -137,7 +137,7 @@ def _watched(path: Path, part: Model, watch: _Watch, threads: int, device: Devic
 
 
 def _cases(
-    observer: MomentsObserver, part: Model
+    observer: MomentsObserver, part: Model, each: Each
 ) -> tuple[dict[int, tuple[ModelTensor, ExpertEvidence]], dict[int, float]]:
     """By number of columns: a tensor with what is known of its inputs, and the seconds that took."""
     cases: dict[int, tuple[ModelTensor, ExpertEvidence]] = {}
@@ -148,7 +148,7 @@ def _cases(
             continue
         expert = int(np.argmax(moments.fit.counts))
         with _timed(seconds, tensor.n_per_row):
-            cases[tensor.n_per_row] = tensor, moments.of_expert(expert)
+            cases[tensor.n_per_row] = tensor, moments.of_expert(expert, each=each)
     return cases, seconds
 
 

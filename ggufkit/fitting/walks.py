@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 
 from ggufkit.recipes.quantizable import layer_of
-from quant.covariance import block_width
+from quant.covariance import block_width, strips_size
 
 MAX_WIDTH = 4096  # columns that know of each other; wider rows are cut into equal blocks
 Shape = tuple[int, int]  # (n_expert, n_per_row)
@@ -57,4 +57,5 @@ def walk_nbytes(names: Iterable[str], shapes: Mapping[str, Shape]) -> int:
 def moments_nbytes(shape: Shape) -> int:
     """Bytes of both parts of one tensor."""
     n_expert, n_per_row = shape
-    return 2 * 4 * n_expert * n_per_row * block_width(n_per_row, MAX_WIDTH)
+    width = block_width(n_per_row, MAX_WIDTH)
+    return 2 * 4 * n_expert * (n_per_row // width) * strips_size(width)

@@ -95,20 +95,20 @@ def row_dots(a, b, out):
 
 
 @kernel
-def round_columns(w, scale, offset, values, factor, level, error):
-    """Round columns in order. w (n_rows, n) is used up; level (n_rows, n) and error (n_rows, n), each column's error
-    divided by its factor[j, j], are filled; factor (n, n) is upper triangular."""
+def round_columns(w, left, scale, offset, values, factor, level, error):
+    """Round columns in order. w (n_rows, n); left, what it is after the columns before were made good, is used up;
+    level and error, w less what is stored, are filled; factor (n, n) counts above its diagonal."""
     n_rows, n = w.shape
     for r in range(n_rows):
-        row = w[r]
+        row = left[r]
         for j in range(n):
             l = nearest_level(row[j], scale[r, j], offset[r, j], values)
             level[r, j] = l
-            e = (row[j] - (scale[r, j] * values[l] + offset[r, j])) / factor[j, j]
+            e = w[r, j] - (scale[r, j] * values[l] + offset[r, j])
             error[r, j] = e
             f = factor[j]
             for k in range(j + 1, n):
-                row[k] -= e * f[k]
+                row[k] += e * f[k]
 
 
 @kernel
@@ -138,38 +138,31 @@ def move_levels(level, scale, offset, values, gradient, moments, moved):
 
 
 @kernel
-def add_moments(x, out, first, last):
-    """Lines [first, last) of out (n, n) += xᵀ x, x (n_tokens, n), in the upper triangle; below it anything may stand.
-    `first` is a multiple of 32. What is added to a line does not depend on the others.
+def add_outer(a, b, out, line, first, n):
+    """Lines [line, line + m) and columns [0, n) of out += aᵀ b[:, first : first + n], a (k, m), b (k, …). What is added
+    to a line does not depend on the others.
 
-    Tiles of 32 lines and 512 columns stay in the nearest cache while eight tokens at a time are added.
+    Tiles of 32 lines and 512 columns stay in the nearest cache while eight rows of a and b at a time are added.
     """
-    n_tokens, n = x.shape
-    full = n_tokens - n_tokens % 8
-    for top in range(first, last, 32):
-        bottom = min(top + 32, last)
-        for left in range(top - top % 512, n, 512):
+    n_rows, m = a.shape
+    full = n_rows - n_rows % 8
+    for top in range(0, m, 32):
+        bottom = min(top + 32, m)
+        for left in range(0, n, 512):
             right = min(left + 512, n)
+            start, stop = first + left, first + right
             for k in range(0, full, 8):
-                x0, x1, x2, x3 = x[k, left:right], x[k + 1, left:right], x[k + 2, left:right], x[k + 3, left:right]
-                x4, x5, x6, x7 = x[k + 4, left:right], x[k + 5, left:right], x[k + 6, left:right], x[k + 7, left:right]
+                b0, b1, b2, b3 = b[k, start:stop], b[k + 1, start:stop], b[k + 2, start:stop], b[k + 3, start:stop]
+                b4, b5, b6, b7 = b[k + 4, start:stop], b[k + 5, start:stop], b[k + 6, start:stop], b[k + 7, start:stop]
                 for i in range(top, bottom):
-                    line = out[i, left:right]
-                    p, q, r, s = x[k, i], x[k + 1, i], x[k + 2, i], x[k + 3, i]
-                    t, u, v, w = x[k + 4, i], x[k + 5, i], x[k + 6, i], x[k + 7, i]
+                    target = out[line + i, left:right]
+                    p, q, r, s = a[k, i], a[k + 1, i], a[k + 2, i], a[k + 3, i]
+                    t, u, v, w = a[k + 4, i], a[k + 5, i], a[k + 6, i], a[k + 7, i]
                     for j in range(right - left):
-                        line[j] += (p * x0[j] + q * x1[j] + r * x2[j] + s * x3[j]) + (
-                            t * x4[j] + u * x5[j] + v * x6[j] + w * x7[j]
+                        target[j] += (p * b0[j] + q * b1[j] + r * b2[j] + s * b3[j]) + (
+                            t * b4[j] + u * b5[j] + v * b6[j] + w * b7[j]
                         )
-    for k in range(full, n_tokens):
-        for i in range(first, last):
-            for j in range(i, n):
-                out[i, j] += x[k, i] * x[k, j]
-
-
-@kernel
-def mirror(out):
-    """The upper triangle of out (n, n), copied below the diagonal."""
-    for i in range(out.shape[0]):
-        for j in range(i):
-            out[i, j] = out[j, i]
+            for k in range(full, n_rows):
+                for i in range(top, bottom):
+                    for j in range(left, right):
+                        out[line + i, j] += a[k, i] * b[k, first + j]

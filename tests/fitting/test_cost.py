@@ -69,6 +69,13 @@ def test_on_the_way_to_gradients_what_goes_into_every_layer_lies_there(monkeypat
     assert many.disk_nbytes == 2 * 4 * 100_000 * 256 + 12345
 
 
+def test_a_layer_of_8x7b_is_read_once_by_eight_threads_in_6_gib() -> None:
+    found = effort_cost(
+        MIXTRAL, make_plan(MIXTRAL, "Q4_K_M"), Effort.BALANCED, threads=8, max_memory=6 << 30, n_tokens=100_000
+    )
+    assert found.n_walks == 1 and found.peak_nbytes <= 6 << 30
+
+
 def test_one_layer_on_its_way_back_takes_little_of_what_all_take() -> None:
     plan, cap = make_plan(MIXTRAL, "Q4_K_M"), 64 << 30
     whole, one = (

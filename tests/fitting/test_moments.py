@@ -42,8 +42,8 @@ def test_one_group_in_five_is_held_out() -> None:
     held = [seen[0].x for index, seen in enumerate(groups) if index % HOLD_OUT_EVERY == 1]
     fitted = [seen[0].x for index, seen in enumerate(groups) if index % HOLD_OUT_EVERY != 1]
     assert (pair.fit.counts.tolist(), pair.held_out.counts.tolist()) == ([32], [8])
-    np.testing.assert_allclose(np.triu(pair.held_out.sums[0, 0]), upper(np.concatenate(held)), atol=1e-4)
-    np.testing.assert_allclose(np.triu(pair.fit.sums[0, 0]), upper(np.concatenate(fitted)), atol=1e-4)
+    np.testing.assert_allclose(8 * np.triu(pair.held_out.mean(0)[0]), upper(np.concatenate(held)), atol=1e-4)
+    np.testing.assert_allclose(32 * np.triu(pair.fit.mean(0)[0]), upper(np.concatenate(fitted)), atol=1e-4)
 
 
 def test_all_of_the_text_is_the_mean_of_both_parts() -> None:
@@ -61,8 +61,10 @@ def test_an_expert_leans_on_its_layer_in_both_parts() -> None:
     observer = MomentsObserver(NAMES)
     show(observer, [group() for _ in range(HOLD_OUT_EVERY)])
     pair = observer.moments["blk.0.ffn_up_exps.weight"]
-    sums, mass = pair.fit.sums + pair.held_out.sums, pair.fit.mass + pair.held_out.mass
-    wanted = (sums[1, 0] + N * sums[:, 0].sum(axis=0) / mass.sum()) / (mass[1] + N)
+    mass = pair.fit.mass + pair.held_out.mass
+    sums = sum(part.mass[e] * part.mean(e)[0] for part in (pair.fit, pair.held_out) for e in range(3))
+    own = sum(part.mass[1] * part.mean(1)[0] for part in (pair.fit, pair.held_out))
+    wanted = (own + N * sums / mass.sum()) / (mass[1] + N)
     np.testing.assert_allclose(np.triu(pair.means_of(1, whole=True).fit[0]), np.triu(wanted), rtol=1e-5, atol=1e-6)
 
 
@@ -70,7 +72,7 @@ def test_tensors_of_one_input_share_their_moments() -> None:
     observer = MomentsObserver(NAMES)
     show(observer, [group()])
     assert observer.moments["blk.0.attn_q.weight"] is observer.moments["blk.0.attn_k.weight"]
-    assert observer.moments["blk.0.ffn_up_exps.weight"].fit.sums.shape == (3, 1, N, N)
+    assert observer.moments["blk.0.ffn_up_exps.weight"].fit.sums.shape == (3, 1, N * N)
 
 
 def test_experts_count_their_own_tokens() -> None:

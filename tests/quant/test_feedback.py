@@ -1,5 +1,7 @@
 """Error feedback: never worse where it should not be, exact where exactness is known, rows on their own."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -40,11 +42,34 @@ def test_output_error_falls_at_every_stage_and_on_other_tokens(name: str) -> Non
 
 
 @pytest.mark.parametrize("width", [64, 256, 544])
-def test_the_factor_is_that_of_the_inverse(width: int) -> None:
+def test_the_factor_is_that_of_the_moments(width: int) -> None:
     curve = curvature(correlated(16, width))
-    h, u = curve.moments[0].astype(np.float64), curve.factor[0].astype(np.float64)
-    assert np.array_equal(u, np.triu(u))
-    np.testing.assert_allclose(u.T @ u @ h, np.eye(width), atol=2e-3)
+    h, factor = curve.moments[0].astype(np.float64), curve.factor[0].astype(np.float64)
+    a, d = np.triu(factor, 1) + np.eye(width), np.diagonal(factor)
+    scale = np.sqrt(np.diagonal(h))
+    np.testing.assert_allclose(((a * d) @ a.T) / scale / scale[:, None], h / scale / scale[:, None], atol=2e-6)
+
+
+def ill(width: int) -> np.ndarray:
+    """Moments of which one direction, that all columns share, and one column hold nearly all."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2 * width, width)) * np.exp(rng.normal(size=width)) + 30 * rng.normal(size=(2 * width, 1))
+    x[:, 7] *= 1000
+    return ((x.T @ x) / len(x)).astype(np.float32)[None]
+
+
+@pytest.mark.parametrize("width", [512, 1536])
+def test_what_a_column_costs_is_told_where_moments_are_far_from_even(width: int) -> None:
+    curve = curvature(ill(width))
+    wanted = np.square(np.diagonal(np.linalg.cholesky(curve.moments[0, ::-1, ::-1].astype(np.float64))))[::-1]
+    np.testing.assert_allclose(curve.column_cost, wanted, rtol=1e-3)
+
+
+def test_threads_share_a_factor_to_the_bit() -> None:
+    moments = ill(896)
+    with ThreadPoolExecutor(3) as pool:
+        shared = curvature(moments, each=pool.map)
+    assert np.array_equal(np.triu(shared.factor), np.triu(curvature(moments).factor))
 
 
 def test_row_errors_are_the_outputs_differences() -> None:
