@@ -170,8 +170,8 @@ def moments_of_a_layer(model: Model) -> int:
 
 
 def handed_over(model: Model) -> int:
-    """Bytes of moments that go from the command to workers, once: both parts of each expert."""
-    return sum(moments_nbytes((m.n, m.n_per_row)) * m.layers for m in model.matrices)
+    """Bytes of moments that go from the command to workers, once: both parts of each expert, whole squares."""
+    return sum(2 * 4 * m.n * m.n_per_row * m.width * m.layers for m in model.matrices)
 
 
 def case(model: Model) -> int:

@@ -339,9 +339,12 @@ class FittedJob:
 
 
 @contextmanager
-def opened(settings: FitSettings) -> Iterator[FittedJob]:
-    """The job, while its source is open. Raises what `quantize` raises before its first byte."""
-    with settings.quantize.open() as model:
+def opened(settings: FitSettings, *, outline: bool = False) -> Iterator[FittedJob]:
+    """The job, while its source is open. Raises what `quantize` raises before its first byte.
+
+    outline  see `open_source`: a job that can be planned and not done
+    """
+    with settings.quantize.open(outline=outline) as model:
         yield FittedJob(settings, model)
 
 

@@ -148,7 +148,7 @@ def _fitted(settings: QuantizeSettings, effort: "Effort", target: Target | None,
     fit = fitted.FitSettings(
         quantize=settings, effort=effort, target=target, n_tokens=n_tokens or fitted.N_TOKENS
     )  # fmt: skip
-    with fitted.opened(fit) as job:
+    with fitted.opened(fit, outline=True) as job:
         job.measure()
         return plan_report(job.planned(), fitting=job.said)
 

@@ -14,6 +14,8 @@ from click.testing import CliRunner
 from ggufkit.cli import main
 from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import CheckpointError
+from ggufkit.fitting.encoders import Effort
+from ggufkit.recipes.search import Target
 from ggufkit.workflows.plan import plan
 from ggufkit.workflows.quantize import quantize
 from tests.architectures import tiny
@@ -41,6 +43,8 @@ CONFIGS = {
     "Llama-3.2-3B": config(LLAMA, 3072, 8192, 28, (24, 8), 128, 128256, True, rope_scaling=LLAMA3 | {"factor": 32.0}),
     "Llama-3.1-8B": config(LLAMA, 4096, 14336, 32, (32, 8), 128, 128256, False, rope_scaling=LLAMA3),
     "Mistral-7B-v0.2": config("mistral-7b-v0.1", 4096, 14336, 32, (32, 8), 128, 32000, False),
+    "Mixtral-8x7B-v0.1": config("mixtral-8x7b-instruct-v0.1", 4096, 14336, 32, (32, 8), 128, 32000, False,
+                                num_local_experts=8, num_experts_per_tok=2),
     "TinyLlama-1.1B": config("tinyllama-1.1b", 2048, 5632, 22, (32, 4), 64, 32000, False),
     "Phi-3-mini-4k": config("phi-3-mini-128k-instruct", 3072, 8192, 32, (32, 32), 96, 32064, False),
     "Qwen2.5-0.5B": config(QWEN2, 896, 4864, 24, (14, 2), 64, 151936, True),
@@ -157,3 +161,11 @@ def test_an_index_says_which_layers_guess_further_tokens(tmp_path: Path) -> None
     listed = {row.name for row in plan(folder, "F16").tensors}
     assert without == listed and any(name.startswith("blk.2.nextn") for name in listed)
     assert not any(name.startswith("blk.2.") for name in (row.name for row in plan(folder, "F16", mtp=False).tensors))
+
+
+def test_eight_cores_fit_8x7b_in_a_night_and_6_gib_types_included(tmp_path: Path) -> None:
+    source = config_only("Mixtral-8x7B-v0.1", tmp_path)
+    said = plan(source, threads=8, max_memory=6 << 30, target=Target(nbytes=24 << 30), effort=Effort.BALANCED).fitting
+    assert said is not None and not said.are_measured, "there are no weights to try"
+    assert (said.n_readings, said.memory_nbytes <= 6 << 30) == (1, True)
+    assert "types" in said.seconds and sum(said.seconds.values()) <= 6 * 3600
