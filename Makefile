@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .PHONY: help setup demo test lint types format schemas fuzz clean bench-encode bench-pipeline bench-generate bench-perplexity \
-        accept bench-real bench-calibrate bench-layers bench-fidelity bench-fitted bench-cluster bench-memory bench-levers bench-rare bench-compare bench-gate bench-inspect
+        accept bench-real bench-calibrate bench-layers bench-fidelity bench-fitted bench-mixtral bench-cluster bench-memory bench-levers bench-rare bench-compare bench-gate bench-inspect
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
@@ -64,6 +64,9 @@ bench-fidelity: $(READY)   ## KL divergence at equal bytes against llama.cpp wit
 
 bench-fitted: $(READY)     ## memory and time of fitting experts of Mixtral's shapes, planned and measured
 	@$(BIN)/python benchmarks/fitted.py
+
+bench-mixtral: $(READY)    ## peak memory of two layers of Mixtral's shapes, planned and measured under a cap of 6 GiB
+	@$(BIN)/python benchmarks/fitted.py --n-expert 8 --layers 2 --only ffn_down
 
 bench-cluster: $(READY)    ## encode and fit with 1, 2 and 3 workers, one killed; what 64 machines would take, on paper
 	@$(BIN)/python benchmarks/cluster.py && $(BIN)/python benchmarks/scale.py

@@ -1,10 +1,11 @@
 """Calibrating and fitting experts of Mixtral's shapes under a cap: planned memory and time against those measured.
 
 Run it: python benchmarks/fitted.py [--effort balanced] [--max-memory 6GiB] [--n-expert 2] [--n-ff 14336]
-                                   [--tokens 4096] [--threads 2]
-One layer, 4096 wide, weights of noise, from safetensors to Q4_K_S with `ggufkit quantize --calibrate`. Memory is what
+                                   [--tokens 4096] [--threads 2] [--layers 1] [--only ffn_down]
+Layers 4096 wide, weights of noise, from safetensors to Q4_K_S with `ggufkit quantize --calibrate`. Memory is what
 the process holds of its own (RssAnon); pages of the quick file that the model is run from are mapped and not counted.
-Linux only: it is read from /proc. With --plan, nothing is fitted: rates are measured on the layer, and the time is said
+Linux only: it is read from /proc. With --only, weights of other names stay in BF16: as much is gathered and held, and
+far less encoded. With --plan, nothing is fitted: rates are measured on the layer, and the time is said
 that all 32 layers of 8x7B take on --cores cores, as `ggufkit plan --effort` says it where the weights are.
 """
 
@@ -31,6 +32,7 @@ from ggufkit.fitting.rates import Rates
 from ggufkit.fitting.timing import measured_rates
 from ggufkit.formats.model import Model
 from ggufkit.recipes.build import make_plan
+from ggufkit.recipes.recipe import Recipe, read_recipe
 from ggufkit.reports.units import human_bytes, human_seconds, parse_bytes
 from ggufkit.workflows.fitted import FitSettings, cost_of
 
@@ -65,6 +67,8 @@ def main() -> None:
     parser.add_argument("--n-ff", type=int, default=14336)
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--only")
     parser.add_argument("--plan", action="store_true")
     parser.add_argument("--cores", type=int, default=8)
     options = parser.parse_args()
@@ -73,21 +77,33 @@ def main() -> None:
 
 def fit(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        source = mixtral_shape.make(Path(folder) / "source", n_ff=options.n_ff, n_expert=options.n_expert, n_vocab=2048)
+        source = mixtral_shape.make(
+            Path(folder) / "source", n_layer=options.layers, n_ff=options.n_ff, n_expert=options.n_expert, n_vocab=2048
+        )
+        recipe = recipe_in(Path(folder), options.only)
         output = Path(folder) / "out.gguf"
         cap = parse_bytes(options.max_memory)
-        job = QuantizeSettings(source=source, output=output, recipe="Q4_K_S", threads=options.threads, max_memory=cap)
+        job = QuantizeSettings(source=source, output=output, recipe=recipe[1], threads=options.threads, max_memory=cap)
         cost = cost_of(FitSettings(quantize=job, effort=Effort(options.effort), n_tokens=options.tokens))
-        command = [*GGUFKIT, "quantize", str(source), "-o", str(output), "--type", "Q4_K_S", "--effort", options.effort,
+        command = [*GGUFKIT, "quantize", str(source), "-o", str(output), *recipe[0], "--effort", options.effort,
                    "--tokens", str(options.tokens), "--max-memory", options.max_memory,
                    "--threads", str(options.threads)]  # fmt: skip
         seconds, most = run(command)
-    print(f"{options.n_expert} experts of 4096 x {options.n_ff}, {options.effort}, {options.threads} threads, "
-          f"{options.tokens} tokens, --max-memory {options.max_memory}")  # fmt: skip
+    print(f"{options.layers} layer(s) of {options.n_expert} experts of 4096 x {options.n_ff}, {options.effort}, "
+          f"{options.threads} threads, {options.tokens} tokens, --max-memory {options.max_memory}")  # fmt: skip
     print(f"memory    planned {human_bytes(cost.peak_nbytes)}, measured {human_bytes(most)}")
     print(f"encoding  planned {cost.encode_seconds:.0f} s; all of the command {seconds:.0f} s, {cost.n_walks} walk(s)")
     if most > cost.peak_nbytes:
         sys.exit("more memory than planned")
+
+
+def recipe_in(folder: Path, only: str | None) -> tuple[list[str], Recipe | str]:
+    """As the command takes it, and as it is."""
+    if only is None:
+        return ["--type", "Q4_K_S"], "Q4_K_S"
+    path = folder / "recipe.toml"
+    path.write_text(f'base = "BF16"\n[[rules]]\nmatch = "*{only}*"\ntype = "Q4_K"\nreason = "alone"\n')
+    return ["--recipe", str(path)], read_recipe(path)
 
 
 def plan(options: argparse.Namespace) -> None:

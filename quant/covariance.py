@@ -39,19 +39,22 @@ SUPER_BLOCK = 256
 LINES = 128  # of the sums are a strip, and a thread's task
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Covariance:
     """Sums of outer products of one weight tensor's inputs; grows in place by `add`.
 
     sums    (n_expert, n_block, strips_size(width)) float32, each block's strips; n_block * width = n_per_row
     counts  (n_expert,) int64, tokens
     mass    (n_expert,) float64, what these tokens weigh together: their number where all weigh alike
+    width   columns of a block
+    layer   (n_block, strips_size(width)) the sum over all experts, kept once it was asked for, until `forget`
     """
 
     sums: F32Array
     counts: I64Array
     mass: F64Array
     width: int
+    _layer: F32Array | None = None
 
     @classmethod
     def zeros(cls, n_expert: int, n_per_row: int, *, max_width: int = 4096) -> Covariance:
@@ -75,10 +78,22 @@ class Covariance:
             raise NonFiniteError("activations are NaN or infinite")
         if weights is not None:
             x = x * np.sqrt(weights)[:, :, None]
+        self.forget()
         for expert, rows in rows_by_expert(x, experts, len(self.sums)):
             self._add_rows(expert, rows, each)
             chosen = slice(None) if experts is None else experts == expert
             self.mass[expert] += len(rows) if weights is None else float(weights[chosen].sum(dtype=np.float64))
+
+    @property
+    def layer(self) -> F32Array:
+        layer = self._layer
+        if layer is None:
+            layer = self._layer = self.sums.sum(axis=0)
+        return layer
+
+    def forget(self) -> None:
+        """Give the memory of `layer` back."""
+        self._layer = None
 
     @property
     def is_empty(self) -> bool:
@@ -160,7 +175,7 @@ def pooled_mean(parts: Sequence[Covariance], expert: int, prior: float = 0.0) ->
     if prior:
         share = np.float32(prior / sum(float(part.mass.sum()) for part in parts))
         for part in parts:
-            total += share * part.sums.sum(axis=0)
+            total += share * part.layer
     mass = sum(float(part.mass[expert]) for part in parts) + prior
     if mass > 0:
         total /= np.float32(mass)

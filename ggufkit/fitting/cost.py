@@ -185,8 +185,8 @@ def _layer_values(hparams: Hparams, shapes: Mapping[str, Shape], n: int) -> int:
 
 
 def _case_nbytes(n_per_row: int) -> int:
-    """Two experts in hand, of which one is being made, three matrices each."""
-    return 2 * 3 * 4 * n_per_row * block_width(n_per_row, MAX_WIDTH)
+    """Two experts in hand, of which one is being made, three matrices each, and the sum over all: two halves."""
+    return (2 * 3 + 1) * 4 * n_per_row * block_width(n_per_row, MAX_WIDTH)
 
 
 def _running_nbytes(hparams: Hparams, shapes: Mapping[str, Shape], n: int = N_CTX) -> int:

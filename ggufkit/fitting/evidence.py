@@ -195,7 +195,12 @@ class Evidence:
             with self._lock:
                 self.hold(walk)
         found = self._moments.get(name)
-        return None if found is None or found.is_empty else found
+        if found is None or found.is_empty:
+            return None
+        for other in self._moments.values():
+            if other is not found:
+                other.forget()
+        return found
 
     def of_expert(self, name: str, expert: int, *, whole: bool = False) -> ExpertEvidence | None:
         """Evidence of one expert, of the whole text or to be judged; made once while experts are asked for in order."""

@@ -94,6 +94,11 @@ class Moments:
         damping = damping_for(sum(float(part.counts[expert]) for part in parts) + prior, mean.shape[1])
         return ExpertMeans(mean, None if whole else self.held_out.mean(expert, _prior(self.held_out)), damping)
 
+    def forget(self) -> None:
+        """Give back what is only kept to be quick: other tensors are at work."""
+        self.fit.forget()
+        self.held_out.forget()
+
     @property
     def is_empty(self) -> bool:
         """Whether nothing was seen of the inputs, or nothing but zeros."""

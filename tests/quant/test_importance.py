@@ -109,6 +109,20 @@ def test_wide_rows_are_kept_in_blocks_of_whole_super_blocks() -> None:
     assert block_width(172, 4096) == 172
 
 
+def test_a_layer_is_summed_anew_when_more_is_seen() -> None:
+    x, experts = routed(4, 1)
+    got, twice = Covariance.zeros(4, 5), Covariance.zeros(4, 5)
+    got.add(x, experts)
+    before = got.mean(0, prior=7.0), got.layer
+    got.add(x, experts)
+    for _ in range(2):
+        twice.add(x, experts)
+    assert np.array_equal(got.mean(0, prior=7.0), twice.mean(0, prior=7.0))
+    assert not np.array_equal(got.layer, before[1])
+    got.forget()
+    assert np.array_equal(got.layer, got.sums.sum(axis=0))
+
+
 def test_threads_change_no_sum() -> None:
     rng = np.random.default_rng(8)
     x = rng.standard_normal((77, 1, 600)).astype(np.float32)
