@@ -124,7 +124,7 @@ def measured(n: int) -> Rates:
     plain = w.size / best(n, lambda: quant.quantize(w, qtype, importance=np.abs(x[0])))
     moments = len(x) * WIDTH * WIDTH / 2 / best(n, lambda: sums.add(x[:, None, :], None))
     means = ExpertMeans(sums.mean(0), sums.mean(0), 0.05)
-    factor = WIDTH**3 / best(2, means.evidence)
+    factor = WIDTH**3 / 6 / best(2, means.evidence)
     evidence = means.evidence()
     rounds = REFINE_ROUNDS[Effort.BALANCED]
     fit = w.size * WIDTH / best(n, lambda: encode_fitted(w, qtype, evidence, rounds))
@@ -154,7 +154,7 @@ def core_hours(model: Model, rates: Rates, n_tokens: int) -> dict[str, float]:
     active = sum(m.n_weights / m.n * m.used for m in rows)
     moments = sum(m.n_per_row * m.width / 2 * m.layers * m.used for m in rows)
     fit = sum(m.n_weights * m.width for m in rows) / rates.fit
-    factors = sum(m.n_per_row * m.width**2 * m.layers * m.n for m in rows) / rates.factor
+    factors = sum(m.n_per_row * m.width**2 / 6 * m.layers * m.n for m in rows) / rates.factor
     seconds = {
         "plain": sum(m.n_weights for m in rows) / rates.plain,
         "reading": n_tokens * active / rates.run,

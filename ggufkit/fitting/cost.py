@@ -17,13 +17,13 @@ from ggufkit.encoding.executors.threads import Threads
 from ggufkit.encoding.memory import fixed_nbytes, slabs_nbytes
 from ggufkit.errors import UsageError
 from ggufkit.fitting.corpus import N_CTX
-from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, bytes_per_weight
+from ggufkit.fitting.encoders import Effort, bytes_per_weight, n_products
 from ggufkit.fitting.layer_gradients import HEAD_TOKENS
 from ggufkit.fitting.rates import PLAIN, PRODUCTS
 from ggufkit.fitting.sources.cut import N_DUMMY, cut_head
 from ggufkit.fitting.sources.scratch import plan_as_it_is
 from ggufkit.fitting.token_weights import MAX_CHUNKS
-from ggufkit.fitting.walks import MAX_WIDTH, Shape, plan_layer_walks, plan_walks, walks_nbytes
+from ggufkit.fitting.walks import MAX_WIDTH, Shape, moments_nbytes, plan_layer_walks, plan_walks, walks_nbytes
 from ggufkit.formats.model import Hparams, Model
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.quantizable import kept_reason, layer_of
@@ -185,8 +185,8 @@ def _layer_values(hparams: Hparams, shapes: Mapping[str, Shape], n: int) -> int:
 
 
 def _case_nbytes(n_per_row: int) -> int:
-    """Two experts in hand, of which one is being made, three matrices each, and the sum over all: two halves."""
-    return (2 * 3 + 1) * 4 * n_per_row * block_width(n_per_row, MAX_WIDTH)
+    """Two experts in hand, of which one is being made, three matrices each, and the sums over all."""
+    return 2 * 3 * 4 * n_per_row * block_width(n_per_row, MAX_WIDTH) + moments_nbytes((1, n_per_row))
 
 
 def _running_nbytes(hparams: Hparams, shapes: Mapping[str, Shape], n: int = N_CTX) -> int:
@@ -203,9 +203,8 @@ def _seconds(model: Model, effort: Effort) -> float:
     seconds = sum(t.n_weights for t in tensors) / PLAIN
     if effort is Effort.FAST:
         return seconds
-    # in products of a row with the moments: rounding a half, two judgements, one to begin and 1.5 for each round
-    products = 3.5 + 1.5 * REFINE_ROUNDS[effort]
     for t in tensors:
         width = block_width(t.n_per_row, MAX_WIDTH)
-        seconds += (products * t.n_weights * width + t.n_expert * t.n_per_row * width * width / 6) / PRODUCTS
+        factors = t.n_expert * t.n_per_row * width * width / 6
+        seconds += (n_products(effort) * t.n_weights * width + factors) / PRODUCTS
     return seconds

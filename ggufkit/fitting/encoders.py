@@ -44,6 +44,11 @@ REFINE_ROUNDS = {Effort.FAST: 0, Effort.BALANCED: 2, Effort.BEST: 16}
 _FEEDBACK_BYTES = 48  # a weight, on top of a plain slab's: what is left, levels, scales, offsets, gradient, changes
 
 
+def n_products(effort: Effort) -> float:
+    """Products of a row with the moments that fitting takes: half of one to round it, one to begin, 1.5 a round."""
+    return 1.5 + 1.5 * REFINE_ROUNDS[effort]
+
+
 def bytes_per_weight(effort: Effort) -> int:
     """Bytes that each weight of a slab in work takes."""
     return BYTES_PER_WEIGHT + (0 if effort is Effort.FAST else _FEEDBACK_BYTES)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import quant
 from ggufkit.fitting.duration import active_weights, moments_madds
-from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, encode_fitted, fits
+from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, encode_fitted, fits, n_products
 from ggufkit.fitting.moments import ExpertEvidence, MomentsObserver
 from ggufkit.fitting.rates import Rates
 from ggufkit.fitting.sensitivity import TABLE_REFINE, candidates
@@ -34,6 +34,7 @@ from ggufkit.runtime.activations import Activations
 from ggufkit.runtime.loading import Device
 from quant import feedback
 from quant.covariance import Each, block_width
+from quant.curvature import LEAF, curvature
 
 F32Array = NDArray[np.float32]
 
@@ -68,7 +69,7 @@ def measured_rates(
             watch = _Watch(part, weights, pool.map)
             reading, moments = _watched(path, part, watch, threads, device)
             with np.errstate(all="ignore"):  # noise may leave a matrix without an input
-                cases, curvature = _cases(watch.observer, part, pool.map)
+                cases, factored = _cases(watch.observer, part, pool.map)
     return Rates(
         reading=reading,
         back=back,
@@ -76,7 +77,7 @@ def measured_rates(
         copy=copy,
         table={n_per_row: _table_rate(tensor, known, threads) for n_per_row, (tensor, known) in cases.items()},
         encode=_encode_rates(plan, cases, effort, threads),
-        curvature=curvature,
+        curvature=factored,
     )
 
 
@@ -142,6 +143,7 @@ def _cases(
     """By number of columns: a tensor with what is known of its inputs, and the seconds that took."""
     cases: dict[int, tuple[ModelTensor, ExpertEvidence]] = {}
     seconds: dict[int, float] = {}
+    curvature(np.eye(2 * LEAF, dtype=np.float32)[None])  # whose kernels are compiled now, if ever
     for tensor in part.tensors:
         moments = observer.moments.get(tensor.name)
         if moments is None or moments.is_empty or tensor.n_per_row in cases:
@@ -184,7 +186,7 @@ def _encode_rate(type_name: str, tensor: ModelTensor, known: ExpertEvidence, eff
 
 def _slab_rows(tensor: ModelTensor, effort: Effort) -> int:
     width = block_width(tensor.n_per_row, MAX_WIDTH)
-    madds = (3.5 + 1.5 * REFINE_ROUNDS[effort]) * tensor.n_per_row * width
+    madds = n_products(effort) * tensor.n_per_row * width
     most = _SLAB_WEIGHTS // tensor.n_per_row
     return int(max(_LEAST_ROWS, min(most, most if effort is Effort.FAST else _SLAB_MADDS / madds)))
 
