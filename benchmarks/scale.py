@@ -31,7 +31,7 @@ from ggufkit.fitting.rates import BACK
 from ggufkit.fitting.walks import MAX_WIDTH, moments_nbytes
 from ggufkit.runtime.engine import Engine
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
-from quant.covariance import Covariance, block_width
+from quant.covariance import Covariance, block_width, pooled_mean
 
 WIDTH = 4096
 BPW = 4.85  # of Q4_K_M
@@ -123,7 +123,8 @@ def measured(n: int) -> Rates:
     qtype, sums = quant.quant_type("Q4_K"), Covariance.zeros(1, WIDTH)
     plain = w.size / best(n, lambda: quant.quantize(w, qtype, importance=np.abs(x[0])))
     moments = len(x) * WIDTH * WIDTH / 2 / best(n, lambda: sums.add(x[:, None, :], None))
-    means = ExpertMeans(sums.mean(0), sums.mean(0), 0.05)
+    mean = pooled_mean((sums,), 0)
+    means = ExpertMeans(mean, mean, WIDTH, 0.05)
     factor = WIDTH**3 / 6 / best(2, means.evidence)
     evidence = means.evidence()
     rounds = REFINE_ROUNDS[Effort.BALANCED]
@@ -170,8 +171,8 @@ def moments_of_a_layer(model: Model) -> int:
 
 
 def handed_over(model: Model) -> int:
-    """Bytes of moments that go from the command to workers, once: both parts of each expert, whole squares."""
-    return sum(2 * 4 * m.n * m.n_per_row * m.width * m.layers for m in model.matrices)
+    """Bytes of moments that go from the command to workers, once: both parts of each expert."""
+    return sum(moments_nbytes((m.n, m.n_per_row)) * m.layers for m in model.matrices)
 
 
 def case(model: Model) -> int:

@@ -98,15 +98,14 @@ class Covariance:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was seen, or nothing but zeros."""
-        blocks = self.sums.reshape(-1, self.sums.shape[2])
-        return not any(np.diagonal(strip.of(kept)).any() for kept in blocks for strip in strips(self.width))
+        return not any(diagonals(kept, self.width).any() for kept in self.sums)
 
     def mean(self, expert: int, prior: float = 0.0) -> F32Array:
         """Mean second moments of one expert (n_block, width, width), symmetric.
 
         prior  mass of the mean over all experts that is added to the expert's own
         """
-        return pooled_mean((self,), expert, prior)
+        return squares(pooled_mean((self,), expert, prior), self.width)
 
     def _add_rows(self, expert: int, rows: F32Array, each: Each) -> None:
         # not BLAS: its threads go on spinning against those of the model, and its sums depend on how many there are
@@ -159,16 +158,24 @@ def strips_size(width: int) -> int:
     return strips(width)[-1].stop
 
 
-def _square(kept: F32Array, out: F32Array) -> None:
-    """The whole of a block, out (width, width), from its strips."""
-    for strip in strips(len(out)):
-        part = strip.of(kept)
-        out[strip.lines, strip.first :] = part
-        out[strip.first :, strip.lines] = part.T
+def squares(kept: F32Array, width: int) -> F32Array:
+    """The whole of each block (n_block, width, width), from strips (n_block, strips_size(width))."""
+    out = np.empty((len(kept), width, width), dtype=np.float32)
+    for block, one in zip(kept, out, strict=True):
+        for strip in strips(width):
+            part = strip.of(block)
+            one[strip.lines, strip.first :] = part
+            one[strip.first :, strip.lines] = part.T
+    return out
+
+
+def diagonals(kept: F32Array, width: int) -> F32Array:
+    """(n_per_row,) the diagonals of such blocks, one behind the other."""
+    return np.concatenate([np.diagonal(strip.of(block)) for block in kept for strip in strips(width)])
 
 
 def pooled_mean(parts: Sequence[Covariance], expert: int, prior: float = 0.0) -> F32Array:
-    """The same of what several covariances of one tensor saw together."""
+    """Mean second moments of one expert in what several covariances of one tensor saw together, as strips."""
     total: F32Array = parts[0].sums[expert].copy()
     for part in parts[1:]:
         total += part.sums[expert]
@@ -179,11 +186,7 @@ def pooled_mean(parts: Sequence[Covariance], expert: int, prior: float = 0.0) ->
     mass = sum(float(part.mass[expert]) for part in parts) + prior
     if mass > 0:
         total /= np.float32(mass)
-    width = parts[0].width
-    out = np.empty((len(total), width, width), dtype=np.float32)
-    for kept, block in zip(total, out, strict=True):
-        _square(kept, block)
-    return out
+    return total
 
 
 def block_width(n_per_row: int, max_width: int) -> int:

@@ -153,7 +153,7 @@ class FittedEncoder(Calibrated):
         if moments is None:
             return _plain(qtype, None)
         means = moments.means_of(expert, whole=True)
-        if not fits(qtype, means.fit.shape[1]):
+        if not fits(qtype, means.width):
             return _plain(qtype, means)
         return FittedRows(qtype, REFINE_ROUNDS[self.effort], means)
 

@@ -40,7 +40,7 @@ Weigh = Callable[[OnChunk], TokenWeights]
 
 DEFAULT_MAX_NBYTES = 4 << 30
 _SAVE_EVERY_S = 60.0  # what is gathered is kept so often, unless keeping takes more than a twentieth of the time
-_CASES_NBYTES = 256 << 20  # experts in hand are kept up to this size, and two of them in any case
+_CASES_NBYTES = 256 << 20  # experts are kept up to this size, beyond it those in hand: two that are encoded
 
 
 class Evidence:
@@ -211,7 +211,8 @@ class Evidence:
         with self._lock:
             case = self._cases.get(key)
             if case is None:
-                while len(self._cases) > 1 and sum(one.nbytes for one in self._cases.values()) > _CASES_NBYTES:
+                n_others = int(whole)  # costs are found out expert by expert
+                while len(self._cases) > n_others and sum(one.nbytes for one in self._cases.values()) > _CASES_NBYTES:
                     self._cases.popitem(last=False)
                 case = self._cases[key] = Case(functools.partial(self._made, moments, expert, whole))
         return case.made()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ggufkit.fitting.token_weights import TokenWeights
 from ggufkit.fitting.walks import MAX_WIDTH
 from ggufkit.runtime.activations import Activations
-from quant.covariance import Covariance, Each, pooled_mean
+from quant.covariance import Covariance, Each, diagonals, pooled_mean, squares
 from quant.curvature import Curvature, curvature, damping_for
 
 F32Array = NDArray[np.float32]
@@ -51,11 +51,12 @@ class ExpertEvidence:
 
 @dataclass(frozen=True, slots=True)
 class ExpertMeans:
-    """What one expert's evidence is made of: mean second moments in the parts of the text to fit and to judge on
-    (n_block, width, width), float32, and what to damp them with."""
+    """What one expert's evidence is made of: mean second moments in the parts of the text to fit and to judge on, as
+    strips of blocks `width` wide (see `quant.covariance`), and what to damp them with."""
 
     fit: F32Array
     held_out: F32Array | None
+    width: int
     damping: float
 
     @property
@@ -65,14 +66,13 @@ class ExpertMeans:
     @property
     def importance(self) -> F32Array:
         """(n_per_row,) mean squared input of each column."""
-        return np.ascontiguousarray(np.diagonal(self.fit, axis1=1, axis2=2).reshape(-1))
+        return diagonals(self.fit, self.width)
 
-    def evidence(self, each: Each = map, *, in_place: bool = False) -> ExpertEvidence:
-        """Half a second of work for wide rows: the curvature is factored, by the threads of `each`; `in_place` where
-        these means are not looked at again."""
-        importance = self.importance
-        curve = curvature(self.fit, damping=self.damping, each=each, in_place=in_place)
-        return ExpertEvidence(importance, curve, self.held_out)
+    def evidence(self, each: Each = map) -> ExpertEvidence:
+        """Half a second of work for wide rows: the curvature is factored, by the threads of `each`."""
+        curve = curvature(squares(self.fit, self.width), damping=self.damping, each=each, in_place=True)
+        held_out = None if self.held_out is None else squares(self.held_out, self.width)
+        return ExpertEvidence(self.importance, curve, held_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +84,17 @@ class Moments:
 
     def of_expert(self, expert: int, *, whole: bool = False, each: Each = map) -> ExpertEvidence:
         """Evidence of one expert, with its layer's as far as its own is thin: of all of the text, or to be judged."""
-        return self.means_of(expert, whole=whole).evidence(each, in_place=True)
+        return self.means_of(expert, whole=whole).evidence(each)
 
     def means_of(self, expert: int, *, whole: bool = False) -> ExpertMeans:
         """What that is made of."""
         parts = (self.fit, self.held_out) if whole else (self.fit,)
         prior = max(map(_prior, parts))
         mean = pooled_mean(parts, expert, prior)
-        damping = damping_for(sum(float(part.counts[expert]) for part in parts) + prior, mean.shape[1])
-        return ExpertMeans(mean, None if whole else self.held_out.mean(expert, _prior(self.held_out)), damping)
+        width = self.fit.width
+        damping = damping_for(sum(float(part.counts[expert]) for part in parts) + prior, width)
+        held_out = None if whole else pooled_mean((self.held_out,), expert, _prior(self.held_out))
+        return ExpertMeans(mean, held_out, width, damping)
 
     def forget(self) -> None:
         """Give back what is only kept to be quick: other tensors are at work."""

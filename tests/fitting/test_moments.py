@@ -5,6 +5,7 @@ import pytest
 
 from ggufkit.fitting.moments import HOLD_OUT_EVERY, MomentsObserver
 from ggufkit.runtime.activations import Activations
+from quant.covariance import squares
 from quant.curvature import damping_for
 
 RNG = np.random.default_rng(5)
@@ -53,7 +54,7 @@ def test_all_of_the_text_is_the_mean_of_both_parts() -> None:
     means = observer.moments["blk.0.attn_q.weight"].means_of(0, whole=True)
     x = np.concatenate([seen[0].x for seen in groups]).reshape(-1, N).astype(np.float64)
     assert means.held_out is None
-    np.testing.assert_allclose(means.fit[0], x.T @ x / len(x), atol=1e-5)
+    np.testing.assert_allclose(squares(means.fit, means.width)[0], x.T @ x / len(x), atol=1e-5)
     assert means.damping == damping_for(len(x), N) < observer.moments["blk.0.attn_q.weight"].means_of(0).damping
 
 
@@ -65,7 +66,7 @@ def test_an_expert_leans_on_its_layer_in_both_parts() -> None:
     sums = sum(part.mass[e] * part.mean(e)[0] for part in (pair.fit, pair.held_out) for e in range(3))
     own = sum(part.mass[1] * part.mean(1)[0] for part in (pair.fit, pair.held_out))
     wanted = (own + N * sums / mass.sum()) / (mass[1] + N)
-    np.testing.assert_allclose(np.triu(pair.means_of(1, whole=True).fit[0]), np.triu(wanted), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(squares(pair.means_of(1, whole=True).fit, N)[0], wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_tensors_of_one_input_share_their_moments() -> None:
