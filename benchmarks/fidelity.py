@@ -10,13 +10,14 @@ effort with the same types; ours with types chosen for at most the bytes of llam
 figures are mean KL divergence to the 16-bit model with the standard error over chunks, its ratio to llama.cpp's with
 importance on the same chunks, the 99.9th percentile, ln of the perplexity ratio, the share of equal likeliest tokens,
 bytes and seconds of the whole command, with calibration where it is the first that needs it (`--evidence`). Half of
-the chunks are prose, half code, spread over the shipped evaluation texts. Both sides calibrate on the same tokens of
-the shipped calibration text. Rows of models of benchmarks/models are kept in benchmarks/history/; a type of a model
-that is there is not run again without --again.
+the chunks are prose, half code, spread over the shipped evaluation texts. Both sides calibrate on the same text: chunks
+spread over the shipped one, of that many tokens together. Rows of models of benchmarks/models are kept in
+benchmarks/history/; a type of a model that is there is not run again without --again.
 """
 
 import argparse
 import ctypes
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -36,6 +37,7 @@ from numpy.typing import NDArray
 import models
 from ggufkit.architectures.source import open_source
 from ggufkit.encoding.settings import QuantizeSettings
+from ggufkit.fitting.corpus import text_chunks
 from ggufkit.fitting.cost import shapes_of
 from ggufkit.fitting.encoders import Effort
 from ggufkit.formats.imatrix_file import read_imatrix
@@ -45,6 +47,7 @@ from ggufkit.recipes.search import Target
 from ggufkit.runtime import library
 from ggufkit.runtime.loading import Device
 from ggufkit.runtime.scoring import iter_logits, open_for_scoring
+from ggufkit.runtime.vocabulary import open_vocabulary
 from ggufkit.workflows.calibrate import CalibrateSettings, calibrate
 from ggufkit.workflows.fitted import FitSettings, quantize_fitted
 from ggufkit.workflows.quantize import quantize
@@ -121,15 +124,25 @@ def llama_quantize(source: Path, output: Path, type_name: str, imatrix: Path | N
         raise SystemExit(f"llama_model_quantize failed for {type_name}")
 
 
-def importance_file(base: Path, folder: Path, options: argparse.Namespace) -> tuple[Path, str]:
+def calibration_text(base: Path, folder: Path, n_tokens: int) -> Path:
+    """What both sides read, all of it: so many tokens of the model, spread over the shipped text; 0 takes that."""
+    out, shipped = folder / "calibration.txt", shipped_text(CALIBRATION_TEXT)
+    if n_tokens:
+        with open_vocabulary(base) as vocab:
+            chunks = text_chunks(vocab, shipped, N_CTX, n_tokens=n_tokens, spread=True)
+            shipped = "".join(vocab.detokenize(chunk) for chunk in chunks)
+    out.write_text(shipped, encoding="utf-8", newline="")
+    return out
+
+
+def importance_file(base: Path, text: Path, folder: Path, options: argparse.Namespace) -> tuple[Path, str]:
     """The importance file and who made it."""
-    out, text = folder / "imatrix.gguf", folder / "calibration.txt"
+    out = folder / "imatrix.gguf"
     if options.peer is None:
-        calibrate(CalibrateSettings(model=base, output=out, n_tokens=options.tokens, threads=options.threads))
+        calibrate(CalibrateSettings(model=base, output=out, text=(text,), threads=options.threads))
         return out, "ggufkit calibrate"
-    text.write_text(shipped_text(CALIBRATION_TEXT))
     command = [options.peer, "-m", str(base), "-f", str(text), "-c", str(N_CTX), "-t", str(options.threads)]
-    command += ["-o", str(out), "--chunks", str(options.tokens // N_CTX)]
+    command += ["-o", str(out)]
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     return out, "llama-imatrix"
 
@@ -150,10 +163,19 @@ class Bench:
             with open_source(source) as model:
                 widest = "F32" if next(iter(model.tensors)).dtype == "F32" else "BF16"
             quantize(QuantizeSettings(source=source, output=self.base, recipe=widest, threads=options.threads))
-        self.imatrix, maker = importance_file(self.base, folder, options)
+        self.text = calibration_text(self.base, folder, options.tokens)
+        self.imatrix, maker = importance_file(self.base, self.text, folder, options)
         self.judge = Judge(self.base, options.chunks, options.threads)
         self.kept: list[history.Row] = []
         print(f"\n{source.name}: base of {self.base.stat().st_size} bytes, importance by {maker}", flush=True)
+
+    def held(self, type_name: str, effort: Effort) -> history.Row:
+        """One effort beside llama.cpp with importance, as a row on the tokens that were read."""
+        reference = self._row(type_name, "llama.cpp + importance", self._llama(type_name, self.imatrix), None)
+        self._row(type_name, f"ggufkit {effort}", self._ours(type_name, effort), reference)
+        row = self.kept.pop()
+        n_tokens = self.options.tokens or "all"
+        return dataclasses.replace(row, part="evidence", figure=f"{row.figure}, {n_tokens} tokens")
 
     def run(self, type_name: str) -> None:
         """Print the rows of one type."""
@@ -180,7 +202,12 @@ class Bench:
             force=True, provenance=target is not None,
         )  # fmt: skip
         settings = FitSettings(
-            quantize=job, effort=effort, target=target, n_tokens=self.options.tokens, evidence=self.folder / "evidence"
+            quantize=job,
+            effort=effort,
+            target=target,
+            text=(self.text,),
+            n_tokens=None,
+            evidence=self.folder / "evidence",
         )
         return quantize_fitted(settings).seconds
 

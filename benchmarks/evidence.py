@@ -1,0 +1,45 @@
+"""What more calibration text buys, and whether it ever costs: types held, from 10,000 tokens to all that ships.
+
+Run it: python benchmarks/evidence.py [--model smollm2] [--type Q3_K_M] [--tokens 10240,25600,51200,102400,0]
+                                      [--chunks 24] [--threads 2] [--peer LLAMA_IMATRIX]
+
+For every number of tokens (0 takes the whole text): llama_model_quantize with the importance of the same tokens, and
+`--effort balanced` with the same types; mean KL divergence on text that took no part, as in benchmarks/fidelity.py,
+whose columns these are. The rows are kept in benchmarks/history/.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import history
+from fidelity import Bench, found
+
+import models
+from ggufkit.fitting.encoders import Effort
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=models.NAMES, default="smollm2")
+    parser.add_argument("--type", default="Q3_K_M")
+    parser.add_argument("--tokens", default="10240,25600,51200,102400,0")
+    parser.add_argument("--chunks", type=int, default=24, help="of 512 tokens, half prose, half code")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peer", default=os.environ.get("LLAMA_IMATRIX") or shutil.which("llama-imatrix"))
+    options = parser.parse_args()
+    for n in map(int, options.tokens.split(",")):
+        with tempfile.TemporaryDirectory() as folder:
+            once = argparse.Namespace(**vars(options) | {"tokens": n})
+            kept = Bench(options.model, found(options.model), Path(folder), once).held(options.type, Effort.BALANCED)
+        kind = history.machine()
+        history.keep(history.path(kind), kind, [kept])
+
+
+if __name__ == "__main__":
+    main()
