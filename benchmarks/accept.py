@@ -160,14 +160,18 @@ def go(way: Way) -> None:
         size = int(q4.stat().st_size * 0.95)
         one, two = way.work / "fitted.gguf", way.work / "fitted-again.gguf"
         how = ["--effort", "balanced", "--target-size", size, "--tokens", way.n_tokens]
+        said = way.run("quantize", bf16, "-o", one, *how, "--dry-run", "--json").json["fitting"]
         done = way.run("quantize", bf16, "-o", one, *how, "--json")
+        memory, seconds = said["memory_nbytes"] + said["mapped_nbytes"], sum(said["seconds"].values())
+        must(done.peak <= MEMORY_SLACK * memory, f"{done.peak} bytes resident, {memory} were planned")
         must(one.stat().st_size <= size, f"{one.stat().st_size} bytes, the target was {size}")
         for share in (0.15, 0.5, 0.85):
             way.run("quantize", bf16, "-o", two, *how, "--resume", kill_after=share * done.seconds)
         way.run("quantize", bf16, "-o", two, *how, "--resume", "--force")
         must(sha256(one) == sha256(two), "other bytes after three kills and --resume")
         two.unlink()
-        return done, f"{one.stat().st_size / 2**20:.1f} MiB, killed three times: same bytes"
+        seen = f"planned / taken: memory {memory / done.peak:.2f}, time {seconds / done.seconds:.2f}"
+        return done, f"killed three times: same bytes; {seen}"
 
     def compare() -> tuple[Done, str]:
         plain = way.run("compare", bf16, q4, "--chunks", 8, "--json")

@@ -84,6 +84,25 @@ def fidelity(rows: list[Row]) -> str:
     return table(("model", "bytes of", "llama.cpp + importance, nats", *FITS.values()), lines)
 
 
+def tails(rows: list[Row]) -> str:
+    """The 99.9th percentile over tokens and the share of equal likeliest tokens, ours and the peer's."""
+    return table(
+        ("model", "bytes of", "file", "ours and llama.cpp's"),
+        ((TITLES[row.model], row.figure.split(", ")[0], FITS[row.figure.split(", ", 1)[1]], row.note.rsplit(", ", 1)[0])
+         for row in rows if row.part == "fidelity" and row.figure.split(", ", 1)[1] in FITS),
+    )  # fmt: skip
+
+
+def evidence(rows: list[Row]) -> str:
+    """Closeness by the number of calibration tokens, types held."""
+    shown = [(row, *row.figure.split(", ")) for row in rows if row.part == "evidence"]
+    return table(
+        ("model", "bytes of", "calibration tokens", "llama.cpp + importance, nats", "`balanced`, nats", "share"),
+        ((TITLES[row.model], type_name, n.removesuffix(" tokens"), f"{row.peer[0]:.4f}", f"{row.ours[0]:.4f}",
+          f"{row.ours[0] / row.peer[0]:.2f} ± {row.error:.2f}") for row, type_name, _, n in shown),
+    )  # fmt: skip
+
+
 def encoders(rows: list[Row]) -> str:
     """Speed and error of each type beside ggml_quantize_chunk, with and without importance."""
     found = {row.figure: row for row in rows if row.part == "encode"}
@@ -112,7 +131,8 @@ def waiting(rows: list[Row]) -> str:
 
 
 TABLES: dict[str, Callable[[list[Row]], str]] = {
-    "speed": speed, "fidelity": fidelity, "encoders": encoders, "waiting": waiting,
+    "speed": speed, "fidelity": fidelity, "tails": tails, "evidence": evidence, "encoders": encoders,
+    "waiting": waiting,
 }  # fmt: skip
 
 
