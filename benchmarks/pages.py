@@ -72,9 +72,17 @@ def speed(rows: list[Row]) -> str:
     )  # fmt: skip
 
 
+def by_size(rows: list[Row], part: str) -> list[Row]:
+    """Those of one part, model by model as they are named above, small types first; else in their order."""
+    return sorted(
+        (row for row in rows if row.part == part),
+        key=lambda row: (list(TITLES).index(row.model), row.figure.split(", ")[0]),
+    )
+
+
 def fidelity(rows: list[Row]) -> str:
     """Mean KL divergence at equal bytes: the peer's, and the shares of it that are left."""
-    shown = {(row.model, *row.figure.split(", ", 1)): row for row in rows if row.part == "fidelity"}
+    shown = {(row.model, *row.figure.split(", ", 1)): row for row in by_size(rows, "fidelity")}
     lines = []
     for model, type_name in dict.fromkeys((model, type_name) for model, type_name, _ in shown):
         found = [shown.get((model, type_name, label)) for label in FITS]
@@ -89,13 +97,13 @@ def tails(rows: list[Row]) -> str:
     return table(
         ("model", "bytes of", "file", "ours and llama.cpp's"),
         ((TITLES[row.model], row.figure.split(", ")[0], FITS[row.figure.split(", ", 1)[1]], row.note.rsplit(", ", 1)[0])
-         for row in rows if row.part == "fidelity" and row.figure.split(", ", 1)[1] in FITS),
+         for row in by_size(rows, "fidelity") if row.figure.split(", ", 1)[1] in FITS),
     )  # fmt: skip
 
 
 def evidence(rows: list[Row]) -> str:
     """Closeness by the number of calibration tokens, types held."""
-    shown = [(row, *row.figure.split(", ")) for row in rows if row.part == "evidence"]
+    shown = [(row, *row.figure.split(", ")) for row in by_size(rows, "evidence")]
     return table(
         ("model", "bytes of", "calibration tokens", "llama.cpp + importance, nats", "`balanced`, nats", "share"),
         ((TITLES[row.model], type_name, n.removesuffix(" tokens"), f"{row.peer[0]:.4f}", f"{row.ours[0]:.4f}",
