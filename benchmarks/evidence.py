@@ -8,9 +8,6 @@ For every number of tokens (0 takes the whole text): llama_model_quantize with t
 whose columns these are. The rows are kept in benchmarks/history/.
 """
 
-import argparse
-import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -18,25 +15,22 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import history
-from fidelity import Bench, found
+from fidelity import Bench, arguments, found
 
 import models
 from ggufkit.fitting.encoders import Effort
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--model", choices=models.NAMES, default="smollm2")
     parser.add_argument("--type", default="Q3_K_M")
     parser.add_argument("--tokens", default="10240,25600,51200,102400,0")
-    parser.add_argument("--chunks", type=int, default=24, help="of 512 tokens, half prose, half code")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--peer", default=os.environ.get("LLAMA_IMATRIX") or shutil.which("llama-imatrix"))
     options = parser.parse_args()
     for n in map(int, options.tokens.split(",")):
         with tempfile.TemporaryDirectory() as folder:
-            once = argparse.Namespace(**vars(options) | {"tokens": n})
-            kept = Bench(options.model, found(options.model), Path(folder), once).held(options.type, Effort.BALANCED)
+            options.tokens = n
+            kept = Bench(options.model, found(options.model), Path(folder), options).held(options.type, Effort.BALANCED)
         kind = history.machine()
         history.keep(history.path(kind), kind, [kept])
 

@@ -202,13 +202,9 @@ class Bench:
             force=True, provenance=target is not None,
         )  # fmt: skip
         settings = FitSettings(
-            quantize=job,
-            effort=effort,
-            target=target,
-            text=(self.text,),
-            n_tokens=None,
+            quantize=job, effort=effort, target=target, text=(self.text,), n_tokens=None,
             evidence=self.folder / "evidence",
-        )
+        )  # fmt: skip
         return quantize_fitted(settings).seconds
 
     def _row(self, type_name: str, label: str, seconds: float, reference: Scores | None) -> Scores:
@@ -241,15 +237,21 @@ class Bench:
         )  # fmt: skip
 
 
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """What a `Bench` is told, but for the tokens to calibrate on."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--chunks", type=int, default=24, help="of 512 tokens, half prose, half code")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peer", default=os.environ.get("LLAMA_IMATRIX") or shutil.which("llama-imatrix"))
+    return parser
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("models", nargs="*", default=MODELS)
     parser.add_argument("--types", default=TYPES)
     parser.add_argument("--efforts", default="fast,balanced")
-    parser.add_argument("--chunks", type=int, default=24, help="of 512 tokens, half prose, half code")
     parser.add_argument("--tokens", type=int, default=50_000, help="to calibrate on")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--peer", default=os.environ.get("LLAMA_IMATRIX") or shutil.which("llama-imatrix"))
     parser.add_argument("--again", action="store_true", help="also what is there already")
     options = parser.parse_args()
     done = {(row.model, row.figure.split(",")[0]) for row in history.read(history.path(history.machine()))}

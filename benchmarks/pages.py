@@ -94,10 +94,12 @@ def fidelity(rows: list[Row]) -> str:
 
 def tails(rows: list[Row]) -> str:
     """The 99.9th percentile over tokens and the share of equal likeliest tokens, ours and the peer's."""
+    shown = {(row.model, *row.figure.split(", ", 1)): row for row in by_size(rows, "fidelity")}
+    files = dict.fromkeys((model, type_name) for model, type_name, _ in shown)
     return table(
         ("model", "bytes of", "file", "ours and llama.cpp's"),
-        ((TITLES[row.model], row.figure.split(", ")[0], FITS[row.figure.split(", ", 1)[1]], row.note.rsplit(", ", 1)[0])
-         for row in by_size(rows, "fidelity") if row.figure.split(", ", 1)[1] in FITS),
+        ((TITLES[file[0]], file[1], said, shown[*file, label].note.rsplit(", ", 1)[0])
+         for file in files for label, said in FITS.items() if (*file, label) in shown),
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from quant.curvature import Curvature, curvature, damping_for
 F32Array = NDArray[np.float32]
 
 HOLD_OUT_EVERY = 5
-_COVARIANCE = ("sums", "counts", "mass")  # arrays that are kept of each part, and the width of its blocks
+_COVARIANCE = ("sums", "counts", "mass")  # what is kept of each part; the width of blocks is that of both
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +153,10 @@ class MomentsObserver:
         out |= {f"{name}.n_rows": np.array(n) for name, n in self._n_rows.items()}
         out |= {f"{name}.owner": np.array(owner) for name, owner in self._owner.items()}
         for name in dict.fromkeys(self._owner.values()):
+            out[f"{name}.width"] = np.array(self.moments[name].fit.width)
             for part in ("fit", "held_out"):
                 sums: Covariance = getattr(self.moments[name], part)
                 out |= {f"{name}.{part}.{key}": getattr(sums, key) for key in _COVARIANCE}
-                out[f"{name}.width"] = np.array(sums.width)
         return out
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
