@@ -28,10 +28,10 @@ from ggufkit.fitting.corpus import N_CTX
 from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, bytes_per_weight, encode_fitted
 from ggufkit.fitting.moments import ExpertMeans
 from ggufkit.fitting.rates import BACK
-from ggufkit.fitting.walks import MAX_WIDTH, moments_nbytes
+from ggufkit.fitting.walks import moments_nbytes, width_of
 from ggufkit.runtime.engine import Engine
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
-from quant.covariance import Covariance, block_width, pooled_mean
+from quant.covariance import Covariance, pooled_mean
 
 WIDTH = 4096
 BPW = 4.85  # of Q4_K_M
@@ -55,7 +55,7 @@ class Matrix(NamedTuple):
 
     @property
     def width(self) -> int:
-        return block_width(self.n_per_row, MAX_WIDTH)
+        return width_of((self.n, self.n_per_row))
 
 
 def dense(d: int, ff: int, kv: int, layers: int, vocab: int, experts: int = 0) -> list[Matrix]:
@@ -124,7 +124,7 @@ def measured(n: int) -> Rates:
     plain = w.size / best(n, lambda: quant.quantize(w, qtype, importance=np.abs(x[0])))
     moments = len(x) * WIDTH * WIDTH / 2 / best(n, lambda: sums.add(x[:, None, :], None))
     mean = pooled_mean((sums,), 0)
-    means = ExpertMeans(mean, mean, WIDTH, 0.05)
+    means = ExpertMeans(mean, mean, WIDTH, WIDTH, 0.05)
     factor = WIDTH**3 / 6 / best(2, means.evidence)
     evidence = means.evidence()
     rounds = REFINE_ROUNDS[Effort.BALANCED]

@@ -1,11 +1,13 @@
 """Second moments X^T X of the inputs of each expert: what error feedback needs to know of them.
 
-Rows wider than `max_width` are kept as a chain of diagonal blocks, so that memory stays bounded: a block's columns
-know of each other, not of the columns of other blocks.
+Very wide rows are kept as a chain of diagonal blocks, so that memory stays bounded: a block's columns know of each
+other, not of the columns of other blocks.
 
     (n_per_row, n_per_row), of which only the blocks are kept:   [ C0 |    |    ]
                                                                  [    | C1 |    ]    each (width, width)
                                                                  [    |    | C2 ]
+
+The last one may be narrower than `width`: it is kept as wide as the others, and is zero beyond its columns.
 
 Of a block, which is symmetric, strips of LINES lines are kept, each from its diagonal on, one behind the other:
 
@@ -43,10 +45,11 @@ LINES = 128  # of the sums are a strip, and a thread's task
 class Covariance:
     """Sums of outer products of one weight tensor's inputs; grows in place by `add`.
 
-    sums    (n_expert, n_block, strips_size(width)) float32, each block's strips; n_block * width = n_per_row
+    sums    (n_expert, n_block, strips_size(width)) float32, each block's strips
     counts  (n_expert,) int64, tokens
     mass    (n_expert,) float64, what these tokens weigh together: their number where all weigh alike
     width   columns of a block
+    n_per_row  of all of them
     layer   (n_block, strips_size(width)) the sum over all experts, kept once it was asked for, until `forget`
     """
 
@@ -54,17 +57,14 @@ class Covariance:
     counts: I64Array
     mass: F64Array
     width: int
+    n_per_row: int
     _layer: F32Array | None = None
 
     @classmethod
     def zeros(cls, n_expert: int, n_per_row: int, *, max_width: int = 4096) -> Covariance:
         width = block_width(n_per_row, max_width)
-        sums = np.zeros((n_expert, n_per_row // width, strips_size(width)), dtype=np.float32)
-        return cls(sums, np.zeros(n_expert, dtype=np.int64), np.zeros(n_expert), width)
-
-    @property
-    def n_per_row(self) -> int:
-        return int(self.sums.shape[1] * self.width)
+        sums = np.zeros((n_expert, n_blocks(n_per_row, width), strips_size(width)), dtype=np.float32)
+        return cls(sums, np.zeros(n_expert, dtype=np.int64), np.zeros(n_expert), width, n_per_row)
 
     def add(self, x: F32Array, experts: I32Array | None, weights: F32Array | None = None, each: Each = map) -> None:
         """Add one batch; shapes as in `quant.importance.input_sums`.
@@ -113,6 +113,7 @@ class Covariance:
 
         width = self.width
         parts = [np.ascontiguousarray(rows[:, at : at + width]) for at in range(0, self.n_per_row, width)]
+        parts[-1] = np.pad(parts[-1], ((0, 0), (0, width - parts[-1].shape[1])))
 
         def add(task: tuple[int, Strip]) -> None:
             block, strip = task
@@ -170,7 +171,7 @@ def squares(kept: F32Array, width: int) -> F32Array:
 
 
 def diagonals(kept: F32Array, width: int) -> F32Array:
-    """(n_per_row,) the diagonals of such blocks, one behind the other."""
+    """(n_block * width,) the diagonals of such blocks, one behind the other."""
     return np.concatenate([np.diagonal(strip.of(block)) for block in kept for strip in strips(width)])
 
 
@@ -190,8 +191,13 @@ def pooled_mean(parts: Sequence[Covariance], expert: int, prior: float = 0.0) ->
 
 
 def block_width(n_per_row: int, max_width: int) -> int:
-    """The widest block of whole super-blocks, at most `max_width`, that divides a row evenly; the row where it fits."""
+    """Columns of a block: the row where it fits, else whole super-blocks, in as few and as equal blocks as go."""
     if n_per_row <= max_width:
         return n_per_row
-    widths = (w for w in range(max_width - max_width % SUPER_BLOCK, 0, -SUPER_BLOCK) if n_per_row % w == 0)
-    return next(widths, n_per_row)
+    n_super = -(-n_per_row // SUPER_BLOCK)
+    return SUPER_BLOCK * -(-n_super // -(-n_super // (max_width // SUPER_BLOCK)))
+
+
+def n_blocks(n_per_row: int, width: int) -> int:
+    """Blocks of a row."""
+    return -(-n_per_row // width)

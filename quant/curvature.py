@@ -36,6 +36,7 @@ class Curvature:
 
     moments  (n_block, width, width) float32, H damped
     factor   (n_block, width, width) float32, D on the diagonal and A above it; below it anything may stand
+    A row's last block may be narrower: its columns are the first of what is there.
     """
 
     moments: F32Array
@@ -45,13 +46,13 @@ class Curvature:
     def width(self) -> int:
         return int(self.moments.shape[1])
 
-    @property
-    def n_per_row(self) -> int:
-        return int(self.moments.shape[0] * self.moments.shape[1])
+    def fits(self, n_per_row: int) -> bool:
+        """Whether it is of rows of so many columns."""
+        return self.width * (len(self.moments) - 1) < n_per_row <= self.width * len(self.moments)
 
     @property
     def column_cost(self) -> F32Array:
-        """(n_per_row,) D: the cost of a unit error in a column after the columns behind it made it good."""
+        """(n_block * width,) D: the cost of a unit error in a column after the columns behind it made it good."""
         return np.ascontiguousarray(np.diagonal(self.factor, axis1=1, axis2=2).reshape(-1))
 
 

@@ -8,13 +8,15 @@ at one end and then at the other. So a type is described by its planes of level 
 
     plane   weight i stores `n_bits` bits of its level, from bit `low` on, in byte `byte[i]` at bit `shift[i]`
 
+Of super-blocks, scale = d · code and offset = -dmin · code of a sub-block, whose integers lie in planes as well.
+
 Knows layouts. Does not search scales (`quant.quantize` does) and does not choose levels (`quant.feedback` does).
 Source: ggml-common.h, ggml-quants.c dequantize_row_*.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -26,6 +28,7 @@ from quant.types import QuantType, quant_type
 
 F32Array = NDArray[np.float32]
 U8Array = NDArray[np.uint8]
+I32Array = NDArray[np.int32]
 I64Array = NDArray[np.int64]
 
 _IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)  # ggml-common.h kvalues_iq4nl
@@ -33,12 +36,41 @@ _IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """Bits [low, low + n_bits) of every level: byte and shift of each weight, (block_size,) each."""
+    """Bits [low, low + n_bits) of every level: byte and shift of each weight, (block_size,) each; or of every code of
+    a sub-block."""
 
     byte: I64Array
     shift: I64Array
     low: int
     n_bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """An integer for each sub-block: `planes` store code + zero, exclusive-or `flip`, in `n_bits`."""
+
+    planes: tuple[Plane, ...]
+    n_bits: int
+    zero: int = 0
+    flip: int = 0
+
+    @property
+    def n_sub(self) -> int:
+        """Sub-blocks of a block."""
+        return len(self.planes[0].byte)
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The least and the greatest that can be stored."""
+        return -self.zero, (1 << self.n_bits) - 1 - self.zero
+
+    def of(self, blocks: U8Array) -> I32Array:
+        """(n, n_sub) of `blocks` (n, type_size)."""
+        return (_taken(blocks, self.planes) ^ np.uint8(self.flip)).astype(np.int32) - self.zero
+
+    def put(self, blocks: U8Array, codes: I32Array) -> U8Array:
+        """`blocks` with these codes in place of theirs."""
+        return _put(blocks, self.planes, (codes + self.zero).astype(np.uint8) ^ np.uint8(self.flip))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +82,7 @@ class Grid:
     d_at      byte of the float16 that multiplies all scales of the block
     dmin_at   byte of the float16 that multiplies all offsets, None where there are none
     flip      exclusive-or between a level and its stored bits (Q8_0 stores signed bytes)
+    scale_codes, min_codes  the integers of sub-blocks, None where there are none
     """
 
     qtype: QuantType
@@ -58,13 +91,8 @@ class Grid:
     d_at: int
     dmin_at: int | None = None
     flip: int = 0
-    _mask: U8Array = field(init=False)
-
-    def __post_init__(self) -> None:
-        mask = np.zeros(self.qtype.type_size, dtype=np.uint8)  # 1 where a level bit lies
-        for plane in self.planes:
-            np.bitwise_or.at(mask, plane.byte, (((1 << plane.n_bits) - 1) << plane.shift).astype(np.uint8))
-        object.__setattr__(self, "_mask", mask)
+    scale_codes: Codes | None = None
+    min_codes: Codes | None = None
 
     @property
     def n_level(self) -> int:
@@ -72,22 +100,11 @@ class Grid:
 
     def pack(self, blocks: U8Array, level: U8Array) -> U8Array:
         """`blocks` (n, type_size) with their levels replaced by `level` (n, block_size); headers stay."""
-        out = blocks & ~self._mask
-        stored = level ^ np.uint8(self.flip)
-        for plane in self.planes:
-            bits = (stored >> plane.low) & ((1 << plane.n_bits) - 1)
-            for shift in np.unique(plane.shift):  # weights of one shift have bytes of their own
-                at = np.flatnonzero(plane.shift == shift)
-                out[:, plane.byte[at]] |= bits[:, at] << np.uint8(shift)
-        return out
+        return _put(blocks, self.planes, level ^ np.uint8(self.flip))
 
     def unpack(self, blocks: U8Array) -> U8Array:
         """Levels (n, block_size) of `blocks` (n, type_size)."""
-        level = np.zeros((len(blocks), self.qtype.block_size), dtype=np.uint8)
-        for plane in self.planes:
-            bits = (blocks[:, plane.byte] >> plane.shift.astype(np.uint8)) & ((1 << plane.n_bits) - 1)
-            level |= bits << np.uint8(plane.low)
-        return level ^ np.uint8(self.flip)
+        return _taken(blocks, self.planes) ^ np.uint8(self.flip)
 
     def scales(self, blocks: U8Array) -> tuple[F32Array, F32Array]:
         """Scale and offset of every weight, (n, block_size) each, of `blocks` (n, type_size)."""
@@ -125,7 +142,30 @@ def grid_of(qtype: QuantType) -> Grid:
     if qtype.name not in _GRIDS:
         raise UnknownTypeError(f"{qtype} has no error feedback. Types that have: {', '.join(sorted(_GRIDS))}")
     planes, values, d_at, dmin_at, flip = _GRIDS[qtype.name]
-    return Grid(qtype, tuple(planes), np.array(values, dtype=np.float32), d_at, dmin_at, flip)
+    codes = _CODES.get(qtype.name, (None, None))
+    return Grid(qtype, tuple(planes), np.array(values, dtype=np.float32), d_at, dmin_at, flip, *codes)
+
+
+def _taken(blocks: U8Array, planes: tuple[Plane, ...]) -> U8Array:
+    """What these planes store, (n, length of a plane)."""
+    out = np.zeros((len(blocks), len(planes[0].byte)), dtype=np.uint8)
+    for plane in planes:
+        bits = (blocks[:, plane.byte] >> plane.shift.astype(np.uint8)) & ((1 << plane.n_bits) - 1)
+        out |= bits << np.uint8(plane.low)
+    return out
+
+
+def _put(blocks: U8Array, planes: tuple[Plane, ...], stored: U8Array) -> U8Array:
+    """`blocks` with `stored` (n, length of a plane) in these planes; other bits stay."""
+    out = blocks.copy()
+    for plane in planes:
+        kept = (1 << plane.n_bits) - 1
+        bits = (stored >> plane.low) & kept
+        for shift in np.unique(plane.shift):  # what has one shift has bytes of its own
+            at = np.flatnonzero(plane.shift == shift)
+            out[:, plane.byte[at]] &= np.uint8(0xFF & ~(kept << int(shift)))
+            out[:, plane.byte[at]] |= bits[:, at] << np.uint8(shift)
+    return out
 
 
 def _nibbles(at: int, half: int, n: int) -> Plane:
@@ -176,6 +216,51 @@ _GRIDS: dict[str, tuple[list[Plane], range | tuple[int, ...], int, int | None, i
     "Q5_1": ([_nibbles(8, 16, 32), _fifth(4)], range(32), 0, 2, 0),
     "IQ4_NL": ([_nibbles(2, 16, 32)], _IQ4_VALUES, 0, None, 0),
     "IQ4_XS": ([_nibbles(8, 16, 256)], _IQ4_VALUES, 0, None, 0),
+}
+
+
+def _plane(places: list[tuple[int, int]], low: int, n_bits: int) -> Plane:
+    byte, shift = np.array(places).T
+    return Plane(byte, shift, low, n_bits)
+
+
+def _packed_scales() -> Codes:
+    """Six bits each of eight scales in twelve bytes from byte 4 on; those of the last four in two parts."""
+    low = [(4 + j, 0) if j < 4 else (8 + j, 0) for j in range(8)]
+    high = [(4 + j, 4) if j < 4 else (j, 6) for j in range(8)]
+    return Codes((_plane(low, 0, 4), _plane(high, 4, 2)), 6)
+
+
+def _packed_mins() -> Codes:
+    """Those of the minimums beside them."""
+    low = [(8 + j, 0) if j < 4 else (8 + j, 4) for j in range(8)]
+    high = [(8 + j, 4) if j < 4 else (4 + j, 6) for j in range(8)]
+    return Codes((_plane(low, 0, 4), _plane(high, 4, 2)), 6)
+
+
+def _q3_scales() -> Codes:
+    low = [(96 + j % 8, 4 * (j // 8)) for j in range(16)]
+    high = [(104 + j % 4, 2 * (j // 4)) for j in range(16)]
+    return Codes((_plane(low, 0, 4), _plane(high, 4, 2)), 6, zero=32)
+
+
+def _iq4_xs_scales() -> Codes:
+    low = [(4 + j // 2, 4 * (j % 2)) for j in range(8)]
+    high = [(2 + j // 4, 2 * (j % 4)) for j in range(8)]
+    return Codes((_plane(low, 0, 4), _plane(high, 4, 2)), 6, zero=32)
+
+
+# name: codes of scales, of minimums
+_CODES: dict[str, tuple[Codes, Codes | None]] = {
+    "Q2_K": (
+        Codes((_plane([(j, 0) for j in range(16)], 0, 4),), 4),
+        Codes((_plane([(j, 4) for j in range(16)], 0, 4),), 4),
+    ),
+    "Q3_K": (_q3_scales(), None),
+    "Q4_K": (_packed_scales(), _packed_mins()),
+    "Q5_K": (_packed_scales(), _packed_mins()),
+    "Q6_K": (Codes((_plane([(192 + j, 0) for j in range(16)], 0, 8),), 8, zero=128, flip=128), None),
+    "IQ4_XS": (_iq4_xs_scales(), None),
 }
 
 

@@ -17,19 +17,18 @@ from ggufkit.encoding.executors.threads import Threads
 from ggufkit.encoding.memory import fixed_nbytes, slabs_nbytes
 from ggufkit.errors import UsageError
 from ggufkit.fitting.corpus import N_CTX
-from ggufkit.fitting.encoders import Effort, bytes_per_weight, n_products
+from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, bytes_per_weight, n_products
 from ggufkit.fitting.layer_gradients import HEAD_TOKENS
-from ggufkit.fitting.rates import PLAIN, PRODUCTS
+from ggufkit.fitting.rates import PLAIN, PRODUCTS, RECODED
 from ggufkit.fitting.sources.cut import N_DUMMY, cut_head
 from ggufkit.fitting.sources.scratch import plan_as_it_is
 from ggufkit.fitting.token_weights import MAX_CHUNKS
-from ggufkit.fitting.walks import MAX_WIDTH, Shape, moments_nbytes, plan_layer_walks, plan_walks, walks_nbytes
+from ggufkit.fitting.walks import Shape, moments_nbytes, plan_layer_walks, plan_walks, walks_nbytes, width_of
 from ggufkit.formats.model import Hparams, Model
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.quantizable import kept_reason, layer_of
 from ggufkit.runtime import memory
 from ggufkit.runtime.backward import SLAB_WEIGHTS as WIDENED_WEIGHTS
-from quant.covariance import block_width
 
 _SLAB_WEIGHTS = 1 << 20
 _MOST_TAPE_NBYTES = 6 << 30
@@ -83,7 +82,7 @@ def effort_cost(
         sums = sum(3 * 8 * n_expert * n_per_row for n_expert, n_per_row in shapes.values())
         walks, moments, cases, budget = 1, sums, 0, sums
     else:
-        cases = max((_case_nbytes(n_per_row) for _, n_per_row in shapes.values()), default=0)
+        cases = max(map(_case_nbytes, shapes.values()), default=0)
         cases *= 1 + n_workers
         budget = max(0, max_memory - fixed - cases)
         planned = (plan_walks if n_tokens is None else plan_layer_walks)(shapes, budget)
@@ -184,9 +183,9 @@ def _layer_values(hparams: Hparams, shapes: Mapping[str, Shape], n: int) -> int:
     return 6 * hparams.n_embd + heads + 3 * max(1, hparams.n_expert_used) * widest
 
 
-def _case_nbytes(n_per_row: int) -> int:
+def _case_nbytes(shape: Shape) -> int:
     """Two experts in hand, of which one is being made, three matrices each, and the sums over all."""
-    return 2 * 3 * 4 * n_per_row * block_width(n_per_row, MAX_WIDTH) + moments_nbytes((1, n_per_row))
+    return 2 * 3 * 4 * shape[1] * width_of(shape) + moments_nbytes(shape) // shape[0]
 
 
 def _running_nbytes(hparams: Hparams, shapes: Mapping[str, Shape], n: int = N_CTX) -> int:
@@ -204,7 +203,8 @@ def _seconds(model: Model, effort: Effort) -> float:
     if effort is Effort.FAST:
         return seconds
     for t in tensors:
-        width = block_width(t.n_per_row, MAX_WIDTH)
+        width = width_of((t.n_expert, t.n_per_row))
         factors = t.n_expert * t.n_per_row * width * width / 6
         seconds += (n_products(effort) * t.n_weights * width + factors) / PRODUCTS
+        seconds += REFINE_ROUNDS[effort] * t.n_weights / RECODED
     return seconds

@@ -12,11 +12,10 @@ from ggufkit.fitting.encoders import Effort
 from ggufkit.fitting.rates import Rates, nearest
 from ggufkit.fitting.sensitivity import SAMPLE_ROWS, tried_tensors
 from ggufkit.fitting.sources.agreement import MAX_NBYTES as AGREEMENT_NBYTES
-from ggufkit.fitting.walks import MAX_WIDTH, Shape, moments_nbytes
+from ggufkit.fitting.walks import Shape, moments_nbytes, width_of
 from ggufkit.formats.model import Model, ModelTensor
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.quantizable import layer_of
-from quant.covariance import block_width
 
 QUICK, WEIGHING, CALIBRATION = "quick file", "weighing tokens", "calibration"
 TYPES, ENCODING = "types", "encoding"
@@ -145,10 +144,7 @@ def active_weights(tensors: "list[ModelTensor] | tuple[ModelTensor, ...]", model
 def moments_madds(shapes: Mapping[str, Shape], model: Model) -> float:
     """Multiply-adds of one token: upper triangles, of the experts that it goes to."""
     used = max(1, model.hparams.n_expert_used)
-    return sum(
-        (used if n_expert > 1 else 1) * n_per_row * block_width(n_per_row, MAX_WIDTH) / 2
-        for n_expert, n_per_row in shapes.values()
-    )
+    return sum((used if shape[0] > 1 else 1) * shape[1] * width_of(shape) / 2 for shape in shapes.values())
 
 
 def _sampled(tensor: ModelTensor) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.fitting.token_weights import TokenWeights
-from ggufkit.fitting.walks import MAX_WIDTH
+from ggufkit.fitting.walks import width_of
 from ggufkit.runtime.activations import Activations
 from quant.covariance import Covariance, Each, diagonals, pooled_mean, squares
 from quant.curvature import Curvature, curvature, damping_for
@@ -52,11 +52,12 @@ class ExpertEvidence:
 @dataclass(frozen=True, slots=True)
 class ExpertMeans:
     """What one expert's evidence is made of: mean second moments in the parts of the text to fit and to judge on, as
-    strips of blocks `width` wide (see `quant.covariance`), and what to damp them with."""
+    strips of blocks `width` wide (see `quant.covariance`), the columns of a row, and what to damp them with."""
 
     fit: F32Array
     held_out: F32Array | None
     width: int
+    n_per_row: int
     damping: float
 
     @property
@@ -66,7 +67,7 @@ class ExpertMeans:
     @property
     def importance(self) -> F32Array:
         """(n_per_row,) mean squared input of each column."""
-        return diagonals(self.fit, self.width)
+        return diagonals(self.fit, self.width)[: self.n_per_row]
 
     def evidence(self, each: Each = map) -> ExpertEvidence:
         """Half a second of work for wide rows: the curvature is factored, by the threads of `each`."""
@@ -94,7 +95,7 @@ class Moments:
         width = self.fit.width
         damping = damping_for(sum(float(part.counts[expert]) for part in parts) + prior, width)
         held_out = None if whole else pooled_mean((self.held_out,), expert, _prior(self.held_out))
-        return ExpertMeans(mean, held_out, width, damping)
+        return ExpertMeans(mean, held_out, width, self.fit.n_per_row, damping)
 
     def forget(self) -> None:
         """Give back what is only kept to be quick: other tensors are at work."""
@@ -153,7 +154,7 @@ class MomentsObserver:
         out |= {f"{name}.n_rows": np.array(n) for name, n in self._n_rows.items()}
         out |= {f"{name}.owner": np.array(owner) for name, owner in self._owner.items()}
         for name in dict.fromkeys(self._owner.values()):
-            out[f"{name}.width"] = np.array(self.moments[name].fit.width)
+            out[f"{name}.shape"] = np.array([self.moments[name].fit.width, self.moments[name].fit.n_per_row])
             for part in ("fit", "held_out"):
                 sums: Covariance = getattr(self.moments[name], part)
                 out |= {f"{name}.{part}.{key}": getattr(sums, key) for key in _COVARIANCE}
@@ -166,9 +167,9 @@ class MomentsObserver:
         self._owner = {name: str(owner) for name, owner in _ending(state, ".owner")}
         owned = {}
         for name in dict.fromkeys(self._owner.values()):
-            width = int(state[f"{name}.width"])
+            width, n_per_row = map(int, state[f"{name}.shape"])
             parts = ({key: state[f"{name}.{part}.{key}"] for key in _COVARIANCE} for part in ("fit", "held_out"))
-            owned[name] = Moments(*(Covariance(**arrays, width=width) for arrays in parts))
+            owned[name] = Moments(*(Covariance(**arrays, width=width, n_per_row=n_per_row) for arrays in parts))
         self.moments = {name: owned[owner] for name, owner in self._owner.items()}
 
     def _begin_pass(self) -> None:
@@ -190,8 +191,8 @@ class MomentsObserver:
             self.moments[seen.name] = self.moments[owner]
             return
         if seen.name not in self.moments:
-            n_expert, n_per_row = seen.n_expert, seen.x.shape[2]
-            fit, held = (Covariance.zeros(n_expert, n_per_row, max_width=MAX_WIDTH) for _ in range(2))
+            shape = seen.n_expert, seen.x.shape[2]
+            fit, held = (Covariance.zeros(*shape, max_width=width_of(shape)) for _ in range(2))
             self.moments[seen.name] = Moments(fit, held)
         pair = self.moments[seen.name]
         (pair.held_out if self._hold_out else pair.fit).add(seen.x, seen.experts, weights, self._each)

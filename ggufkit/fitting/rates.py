@@ -12,6 +12,7 @@ _READING = 30e9  # multiply-adds a second and core, of a model that reads text
 BACK = 8e9  # and of one that is taken back, there included: plain kernels, nothing repacked
 _MOMENTS = 20e9  # and of sums of outer products
 PRODUCTS = 20e9  # and of error feedback
+RECODED = 7e6  # weights a second and core, of one round that codes sub-blocks anew
 PLAIN = 60e6  # weights a second and core, searched with importance
 _COPY = 300e6  # bytes a second, read and written
 _TABLE = 0.35e6  # weights of sampled rows a second and core, encoded at all types that a tensor may get

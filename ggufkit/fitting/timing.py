@@ -26,14 +26,14 @@ from ggufkit.fitting.sources.layer_run import LayerRun
 from ggufkit.fitting.sources.layer_tape import LayerTape
 from ggufkit.fitting.sources.scratch import write_as_it_is
 from ggufkit.fitting.token_weights import GradientSums, TokenWeights
-from ggufkit.fitting.walks import MAX_WIDTH
+from ggufkit.fitting.walks import width_of
 from ggufkit.formats.model import Model, ModelTensor
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.quantizable import kept_reason
 from ggufkit.runtime.activations import Activations
 from ggufkit.runtime.loading import Device
 from quant import feedback
-from quant.covariance import Each, block_width
+from quant.covariance import Each
 from quant.curvature import LEAF, curvature
 
 F32Array = NDArray[np.float32]
@@ -185,7 +185,7 @@ def _encode_rate(type_name: str, tensor: ModelTensor, known: ExpertEvidence, eff
 
 
 def _slab_rows(tensor: ModelTensor, effort: Effort) -> int:
-    width = block_width(tensor.n_per_row, MAX_WIDTH)
+    width = width_of((tensor.n_expert, tensor.n_per_row))
     madds = n_products(effort) * tensor.n_per_row * width
     most = _SLAB_WEIGHTS // tensor.n_per_row
     return int(max(_LEAST_ROWS, min(most, most if effort is Effort.FAST else _SLAB_MADDS / madds)))

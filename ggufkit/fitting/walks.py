@@ -7,10 +7,17 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 
 from ggufkit.recipes.quantizable import layer_of
-from quant.covariance import block_width, strips_size
+from quant.covariance import block_width, n_blocks, strips_size
 
-MAX_WIDTH = 4096  # columns that know of each other; wider rows are cut into equal blocks
+MAX_WIDTH = 9216  # columns that know of each other; wider rows are cut into blocks
+MAX_EXPERT_WIDTH = 4096  # the same of an expert among others, which sees fewer tokens and has seven beside it in memory
 Shape = tuple[int, int]  # (n_expert, n_per_row)
+
+
+def width_of(shape: Shape) -> int:
+    """Columns of a tensor that know of each other."""
+    n_expert, n_per_row = shape
+    return block_width(n_per_row, MAX_WIDTH if n_expert == 1 else MAX_EXPERT_WIDTH)
 
 
 def plan_walks(shapes: Mapping[str, Shape], max_nbytes: int) -> list[frozenset[str]]:
@@ -57,5 +64,5 @@ def walk_nbytes(names: Iterable[str], shapes: Mapping[str, Shape]) -> int:
 def moments_nbytes(shape: Shape) -> int:
     """Bytes of both parts of one tensor."""
     n_expert, n_per_row = shape
-    width = block_width(n_per_row, MAX_WIDTH)
-    return 2 * 4 * n_expert * (n_per_row // width) * strips_size(width)
+    width = width_of(shape)
+    return 2 * 4 * n_expert * n_blocks(n_per_row, width) * strips_size(width)

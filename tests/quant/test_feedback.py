@@ -9,6 +9,8 @@ import quant
 from quant.curvature import Curvature, curvature
 from quant.errors import ShapeError
 from quant.feedback import encode, row_errors
+from quant.grid import grid_of
+from quant.refinement import refined
 
 TYPES = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS"]
 
@@ -90,8 +92,6 @@ def test_independent_inputs_leave_nothing_to_make_good() -> None:
 
 def _rounded(w: np.ndarray, qtype: quant.QuantType, weights: np.ndarray) -> np.ndarray:
     """The encoder's scales with every level the nearest."""
-    from quant.grid import grid_of
-
     grid = grid_of(qtype)
     blocks = quant.quantize(w, qtype, importance=weights).reshape(-1, qtype.type_size)
     scale, offset = grid.scales(blocks)
@@ -122,6 +122,33 @@ def test_blocks_of_columns_stand_alone() -> None:
     assert np.array_equal(encode(w, qtype, curve), np.concatenate(parts, axis=1))
 
 
+def test_a_row_s_last_block_may_be_narrower() -> None:
+    w, qtype = matrix(8, 4, 1280), quant.quant_type("Q4_K")
+    moments = np.zeros((2, 768, 768), dtype=np.float32)
+    moments[0], moments[1, :512, :512] = correlated(9, 768)[0], correlated(10, 512)[0]
+    curve = curvature(moments)
+    first = encode(w[:, :768], qtype, Curvature(curve.moments[:1], curve.factor[:1]), n_refine=2)
+    last = Curvature(*(np.ascontiguousarray(part[1:, :512, :512]) for part in (curve.moments, curve.factor)))
+    blocks = encode(w, qtype, curve, n_refine=2)
+    assert np.array_equal(blocks, np.concatenate([first, encode(w[:, 768:], qtype, last, n_refine=2)], axis=1))
+    assert (row_errors(w, blocks, qtype, moments) > 0).all()
+
+
+@pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"])
+def test_sub_blocks_are_coded_anew_where_it_pays(name: str) -> None:
+    """Codes that were put off by one come back, or better."""
+    w, qtype, moments = matrix(15, 8, 512), quant.quant_type(name), correlated(16, 512)
+    grid, curve = grid_of(qtype), curvature(moments)
+    blocks = encode(w, qtype, curve)
+    before = row_errors(w, blocks, qtype, curve.moments)
+    assert grid.scale_codes is not None
+    parts = blocks.reshape(-1, qtype.type_size)
+    low, high = grid.scale_codes.range
+    off = grid.scale_codes.put(parts, np.clip(grid.scale_codes.of(parts) + 1, low, high)).reshape(len(w), 2, -1)
+    mended = refined(w, off, grid, curve.moments[0], 2).reshape(blocks.shape)
+    assert row_errors(w, mended, qtype, curve.moments).sum() < before.sum()
+
+
 def test_columns_that_were_never_used_do_no_harm() -> None:
     moments = correlated(11, 256)
     moments[:, :40] = moments[:, :, :40] = 0
@@ -137,5 +164,5 @@ def test_nothing_but_zeros_stays_zero() -> None:
 
 
 def test_a_curvature_of_another_width_is_refused() -> None:
-    with pytest.raises(ShapeError, match=r"the matrix has shape \(3, 512\), its curvature 256 columns"):
+    with pytest.raises(ShapeError, match=r"the matrix has shape \(3, 512\), its curvature blocks \(1, 256, 256\)"):
         encode(matrix(14, 3, 512), quant.quant_type("Q4_K"), curvature(correlated(15, 256)))

@@ -105,7 +105,8 @@ def test_bad_input_is_named() -> None:
 def test_wide_rows_are_kept_in_blocks_of_whole_super_blocks() -> None:
     assert block_width(4096, 4096) == 4096
     assert block_width(14336, 4096) == 3584
-    assert block_width(11008, 4096) == 256
+    assert block_width(11008, 4096) == 3840
+    assert block_width(8960, 9216) == 8960
     assert block_width(172, 4096) == 172
 
 
