@@ -25,6 +25,7 @@ F32Array = NDArray[np.float32]
 F64Array = NDArray[np.float64]
 I32Array = NDArray[np.int32]
 BoolArray = NDArray[np.bool_]
+_N_AT_ONCE = 1 << 16  # logits; their exponentials stay in a core's cache
 
 
 class TokenComparison(NamedTuple):
@@ -83,14 +84,21 @@ class SketchComparison(NamedTuple):
 
 
 def log_sum_exp(logits: F32Array) -> F64Array:
-    """ln Σ exp(logits) of each row: (n,). Raises NonFiniteError with row and column."""
-    from quant.kernels import softmax
+    """ln Σ exp(logits) of each row: (n,). Raises NonFiniteError with row and column.
 
+    NumPy alone: what needs no other figure is spared half a second and a hundred megabytes of Numba.
+    """
     logits = _block(logits)
     out = np.empty(len(logits))
-    bad = softmax.log_sum_exp(logits, out)
-    if bad >= 0:
-        raise _nonfinite(logits, bad, "logits")
+    n_at_once = max(1, _N_AT_ONCE // logits.shape[1])
+    for start in range(0, len(logits), n_at_once):
+        rows = logits[start : start + n_at_once]
+        peak = rows.max(axis=1)
+        finite = np.isfinite(peak) & (rows.min(axis=1) > -np.inf)
+        if not finite.all():
+            raise _nonfinite(logits, start + int(finite.argmin()), "logits")
+        powers = np.subtract(rows, peak[:, None], dtype=np.float64)
+        out[start : start + n_at_once] = peak + np.log(np.exp(powers, out=powers).sum(axis=1))
     return out
 
 

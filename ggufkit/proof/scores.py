@@ -14,21 +14,15 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufkit.errors import InputError
 from ggufkit.formats.tensor import F32Array
 from ggufkit.runtime.engine import Engine
-from ggufkit.runtime.scoring import LogitsBlock, iter_logits
+from ggufkit.runtime.scoring import LogitsBlock, damage_named, iter_logits
 from quant import logits
-from quant.errors import NonFiniteError
 
 I32Array = NDArray[np.int32]
 
 N_SPOTS = 12
 N_ALTERNATIVES = 5
-
-
-class LogitsError(InputError):
-    """A model gave logits that are not finite."""
 
 
 class Alternative(NamedTuple):
@@ -133,13 +127,8 @@ def iter_scores(
             yield _joined(int(order[last]), parts)
             parts = []
         last = block.chunk
-        try:
+        with damage_named(candidate.path, int(order[last])):
             scored = base.score(block, int(order[last]))
-        except NonFiniteError as error:
-            raise LogitsError(
-                f"{candidate.path.name}: chunk {int(order[last])} of the text: {error}. "
-                "The weights are damaged; `ggufkit diff` says where."
-            ) from error
         spots.offer(block, int(order[last]), scored)
         parts.append(scored.numbers)
     if parts:

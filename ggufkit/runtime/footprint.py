@@ -1,6 +1,6 @@
 """How much memory a command will take that runs models along a text, from their headers alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ggufkit.formats.gguf_reader import GgufFile
@@ -15,20 +15,20 @@ BASE_NBYTES = 320 << 20
 
 def scored(files: Sequence[Path], n_ctx: int) -> Footprint:
     """Of models that score a text chunk by chunk, in step. Raises GgufError."""
-    return _of(files, lambda n_vocab: scoring.decoding(n_ctx, n_vocab))
+    return _of(files, scoring.decoding(n_ctx))
 
 
 def calibrated(file: Path, n_ctx: int) -> Footprint:
     """Of a model whose every matrix is looked at while it reads a text. Raises GgufError."""
-    return _of([file], lambda _: Decoding(n_ctx, 1, n_ctx, n_ctx))
+    return _of([file], Decoding(n_ctx, 1, n_ctx, n_ctx))
 
 
-def _of(files: Sequence[Path], decoding: Callable[[int], Decoding]) -> Footprint:
+def _of(files: Sequence[Path], decoding: Decoding) -> Footprint:
     parts = [Footprint(0, 0, 0, 0, BASE_NBYTES)]
     for path in files:
         header = GgufFile.open(path)
         header.close()
         hparams = read_hparams(header)
         weights = sum(tensor.nbytes for tensor in header.tensors)
-        parts.append(memory.footprint(weights, hparams, decoding(hparams.n_vocab)))
+        parts.append(memory.footprint(weights, hparams, decoding))
     return Footprint(*(sum(column) for column in zip(*parts, strict=True)))

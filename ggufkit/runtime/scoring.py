@@ -3,11 +3,14 @@
     chunk    | n_ctx tokens; the first becomes BOS where the model wants one |
     scored   |            | tokens n_ctx/2 + 1 … n_ctx - 1, each from all before it |
 
-Several chunks share a batch, one sequence each. Logits are handed out as views and never kept: memory stays at
-one batch. Does not know files of text, KL divergence or reports. Source: llama.cpp tools/perplexity.
+A decode takes a part of a chunk, or several short chunks, one sequence each. Logits are handed out as views and never
+kept: memory stays at one decode's. Does not know files of text, KL divergence or reports.
+Source: llama.cpp tools/perplexity.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import exp, sqrt
 from pathlib import Path
@@ -18,18 +21,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.errors import InputError, UsageError
-from ggufkit.formats.gguf_reader import GgufFile
-from ggufkit.formats.gguf_source import read_hparams
 from ggufkit.formats.tensor import F32Array
 from ggufkit.runtime.batch import I32Array
 from ggufkit.runtime.chunks import whole_chunks, with_bos
 from ggufkit.runtime.engine import Engine
-from ggufkit.runtime.loading import N_BATCH, N_UBATCH, Device, OnFraction
+from ggufkit.runtime.loading import Device, OnFraction
 from ggufkit.runtime.memory import Decoding
 from quant import logits
+from quant.errors import NonFiniteError
 
 N_CTX = 512  # llama-perplexity's default, so that figures can be held against its
-MAX_LOGITS_NBYTES = 256 << 20  # of one batch; larger vocabularies get fewer chunks a batch
+N_STEP = 256  # tokens of one decode; more are no faster, but hold more rows of logits
+
+
+class LogitsError(InputError):
+    """A model gave logits that are not finite."""
 
 
 class LogitsBlock(NamedTuple):
@@ -82,26 +88,21 @@ def open_for_scoring(
     path: Path,
     *,
     n_ctx: int = N_CTX,
-    n_vocab: int | None = None,
     threads: int | None = None,
     device: Device = Device.AUTO,
     use_extra_bufts: bool | None = None,
     on_load: OnFraction | None = None,
     eval_callback: Any = None,
 ) -> Engine:
-    """An engine whose batch holds as many chunks of `n_ctx` as llama-perplexity's, within a bound on logits.
-
-    n_vocab        None reads it from the file: large vocabularies get smaller batches
-    eval_callback  see `Engine.open`
-    """
+    """An engine for chunks of `n_ctx` tokens, decoded as `decoding` says. `eval_callback`: see `Engine.open`."""
     if n_ctx < 8:
         raise UsageError(f"perplexity needs a context of at least 8 tokens, got {n_ctx}")
-    shape = decoding(n_ctx, read_n_vocab(path) if n_vocab is None else n_vocab)
+    shape = decoding(n_ctx)
     return Engine.open(
         path,
         n_ctx=n_ctx,
         n_batch=shape.n_batch,
-        n_ubatch=N_UBATCH,
+        n_ubatch=shape.n_ubatch,
         n_seq=shape.n_seq,
         n_outputs=shape.n_outputs,
         threads=threads,
@@ -112,23 +113,14 @@ def open_for_scoring(
     )
 
 
-def decoding(n_ctx: int, n_vocab: int) -> Decoding:
-    """How chunks of `n_ctx` are decoded: as many at once as llama-perplexity does, within a bound on logits.
+def decoding(n_ctx: int) -> Decoding:
+    """How chunks of `n_ctx` are decoded: whole ones while they are short, else one in parts of at most half of it.
 
-    Half of a chunk is scored, and no more rows are asked for; of a chunk longer than a batch it may be all of that.
+    The second half of a chunk is scored, and no more rows are asked for.
     """
-    most_rows = max(64, MAX_LOGITS_NBYTES // (4 * max(1, n_vocab)))
-    n_seq = max(1, min(N_BATCH // n_ctx, most_rows // (n_ctx // 2)))
-    n_batch = n_seq * n_ctx if n_ctx // 2 <= most_rows else min(n_ctx, most_rows)
-    n_batch = min(n_batch, N_BATCH)
-    return Decoding(n_ctx, n_seq, n_batch, min(n_batch, n_seq * (n_ctx - n_ctx // 2)))
-
-
-def read_n_vocab(path: Path) -> int:
-    """Size of the vocabulary of the file at `path`, from its header."""
-    header = GgufFile.open(path)
-    header.close()
-    return read_hparams(header).n_vocab
+    n_seq = max(1, N_STEP // n_ctx)
+    n_batch = n_seq * n_ctx if n_ctx <= N_STEP else min(N_STEP, n_ctx - n_ctx // 2)
+    return Decoding(n_ctx, n_seq, n_batch, min(n_batch, n_seq * (n_ctx - n_ctx // 2)), n_batch)
 
 
 def iter_logits(
@@ -164,14 +156,28 @@ def perplexity(
     on_chunk  called with the fraction done
     """
     n_chunk = len(_chunks(tokens, n_ctx, n_chunk))
-    logits.nll(np.zeros((1, 2), dtype=np.float32), [0])  # loads the compiled kernel: half a second, once a process
     started = perf_counter()
     nll = np.zeros((n_chunk, n_ctx - 1 - n_ctx // 2))
-    for block in iter_logits(engine, tokens, n_ctx=n_ctx, n_chunk=n_chunk):
-        nll[block.chunk, block.positions - n_ctx // 2] = logits.nll(block.logits, block.targets)
-        if on_chunk is not None:
-            on_chunk((block.chunk + 1) / n_chunk)
+    n_part = engine.settings.threads
+    with ThreadPoolExecutor(n_part) as pool:
+        for block in iter_logits(engine, tokens, n_ctx=n_ctx, n_chunk=n_chunk):
+            parts = pool.map(logits.nll, np.array_split(block.logits, n_part), np.array_split(block.targets, n_part))
+            with damage_named(engine.path, block.chunk):
+                nll[block.chunk, block.positions - n_ctx // 2] = np.concatenate(list(parts))
+            if on_chunk is not None:
+                on_chunk((block.chunk + 1) / n_chunk)
     return summarize(nll, n_ctx, perf_counter() - started)
+
+
+@contextmanager
+def damage_named(path: Path, chunk: int) -> Iterator[None]:
+    """Logits inside that are not finite become a LogitsError that says of which model and chunk."""
+    try:
+        yield
+    except NonFiniteError as error:
+        raise LogitsError(
+            f"{path.name}: chunk {chunk} of the text: {error}. The weights are damaged; `ggufkit diff` says where."
+        ) from error
 
 
 def summarize(nll: NDArray[np.float64], n_ctx: int, seconds: float) -> Perplexity:

@@ -109,7 +109,9 @@ def _sketches(
 ) -> Iterator[logits.Sketch]:
     """Sketches block by block, in order. The draws depend on chunk and position alone, so a file can be made again."""
     for block in scoring.iter_logits(engine, chunks.reshape(-1), n_ctx=header.n_ctx):
-        yield logits.sketch(block.logits, block.targets, header.k, _uniforms(block, header))
+        with scoring.damage_named(engine.path, block.chunk):
+            sketch = logits.sketch(block.logits, block.targets, header.k, _uniforms(block, header))
+        yield sketch
         on_chunk(block.chunk + 1)
     engine.require_unchanged()  # before the file has its name
 

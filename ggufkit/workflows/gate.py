@@ -25,7 +25,7 @@ from ggufkit.proof.comparison import Comparison
 from ggufkit.proof.facts import ModelFacts, model_facts
 from ggufkit.proof.limits import GateConfig
 from ggufkit.proof.original import facts_of
-from ggufkit.proof.scores import ChunkScores, LogitsError
+from ggufkit.proof.scores import ChunkScores
 from ggufkit.proof.trial import METERS, Check, Trial
 from ggufkit.runtime import machine, scoring
 from ggufkit.runtime.loading import Device
@@ -157,7 +157,7 @@ def _measure_quality(
         return (_no_logits(reason),), None, 0
     try:
         return _run(settings, on_progress)
-    except LogitsError as error:
+    except scoring.LogitsError as error:
         return (_no_logits(str(error)),), None, 0
 
 

@@ -46,21 +46,6 @@ def _first(row, value):
 
 
 @_kernel
-def log_sum_exp(logits, out):
-    """ln Σ exp of each row into `out` (n,). Returns the first row that is not finite, or -1."""
-    for r in range(logits.shape[0]):
-        row = logits[r]
-        top, n_bad = _largest(row)
-        if n_bad:
-            return r
-        peak, total = np.float64(top), 0.0
-        for i in range(row.size):
-            total += _exp(np.float64(row[i]) - peak)
-        out[r] = peak + np.log(total)
-    return -1
-
-
-@_kernel
 def compare(base, cand, lse_base, lse_cand, kld, same_top):
     """Both log-sum-exp, KL(base || cand) and whether the first maximum is the same.
 

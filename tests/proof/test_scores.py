@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ggufkit.proof import scores
-from ggufkit.proof.scores import LiveBase, LogitsError, Scored, Spots, iter_scores
-from ggufkit.runtime.scoring import LogitsBlock
+from ggufkit.proof.scores import LiveBase, Scored, Spots, iter_scores
+from ggufkit.runtime.scoring import LogitsBlock, LogitsError
 from quant.logits import SketchComparison, top_k
 
 P = {1: 0.5, 2: 0.25, 0: 0.125, 3: 0.125}  # of a row, by token

@@ -2,11 +2,14 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from ggufkit.errors import InputError, UsageError
+from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.text import shipped_text
 from ggufkit.runtime import scoring
 from ggufkit.runtime.engine import Engine
@@ -78,12 +81,64 @@ def test_uniform_likelihoods_give_the_vocabulary():
     assert result.tokens_per_second == 256
 
 
-def test_large_vocabularies_get_smaller_batches(stories):
-    with scoring.open_for_scoring(stories, n_ctx=512, n_vocab=152_000, threads=1) as engine:
-        assert engine.settings.n_seq == 1
-        assert engine.settings.n_batch * 152_000 * 4 <= scoring.MAX_LOGITS_NBYTES * 2
-    with scoring.open_for_scoring(stories, n_ctx=512, threads=1) as engine:
-        assert engine.settings.n_seq == 4
+@pytest.mark.parametrize("n_ctx", [8, 9, 128, 256, 257, 511, 512, 513, 4096])
+def test_a_decode_gives_the_rows_that_are_scored(n_ctx):
+    """Of short chunks several, of long ones a part: N_STEP tokens at most, and a row for each that is scored."""
+    shape = scoring.decoding(n_ctx)
+    assert shape.n_batch == shape.n_ubatch <= scoring.N_STEP < 2 * shape.n_batch + n_ctx % 2
+    columns = np.arange(n_ctx)
+    for start in range(0, n_ctx, shape.n_batch):
+        n_scored = np.count_nonzero(columns[start : start + shape.n_batch] >= n_ctx // 2)
+        assert shape.n_seq * n_scored <= shape.n_outputs
+
+
+def test_smaller_steps_give_the_same_logits(stories, tokens, monkeypatch):
+    """llama-perplexity decodes four chunks at once."""
+
+    def run():
+        with scoring.open_for_scoring(stories, n_ctx=128, threads=1) as engine:
+            return scoring.perplexity(engine, tokens, n_ctx=128).nll
+
+    steps = run()
+    monkeypatch.setattr(scoring, "N_STEP", 512)
+    np.testing.assert_allclose(steps, run(), atol=2e-3)
+
+
+def test_threads_do_not_change_the_scores(stories, tokens):
+    found = []
+    for threads in (1, 3):
+        with scoring.open_for_scoring(stories, n_ctx=64, threads=threads) as engine:
+            found.append(scoring.perplexity(engine, tokens, n_ctx=64).nll)
+    assert (found[0] == found[1]).all()
+
+
+def test_perplexity_works_without_numba(stories, tmp_path):
+    """It takes half a second to load, and a hundred megabytes."""
+    (tmp_path / "text.txt").write_text("Once upon a time there was a little dog. " * 40)
+    words = ["perplexity", str(stories), "--text", str(tmp_path / "text.txt"), "--ctx", "64", "--threads", "1"]
+    code = "import sys; from ggufkit.cli import main\ntry: main(sys.argv[1:])\nfinally: print('numba' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False", done.stdout
+
+
+def test_logits_that_are_no_numbers_name_the_file_and_the_chunk(stories, tmp_path):
+    from ggufkit.workflows.baseline import BaselineSettings, make_baseline
+    from ggufkit.workflows.perplexity import PerplexitySettings, perplexity
+
+    spoilt = tmp_path / "nan.gguf"
+    spoilt.write_bytes(stories.read_bytes())
+    header = GgufFile.open(stories)
+    header.close()
+    with spoilt.open("r+b") as file:
+        file.seek(next(tensor.offset for tensor in header.tensors if tensor.name == "output_norm.weight"))
+        file.write(np.full(64, np.nan, dtype=np.float32).tobytes())
+    for run in (
+        lambda: perplexity(PerplexitySettings(file=spoilt, n_ctx=64, chunks=2, threads=1)),
+        lambda: make_baseline(BaselineSettings(model=spoilt, output=tmp_path / "out", n_ctx=64, chunks=2, threads=1)),
+    ):
+        with pytest.raises(scoring.LogitsError, match=r"nan.gguf: chunk 0 of the text: .* is nan. .* `ggufkit diff`"):
+            run()
+    assert not (tmp_path / "out").exists()
 
 
 def test_texts_too_short_and_chunks_too_long_are_refused(stories, engine, tokens):

@@ -75,7 +75,7 @@ def test_chunks_that_span_batches_give_the_same_figures(tiny: Tiny, monkeypatch:
     from ggufkit.runtime import scoring
 
     one = run(tiny("BF16"), tiny("Q6_K"), n_ctx=256)
-    monkeypatch.setattr(scoring, "MAX_LOGITS_NBYTES", 64 * 4 * 1024)  # 64 rows a batch: four batches a chunk
+    monkeypatch.setattr(scoring, "N_STEP", 64)  # four decodes a chunk
     many = run(tiny("BF16"), tiny("Q6_K"), n_ctx=256)
     for name, row in one.figures.items():
         assert many.figures[name].value == pytest.approx(row.value, rel=2e-3, abs=2e-4), name
