@@ -82,6 +82,7 @@ class Engine:
         self._batch = Batch(self._lib, settings.n_batch, settings.n_seq)
         self._one = (self._lib.llama_token * 1)()
         self._one_batch = self._lib.llama_batch_get_one(self._one, 1)
+        self._row_address, self._row = 0, np.empty(0, dtype=np.float32)  # a view of the last row that was looked at
         self._interrupt = Interrupt(self._lib)
         self.templates = TemplateWorker()
 
@@ -222,18 +223,36 @@ class Engine:
         pointer = self._lib.llama_get_logits(self.handle)
         if not pointer or n_rows > self.settings.n_outputs:
             raise library.engine_error(f"{self.path.name}: llama.cpp does not have {n_rows} rows of logits.", self.log)
-        address = ctypes.cast(pointer, ctypes.c_void_p).value
-        shape = (n_rows, self.vocab.n_vocab)
-        return np.ctypeslib.as_array((ctypes.c_float * (shape[0] * shape[1])).from_address(address or 0)).reshape(shape)
+        return self._rows_at(ctypes.addressof(pointer.contents), n_rows)
 
-    def require_numbers(self, *, whole: bool = False) -> None:
-        """Raise EngineError where the last row of logits holds NaN: its first value, or any value with `whole`."""
-        row = self._lib.llama_get_logits_ith(self.handle, -1)
-        if row and (row[0] != row[0] or (whole and np.isnan(np.ctypeslib.as_array(row, (self.vocab.n_vocab,))).any())):
-            raise EngineError(
-                f"{self.path.name}: the model computes values that are not numbers (NaN logits), so there is no next "
-                "token. Its weights are damaged, or too large for this build. Fetch or make the file again."
-            )
+    def _rows_at(self, address: int, n_rows: int) -> F32Array:
+        shape = (n_rows, self.vocab.n_vocab)
+        return np.ctypeslib.as_array((ctypes.c_float * (shape[0] * shape[1])).from_address(address)).reshape(shape)
+
+    def likeliest(self, row: int = -1) -> int:
+        """The token of the largest logit in row `row` of the last decode, the lowest id among equals.
+
+        What llama.cpp's greedy sampler gives, without the list of candidates that it fills first. Raises EngineError
+        where a logit is NaN.
+        """
+        pointer = self._lib.llama_get_logits_ith(self.handle, row)
+        if not pointer:
+            raise library.engine_error(f"{self.path.name}: llama.cpp does not have row {row} of logits.", self.log)
+        address = ctypes.addressof(pointer.contents)
+        if address != self._row_address:
+            self._row_address, self._row = address, self._rows_at(address, 1)[0]
+        token = int(self._row.argmax())  # of NaN, where there is one
+        if pointer[token] != pointer[token]:
+            raise self._nan_error()
+        return token
+
+    def require_numbers(self, row: int = -1, *, whole: bool = False) -> None:
+        """Raise EngineError where row `row` of logits holds NaN: its first value, or any value with `whole`."""
+        values = self._lib.llama_get_logits_ith(self.handle, row)
+        if values and (
+            values[0] != values[0] or (whole and np.isnan(np.ctypeslib.as_array(values, (self.vocab.n_vocab,))).any())
+        ):
+            raise self._nan_error()
 
     def share_cores(self) -> None:
         """Compute with fewer threads while other programs are busy, with all again afterwards.
@@ -260,6 +279,12 @@ class Engine:
     def abort(self) -> None:
         """Stop the decode that another thread is running; it raises EngineError there."""
         self._interrupt.set()
+
+    def _nan_error(self) -> EngineError:
+        return EngineError(
+            f"{self.path.name}: the model computes values that are not numbers (NaN logits), so there is no next "
+            "token. Its weights are damaged, or too large for this build. Fetch or make the file again."
+        )
 
     def _decode_error(self, rc: int, n: int) -> EngineError:
         if rc == 1:

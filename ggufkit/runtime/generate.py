@@ -130,11 +130,9 @@ class Generation:
             sampler.accept(self._prompt)
             self._n_kept = sequence.prefill(self._prompt, self._on_prompt)
             engine.require_numbers(whole=True)
-            sample, append, check = sampler.sample, sequence.append, engine.require_numbers
-            share_cores = engine.share_cores
+            sample, append, share_cores = sampler.sample, sequence.append, engine.share_cores
             piece, eog, limit, n_prompt = vocab.piece, vocab.eog, self._limit, len(self._prompt)
             for n in range(1, limit + 1):
-                check()
                 token = sample()
                 self._n_generated = n
                 if n == 1:

@@ -84,9 +84,16 @@ class Sampler:
         except BaseException:
             self.close()
             raise
+        self._is_greedy = sampling.temperature == 0 and self._lib.llama_sampler_chain_n(self.chain) == 1
 
     def sample(self, row: int = -1) -> int:
-        """A token drawn from row `row` of the last decode: its place in the batch, or -1 for the last one."""
+        """A token drawn from row `row` of the last decode: its place in the batch, or -1 for the last one.
+
+        Raises EngineError where the logits are NaN.
+        """
+        if self._is_greedy:
+            return self._engine.likeliest(row)
+        self._engine.require_numbers(row)
         return int(self._lib.llama_sampler_sample(self.chain, self._engine.handle, row))
 
     def accept(self, tokens: I32Array) -> None:

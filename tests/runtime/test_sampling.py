@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ggufkit.errors import UsageError
+from ggufkit.errors import EngineError, UsageError
 from ggufkit.runtime.generate import generate
 from ggufkit.runtime.sampling import Sampler, Sampling
 from ggufkit.runtime.sequence import Sequence
@@ -42,7 +42,25 @@ def test_temperature_0_takes_the_largest_logit(engine):
     prefill(engine, ids)
     best = int(engine.logits(1)[0].argmax())
     with Sampler(engine, Sampling(temperature=0)) as sampler:
-        assert engine.lib.llama_sampler_sample(sampler.chain, engine.handle, -1) == best
+        assert engine.lib.llama_sampler_sample(sampler.chain, engine.handle, -1) == sampler.sample() == best
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_likeliest_token_is_llama_cpp_s_in_every_row_and_among_equals(engine, n):
+    ids = engine.tokenize("Once upon a time")[:n]
+    engine.clear()
+    engine.decode(ids, 0, logits=np.arange(n) == n - 1)
+    with Sampler(engine, Sampling(temperature=0)) as sampler:
+        for row in (-1, n - 1):
+            values = engine.logits(1)[0]
+            values[[7, 5]] = values.max() + 1  # written into llama.cpp's own row
+            assert engine.lib.llama_sampler_sample(sampler.chain, engine.handle, row) == sampler.sample(row) == 5
+            values[9] = np.nan
+            with pytest.raises(EngineError, match="NaN logits"):
+                sampler.sample(row)
+            values[9] = 0
+    with pytest.raises(EngineError, match="does not have row 500 of logits"):
+        engine.likeliest(500)
 
 
 def test_a_seed_gives_the_same_text_again_and_none_another(engine):
