@@ -38,7 +38,9 @@ class Steps:
         self._since = time.monotonic()
 
     def step(self, name: str) -> OnProgress:
-        """What that step is to tell how far it has come."""
+        """What that step is to tell how far it has come. One that nobody thought of takes what it takes."""
+        for known in (self._guess, self._fraction, self._taken):
+            known.setdefault(name, 0.0)
         number = list(self._guess).index(name) + 1
 
         def on_progress(progress: Progress) -> None:

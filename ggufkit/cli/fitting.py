@@ -77,11 +77,10 @@ class FitOptions:
 
 def prepared(settings: "FitSettings", model: "Model") -> "FittedJob":
     """The job of a model that is open, its cost said."""
-    from ggufkit.encoding.job import check_place
     from ggufkit.workflows.fitted import FittedJob
 
     job = FittedJob(settings, model)
-    check_place(job.plain)  # before seconds go by
+    job.check_place()  # before seconds go by
     _say_cost(job)
     return job
 
@@ -150,11 +149,13 @@ def _again() -> str:
 
 def _say_cost(job: "FittedJob") -> None:
     import quant
-    from ggufkit.reports.plan_text import said
+    from ggufkit.reports.plan_text import said, said_to_lack
 
     fit = job.settings
     job.measure()
     console.say(said(job.said))
+    if lacking := said_to_lack(job.said):
+        console.say(lacking)
     if fit.quantize.cluster:
         console.say("this is the time of this machine alone; the workers of --cluster take their part of it")
     if fit.quantize.encoder is quant.Encoder.GGML and job.encoder.name is not quant.Encoder.GGML:

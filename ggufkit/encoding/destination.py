@@ -6,7 +6,7 @@ from pathlib import Path
 from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import OutputError
 from ggufkit.formats.outputs import beside, followed, require_place
-from ggufkit.formats.unfinished import check_space, discard_unfinished, journal_path, partial_path
+from ggufkit.formats.unfinished import check_space, discard_unfinished, journal_path, partial_path, taken_nbytes
 
 
 def check_output(settings: QuantizeSettings, read: Iterable[Path], nbytes: int) -> None:
@@ -26,9 +26,7 @@ def check_output(settings: QuantizeSettings, read: Iterable[Path], nbytes: int) 
         )
     if settings.restart:
         discard_unfinished(output)
-    partial = partial_path(output)
-    held = partial.stat().st_blocks * 512 if partial.exists() else 0
-    check_space(folder, nbytes - held, f"{output.name}")
+    check_space(folder, nbytes - taken_nbytes(partial_path(output)), f"{output.name}")
 
 
 def copy_path(output: Path, purpose: str) -> Path:

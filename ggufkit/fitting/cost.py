@@ -44,6 +44,7 @@ class EffortCost:
     n_walks        of the whole model; or of each layer, the most that one takes, where it is run by layer
     disk_nbytes    beside the output while it is made: the residual stream twice and a layer, or what goes into every
                    layer of the chunks that gradients are taken of, and the output matrix
+    reading_nbytes of the disk, while the text is read: streams and a layer; what is kept of layers comes on top
     mapped_nbytes  of weights that are run at a time, where the model is run by layer: a layer, or the output matrix
     budget_nbytes  what moments may take, to plan the same walks again
     held_nbytes    moments, experts in hand and what the model computes in: all but base and slabs
@@ -52,6 +53,7 @@ class EffortCost:
 
     n_walks: int
     disk_nbytes: int
+    reading_nbytes: int
     mapped_nbytes: int
     budget_nbytes: int
     moments_nbytes: int
@@ -104,19 +106,24 @@ def effort_cost(
             f"{max_memory >> 20}MiB. Raise it, or use {instead}."
         )
     held = running + cases + moments
-    disk, mapped = (
-        (0, 0) if n_tokens is None else (_disk_nbytes(model, effort, n_tokens), _mapped_nbytes(model, effort))
-    )
-    return EffortCost(walks, disk, mapped, budget, moments, held, peak, _seconds(model, effort) / max(1, threads))
+    disk = reading = mapped = 0
+    if n_tokens is not None:
+        reading, mapped = _reading_nbytes(model, n_tokens), _mapped_nbytes(model, effort)
+        disk = reading if effort is Effort.FAST else max(reading, _gradients_nbytes(model, n_tokens))
+    seconds = _seconds(model, effort) / max(1, threads)
+    return EffortCost(walks, disk, reading, mapped, budget, moments, held, peak, seconds)
 
 
-def _disk_nbytes(model: Model, effort: Effort, n_tokens: int) -> int:
-    row, layer = 4 * model.hparams.n_embd, _layer_nbytes(model)
-    stream = 2 * n_tokens * row + layer
-    if effort is Effort.FAST:
-        return stream
-    n_taped = min(n_tokens, taped_chunks(model) * taped_tokens(model, by_layer=True))
-    return max(stream, (model.hparams.n_layer + 2) * n_taped * row + max(layer, _head_nbytes(model)))
+def _reading_nbytes(model: Model, n_tokens: int) -> int:
+    """Of the disk: what goes into a layer, what comes out of it, and the layer."""
+    return 2 * n_tokens * 4 * model.hparams.n_embd + _layer_nbytes(model)
+
+
+def _gradients_nbytes(model: Model, n_tokens: int) -> int:
+    """Of the disk: what goes into every layer, two gradients, and the layer or the output matrix."""
+    n_taped = weighed_tokens(model, n_tokens, by_layer=True)
+    streams = (model.hparams.n_layer + 2) * n_taped * 4 * model.hparams.n_embd
+    return streams + max(_layer_nbytes(model), _head_nbytes(model))
 
 
 def _mapped_nbytes(model: Model, effort: Effort) -> int:
@@ -157,6 +164,18 @@ def taped_chunks(model: Model) -> int:
     """Chunks that gradients are taken for: fewer of large models, where each takes minutes and eight tell enough."""
     n_weights = sum(t.n_weights for t in model.tensors)
     return max(_LEAST_CHUNKS, min(MAX_CHUNKS, _TAPED_WEIGHTS // max(1, n_weights)))
+
+
+def weighed_tokens(model: Model, n_tokens: int, *, by_layer: bool = False) -> int:
+    """Of a text of so many, those that gradients are taken for."""
+    return min(n_tokens, taped_chunks(model) * taped_tokens(model, by_layer=by_layer))
+
+
+def token_weights_nbytes(model: Model, n_weighed: int) -> int:
+    """What these tokens count for in every tensor, and its rows."""
+    used = max(1, model.hparams.n_expert_used)
+    tensors = [t for t in model.tensors if kept_reason(t) is None]
+    return sum(4 * n_weighed * (used if t.n_expert > 1 else 1) + 8 * t.n_rows for t in tensors)
 
 
 def tape_nbytes(hparams: Hparams, shapes: Mapping[str, Shape], n: int) -> int:

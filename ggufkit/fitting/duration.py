@@ -3,16 +3,18 @@
 Knows shapes and `Rates`, assumed or measured here; what is left of either `progress.Steps` corrects on the way.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ggufkit.fitting.corpus import N_CTX, Corpus
 from ggufkit.fitting.cost import EffortCost, shapes_of, taped_chunks, taped_tokens
 from ggufkit.fitting.encoders import Effort
+from ggufkit.fitting.keeping import AGAIN
 from ggufkit.fitting.rates import Rates, nearest
 from ggufkit.fitting.sensitivity import SAMPLE_ROWS, tried_tensors
 from ggufkit.fitting.sources.agreement import MAX_NBYTES as AGREEMENT_NBYTES
-from ggufkit.fitting.walks import Shape, moments_nbytes, width_of
+from ggufkit.fitting.walks import Shape, moments_nbytes, walk_nbytes, width_of
 from ggufkit.formats.model import Model, ModelTensor
 from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.quantizable import layer_of
@@ -32,6 +34,7 @@ class Run:
     by_layer  whether the model is run layer by layer
     n_probe   chunks that a choice of types is tried on, None where types are given
     quick     whether the model that is run has to be made first
+    again     walks whose moments have no place to wait in until types are known
     """
 
     model: Model
@@ -42,6 +45,12 @@ class Run:
     by_layer: bool
     n_probe: int | None = None
     quick: bool = False
+    again: tuple[frozenset[str], ...] = ()
+
+    @property
+    def n_again(self) -> int:
+        """Times that moments are asked for once they were gathered: when types are tried, and when they are encoded."""
+        return 0 if self.n_probe is None else 1 + bool(self.n_probe)
 
     @property
     def n_tokens(self) -> float:
@@ -58,6 +67,8 @@ def step_seconds(run: Run, rates: Rates) -> dict[str, float]:
     seconds[CALIBRATION] = _calibration(run, rates)
     if run.n_probe is not None:
         seconds[TYPES] = _types(run, rates, run.n_probe)
+    if run.again:
+        seconds[AGAIN] = again_seconds(run, rates)
     return seconds | {ENCODING: _encoding(run, rates)}
 
 
@@ -76,15 +87,50 @@ def _weighing(run: Run, rates: Rates) -> float:
 def _calibration(run: Run, rates: Rates) -> float:
     model, cost = run.model, run.cost
     layers, _ = _parts(model)
-    read = layers if run.by_layer else [t for t in model.tensors if t.name != "token_embd.weight"]
+    read = layers if run.by_layer else _read_whole(model)
     reading = active_weights(read, model) / rates.reading
     seconds = run.n_tokens * cost.n_walks * reading
     if run.by_layer:
         seconds += cost.n_walks * _nbytes(layers) / rates.copy + _agreement(model, rates, reading)
     if run.effort is not Effort.FAST:
         shapes = shapes_of(model)
-        seconds += run.n_tokens * moments_madds(shapes, model) / rates.moments + _moments_nbytes(model) / rates.copy
+        seconds += run.n_tokens * moments_madds(shapes, model) / rates.moments + _kept_nbytes(run) / rates.copy
     return seconds
+
+
+def again_seconds(run: Run, rates: Rates) -> float:
+    """Moments that were not kept are gathered once more, and every layer before the last of them is run again."""
+    if not run.again:
+        return 0.0
+    model, shapes = run.model, shapes_of(run.model)
+    read, written = _read_again(run), 0
+    if run.by_layer:
+        written += _nbytes(read)
+    moments = {name: shapes[name] for names in run.again for name in names}
+    written += walk_nbytes(moments, shapes)  # there is room once others are encoded
+    gathered = moments_madds(moments, model) / rates.moments
+    once = written / rates.copy + run.n_tokens * (active_weights(read, model) / rates.reading + gathered)
+    return run.n_again * once
+
+
+def _read_again(run: Run) -> list[ModelTensor]:
+    """Tensors of the layers that are run for that, as often as they are."""
+    if not run.by_layer:
+        return _read_whole(run.model) * len(run.again)
+    of_walks = Counter(_layer_run(names, run.model) for names in run.again)
+    n_times = dict.fromkeys(range(max(of_walks) + 1), 1) | of_walks
+    return [t for t in run.model.tensors for _ in range(n_times.get(layer_of(t.name), 0))]
+
+
+def _read_whole(model: Model) -> list[ModelTensor]:
+    """Tensors that a text is multiplied with where the model is run as a whole."""
+    return [t for t in model.tensors if t.name != "token_embd.weight"]
+
+
+def _layer_run(names: frozenset[str], model: Model) -> int:
+    """Layer that is run for a walk: the last one for what stands outside the layers."""
+    layers = [layer_of(name) for name in names]
+    return max(layers) if min(layers) >= 0 else model.hparams.n_layer - 1
 
 
 def _agreement(model: Model, rates: Rates, reading: float) -> float:
@@ -99,7 +145,8 @@ def _types(run: Run, rates: Rates, n_probe: int) -> float:
     tried = tried_tensors(model)
     tables = sum(_sampled(t) / rates.table_rate(t.n_per_row) for t in tried)
     reading = active_weights(model.tensors, model) / rates.reading
-    return tables + _curvatures(tried, rates) + 3 * n_probe * N_CTX * reading  # as it is, and with other weights
+    probing = 3 * n_probe * N_CTX * reading  # as it is, and with other weights
+    return tables + _curvatures(tried, rates) + probing + (_kept_nbytes(run) / rates.copy if n_probe else 0)
 
 
 def _encoding(run: Run, rates: Rates) -> float:
@@ -109,8 +156,8 @@ def _encoding(run: Run, rates: Rates) -> float:
     seconds = sum(t.tensor.n_weights / rates.encode_rate(t.qtype.name, t.tensor.n_per_row) for t in planned)
     if run.effort is Effort.FAST:
         return seconds
-    again = _moments_nbytes(run.model) if run.n_probe is not None else 0  # kept on the disk until types are known
-    return seconds + _curvatures([t.tensor for t in planned], rates) + again / rates.copy
+    kept = _kept_nbytes(run) if run.n_probe is not None else 0  # on the disk until types are known
+    return seconds + _curvatures([t.tensor for t in planned], rates) + kept / rates.copy
 
 
 def _curvatures(tensors: list[ModelTensor], rates: Rates) -> float:
@@ -127,8 +174,10 @@ def _nbytes(tensors: list[ModelTensor]) -> int:
     return sum(part.nbytes for t in tensors for part in t.parts)
 
 
-def _moments_nbytes(model: Model) -> int:
-    return sum(map(moments_nbytes, shapes_of(model).values()))
+def _kept_nbytes(run: Run) -> int:
+    """Of moments that are written once they are gathered."""
+    shapes = shapes_of(run.model)
+    return sum(map(moments_nbytes, shapes.values())) - sum(walk_nbytes(names, shapes) for names in run.again)
 
 
 def active_weights(tensors: "list[ModelTensor] | tuple[ModelTensor, ...]", model: Model) -> float:

@@ -53,6 +53,7 @@ class Evidence:
     walks    names that are gathered together
     notebook what was gathered by a run that did not end, and is now
     seen     names of the walks that are done
+    n_again  readings that were done more than once, for lack of a place where moments could wait
     ahead    asked before a walk is read that the notebook does not have: others may read it, and later ones with it
     """
 
@@ -80,6 +81,8 @@ class Evidence:
         self.seen: frozenset[str] = frozenset()
         self._n_tokens = 0
         self.walk_in_hand = 0  # number of the walk that is read now, or was last
+        self.is_again = False  # whether it was read before
+        self.n_again = 0
         self._saved_chunks = 0  # of the reading in hand
         self._held: frozenset[str] = frozenset()
         self._moments: dict[str, Moments] = {}
@@ -136,7 +139,8 @@ class Evidence:
         reading.restore(self.notebook.load(self.label(names)))
         if reading.n_chunk:
             return reading
-        saved, self.walk_in_hand = time.monotonic(), self.walks.index(names)
+        saved, self.walk_in_hand, self.is_again = time.monotonic(), self.walks.index(names), names <= self.seen
+        self.n_again += self.is_again
 
         def on_chunk(done: int, total: int) -> None:
             nonlocal saved

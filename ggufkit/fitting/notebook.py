@@ -5,7 +5,8 @@
     NAME.npz         arrays: of a walk through the text (what is small, and stays) and its moments (large, and goes)
 
 Every file is complete or not there, and carries checksums; what cannot be read is found out again. A disk that is full
-or slow costs the run nothing but the chance to be continued. Knows folders and arrays, not what they mean.
+or slow costs the run its time and the chance to be continued, and nothing else. Knows folders and arrays, not what they
+mean.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.errors import OutputError
+from ggufkit.formats.unfinished import nearest_folder
 
 Arrays = Mapping[str, NDArray[Any]]
 _SPARE_NBYTES = 256 << 20  # of the disk are never taken
@@ -30,16 +32,14 @@ _SPARE_NBYTES = 256 << 20  # of the disk are never taken
 class Notebook:
     """Remembers what it is told in `folder`; None remembers nothing.
 
-    reserve_nbytes  of the disk that belong to others: the output itself
-    stays           nothing is dropped: other runs of the same identity read it later on
-    notes           lines that a person should see
+    owed   bytes of the disk that others are going to take, as of now: the output itself, and what lies beside it
+    stays  nothing is dropped: other runs of the same identity read it later on
     """
 
     def __init__(
-        self, folder: Path | None, identity: str = "", *, reserve_nbytes: int = 0, stays: bool = False
+        self, folder: Path | None, identity: str = "", *, owed: Callable[[], int] = lambda: 0, stays: bool = False
     ) -> None:
-        self._folder, self._reserve, self._stays = folder, reserve_nbytes, stays
-        self.notes: list[str] = []
+        self._folder, self._owed, self._stays = folder, owed, stays
         self._values: dict[str, Any] = {}
         if folder is not None:
             self._open(folder, identity)
@@ -78,8 +78,7 @@ class Notebook:
     @property
     def room_nbytes(self) -> int:
         """Bytes that may still be kept."""
-        free = 0 if self._folder is None else shutil.disk_usage(self._folder).free
-        return max(0, free - self._reserve - _SPARE_NBYTES)
+        return 0 if self._folder is None else room_in(self._folder, self._owed())
 
     def has(self, name: str) -> bool:
         """Whether arrays are kept under that name."""
@@ -93,7 +92,6 @@ class Notebook:
         nbytes = sum(array.nbytes for array in arrays.values())
         with contextlib.suppress(OSError):
             if self.room_nbytes < nbytes:
-                self._note(f"{self._folder}: no room to keep {nbytes} bytes; a run that continues gathers them again")
                 return False
             write_arrays(path, new, arrays)
             return True
@@ -160,9 +158,10 @@ class Notebook:
         assert self._folder is not None
         return self._folder / f"{name}.npz"
 
-    def _note(self, line: str) -> None:
-        if line not in self.notes:
-            self.notes.append(line)
+
+def room_in(folder: Path, owed_nbytes: int) -> int:
+    """Bytes that a notebook may keep in that folder, which need not be there yet, when so many belong to others."""
+    return max(0, shutil.disk_usage(nearest_folder(folder)).free - owed_nbytes - _SPARE_NBYTES)
 
 
 def write_arrays(path: Path, new: Path, arrays: Arrays) -> None:

@@ -94,6 +94,21 @@ def lock(fd: int, path: Path) -> None:
         ) from error
 
 
+def taken_nbytes(*paths: Path) -> int:
+    """Bytes of the disk that these files take, and those in these folders; nothing for what is not there."""
+    total = 0
+    for path in paths:
+        for file in [path, *path.rglob("*")]:
+            with contextlib.suppress(OSError):  # gone meanwhile
+                total += file.stat().st_blocks * 512
+    return total
+
+
+def nearest_folder(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(one for one in (path, *path.absolute().parents) if one.exists())
+
+
 def check_space(folder: Path, nbytes: int, what: str) -> None:
     """Raise OutputError where `folder` has less than `nbytes` free."""
     free = shutil.disk_usage(folder).free

@@ -1,5 +1,6 @@
 """A plan as text: layers folded into ranges, one line for tensors that share type and reason."""
 
+from ggufkit.fitting.keeping import AGAIN
 from ggufkit.formats.printable import cleaned
 from ggufkit.reports.columns import columns
 from ggufkit.reports.fold import fold
@@ -45,7 +46,10 @@ def _file_lines(report: PlanReport) -> str:
 
 
 def _fitting_line(cost: FitCost | None) -> str:
-    return "" if cost is None else f"\nto fit it: {said(cost)}"
+    if cost is None:
+        return ""
+    lacking = said_to_lack(cost)
+    return f"\nto fit it: {said(cost)}" + (f"\nnote: {lacking}" if lacking else "")
 
 
 def said(cost: FitCost) -> str:
@@ -57,10 +61,24 @@ def said(cost: FitCost) -> str:
     by = "by what a layer takes here" if cost.are_measured else "assumed, not measured here"
     mapped = f" besides {human_bytes(cost.mapped_nbytes)} of weights that are mapped" if cost.mapped_nbytes else ""
     disk = f", {human_bytes(cost.disk_nbytes)} of disk on the way" if cost.disk_nbytes else ""
+    disk += f", {human_bytes(cost.kept_nbytes)} of it moments that are kept" if cost.kept_nbytes else ""
     return (
         f"effort {cost.effort}: about {human_seconds(sum(cost.seconds.values()))} in all ({by}): {steps}{readings}; "
         f"{human_bytes(cost.memory_nbytes)} of memory{mapped}{disk}"
     )
+
+
+def said_to_lack(cost: FitCost) -> str:
+    """A line where the disk has no room for all moments that would be kept, else nothing."""
+    if not cost.again_nbytes:
+        return ""
+    lacking = f"{cost.kept_in} has no room for {human_bytes(cost.again_nbytes)} of moments"
+    if not cost.again_seconds:
+        return f"{lacking}: the next file has to gather them anew"
+    again = human_seconds(cost.again_seconds)
+    if AGAIN in cost.seconds:
+        return f"{lacking} until types are known: they are gathered twice, {again} of that time"
+    return f"{lacking} until types are known: for an output there they are gathered twice, which takes {again} more"
 
 
 def _fit_lines(report: PlanReport) -> str:

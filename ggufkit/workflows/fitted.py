@@ -20,22 +20,24 @@ from pathlib import Path
 
 import quant
 from ggufkit import __version__
-from ggufkit.encoding.destination import forget_copy
+from ggufkit.encoding.destination import check_output, forget_copy
 from ggufkit.encoding.executors import Executor
 from ggufkit.encoding.executors.opening import opened as working
-from ggufkit.encoding.job import Job, Output, check_place, prepare, threads_of
+from ggufkit.encoding.job import Job, Output, prepare, threads_of
 from ggufkit.encoding.provenance import code_digest
 from ggufkit.encoding.running import CALIBRATION_COPY, quick_type, running_model, running_path, stored_model
 from ggufkit.encoding.settings import DEFAULT_MAX_MEMORY, QuantizeSettings
 from ggufkit.errors import CutError, GgufkitError, UsageError
 from ggufkit.fitting.choice import check_target, types_for_target
 from ggufkit.fitting.corpus import Corpus, texts
-from ggufkit.fitting.cost import EffortCost, effort_cost, shapes_of
+from ggufkit.fitting.cost import EffortCost, effort_cost, shapes_of, weighed_tokens
 from ggufkit.fitting.coverage import Coverage
-from ggufkit.fitting.duration import CALIBRATION, ENCODING, QUICK, TYPES, WEIGHING, Run, step_seconds
+from ggufkit.fitting.disk import Disk, Needs
+from ggufkit.fitting.duration import CALIBRATION, ENCODING, QUICK, TYPES, WEIGHING, Run, again_seconds, step_seconds
 from ggufkit.fitting.encoders import Effort, encoder_for
 from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.guess import NOTE, guess
+from ggufkit.fitting.keeping import AGAIN, Kept, Regathering, kept_in
 from ggufkit.fitting.layer_gradients import LayerGradients
 from ggufkit.fitting.notebook import Notebook
 from ggufkit.fitting.rates import assumed
@@ -46,9 +48,10 @@ from ggufkit.fitting.sources.layer_by_layer import LayerByLayer, Stream
 from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.timing import measured_rates
 from ggufkit.fitting.token_weights import TokenWeights
+from ggufkit.fitting.walks import walks_nbytes
 from ggufkit.fitting.weighing import gradient_settings, weigher
 from ggufkit.formats.model import Model
-from ggufkit.formats.unfinished import check_space, check_unfinished, kept_path
+from ggufkit.formats.unfinished import check_unfinished, kept_path
 from ggufkit.progress import OnProgress, Progress, Steps, ignore
 from ggufkit.recipes.build import make_plan
 from ggufkit.recipes.plan import QuantPlan
@@ -111,9 +114,10 @@ class FittedJob:
 
     seconds  that each step is thought to take, by its name in the order of the run
     plain    the job with the types that `settings.quantize` names; a target replaces them
+    placed   whether the output goes where the settings say: else its disk is taken to have room
     """
 
-    def __init__(self, settings: FitSettings, model: Model) -> None:
+    def __init__(self, settings: FitSettings, model: Model, *, placed: bool = True) -> None:
         self.settings, self.model = settings, model
         text, self.texts = texts(settings.text)
         self.by_layer = settings.by_layer and is_cuttable(model)
@@ -147,9 +151,15 @@ class FittedJob:
             settings.effort, self.evidence, held_nbytes=self.cost.held_nbytes, name=self._job.encoder
         )
         self.plain = prepare(self._job, model, self.encoder)
+        n_weighed = weighed_tokens(model, n_tokens, by_layer=self.by_layer) if self.evidence.with_moments else 0
+        needs = Needs.of(model, self.cost, n_weighed=n_weighed, by_layer=self.by_layer, quick=is_quick)
+        self._disk = Disk(self._job.output, self._notes_folder(), self._file_nbytes(), needs)
+        self._here = self._kept_in(self._disk.room())
+        self.kept = self._here if placed else self._kept_in(1 << 62)
         self._facts = Run(
             model=model, corpus=corpus, cost=self.cost, effort=_effort(settings), plan=self.plain.plan,
             by_layer=self.by_layer, n_probe=_n_tried(settings), quick=is_quick,
+            again=self.kept.again if settings.target is not None else (),
         )  # fmt: skip
         self.rates = assumed(self.plain.threads)
         self.seconds = step_seconds(self._facts, self.rates)
@@ -158,12 +168,23 @@ class FittedJob:
 
     def check(self) -> None:
         """Raise what would keep the end from being reached: hours lie in between."""
-        check_place(self.plain)
-        needed = self.plain.plan.file_nbytes + self.cost.disk_nbytes
-        check_space(self._job.output.parent, needed, f"{self._job.output.name}, with what lies beside it on the way,")
+        self.check_place()
+        self._disk.check()
         check_unfinished(self._job.output, resume=self._job.resume)
         if self.settings.target is not None:
             check_target(self.settings.target, self.model, self._plan_of)
+
+    def check_place(self) -> None:
+        """Raise OutputError where the output cannot be written."""
+        files = [file.path for file in self.model.files]
+        check_output(self._job, files, self._file_nbytes())
+
+    def _file_nbytes(self) -> int:
+        """Bytes of the output, at most where a target will choose its types."""
+        target, plan = self.settings.target or Target(), self.plain.plan
+        if target.bpw is not None:
+            return int(target.bpw * plan.n_weights / 8)
+        return plan.file_nbytes if target.nbytes is None else target.nbytes
 
     def measure(self) -> None:
         """Have the time by what this machine does with one layer of the model, where that is worth some seconds. Where
@@ -181,10 +202,14 @@ class FittedJob:
     @property
     def said(self) -> FitCost:
         """What it takes, for plans."""
+        here = dataclasses.replace(self._facts, again=self._here.again)
         return FitCost(
             effort=str(self.settings.effort), by_layer=self.by_layer, n_readings=self.cost.n_walks,
             seconds=dict(self.seconds), are_measured=self.rates.are_measured, memory_nbytes=self.cost.peak_nbytes,
-            mapped_nbytes=self.cost.mapped_nbytes, disk_nbytes=self.cost.disk_nbytes,
+            mapped_nbytes=self.cost.mapped_nbytes,
+            disk_nbytes=self._disk.at_most(self._kept_at_once),
+            kept_nbytes=self.kept.nbytes, kept_in=str(self._disk.notes.parent),
+            again_nbytes=self._here.again_nbytes, again_seconds=again_seconds(here, self.rates),
         )  # fmt: skip
 
     def planned(self) -> Job:
@@ -238,7 +263,7 @@ class FittedJob:
                 recipe = found.recipe if found else self._job.recipe
                 job = prepare(dataclasses.replace(self._job, recipe=recipe), self.model, self.encoder)
                 resumed = self._encode(job, steps, executor)
-                job = job.with_notes(executor.notes)
+                job = job.with_notes((*executor.notes, *self._gathered_again()))
         except KeyboardInterrupt as error:
             error.add_note(f"interrupted; kept: {self._kept()}")
             raise
@@ -263,12 +288,30 @@ class FittedJob:
 
     def _notebook(self) -> Notebook:
         """Beside the output until that is complete; or where it stays, in a folder of its own for each identity."""
-        identity, reserve = self._identity(), self.plain.plan.file_nbytes
-        if self.settings.evidence is None:
-            return Notebook(kept_path(self._job.output), identity, reserve_nbytes=reserve)
-        book = Notebook(self.settings.evidence / identity[:16], identity, reserve_nbytes=reserve, stays=True)
-        kept_path(self._job.output).mkdir(exist_ok=True)  # the stream's place, all the same
+        stays = self.settings.evidence is not None
+        book = Notebook(self._disk.notes, self._identity(), owed=self._disk.owed, stays=stays)
+        kept_path(self._job.output).mkdir(exist_ok=True)  # the stream's place, wherever notes are kept
         return book
+
+    def _notes_folder(self) -> Path:
+        """Where the notebook is, or will be."""
+        if self.settings.evidence is None:
+            return kept_path(self._job.output)
+        return self.settings.evidence / self._identity()[:16]
+
+    @property
+    def _kept_at_once(self) -> int:
+        """Bytes of moments in the notebook: those of a reading in hand are written beside what was kept of it."""
+        if self.by_layer or not self.kept.nbytes:
+            return self.kept.nbytes
+        return self.kept.nbytes + walks_nbytes(self.evidence.walks, self.evidence.shapes)
+
+    def _kept_in(self, room: int) -> Kept:
+        """What of all moments will wait in so many bytes until types are known, or stay for other files."""
+        wants_all = self.settings.target is not None or self.settings.evidence is not None
+        if not wants_all or not self.evidence.with_moments:
+            return Kept()
+        return kept_in(room, self.evidence.walks, self.evidence.shapes)
 
     def _identity(self) -> str:
         """Digest of all that decides evidence and measurements."""
@@ -305,8 +348,7 @@ class FittedJob:
 
     def _weigh(self, on_chunk: OnChunk) -> TokenWeights:
         if isinstance(self.source, LayerByLayer):
-            folder = kept_path(self._job.output) / "gradients"
-            settings = gradient_settings(self.model, self.source, folder, self.plain.threads)
+            settings = gradient_settings(self.model, self.source, self._disk.gradients, self.plain.threads)
             return LayerGradients(self.model, self.source.chunks, settings).measure(on_chunk)
         self._model_runs()
         return weigher(self.evidence.source.corpus, self.model)(on_chunk)
@@ -317,13 +359,24 @@ class FittedJob:
 
     def _reading(self, steps: Steps) -> OnChunk:
         """Whom a reading of the text tells how far it has come."""
-        walks, on_progress = self.evidence.walks, steps.step(CALIBRATION)
+        evidence, walks, first = self.evidence, self.evidence.walks, steps.step(CALIBRATION)
+        again = Regathering(1 + max(map(walks.index, self.kept.again), default=len(walks) - 1), self._facts.n_again)
 
         def on_chunk(done: int, total: int) -> None:
-            all_read = (self.evidence.walk_in_hand + done / total) / len(walks)
+            part, on_progress = done / total, first
+            all_read = (evidence.walk_in_hand + part) / len(walks)
+            if evidence.is_again:
+                all_read, on_progress = again.fraction(evidence.walk_in_hand, part), steps.step(AGAIN)
             on_progress(Progress(all_read, 1, "readings", f"chunk {done} of {total}"))
 
         return on_chunk
+
+    def _gathered_again(self) -> tuple[str, ...]:
+        """What a person should know of a disk without room."""
+        if not self.evidence.n_again:
+            return ()
+        where, n = self._disk.notes.parent, self.evidence.n_again
+        return (f"{where} had no room for all moments until types were known: {n} readings were done again",)
 
     def _kept(self) -> str:
         """What a run that continues need not do again."""
@@ -339,13 +392,14 @@ class FittedJob:
 
 
 @contextmanager
-def opened(settings: FitSettings, *, outline: bool = False) -> Iterator[FittedJob]:
+def opened(settings: FitSettings, *, outline: bool = False, placed: bool = True) -> Iterator[FittedJob]:
     """The job, while its source is open. Raises what `quantize` raises before its first byte.
 
     outline  see `open_source`: a job that can be planned and not done
+    placed   see `FittedJob`
     """
     with settings.quantize.open(outline=outline) as model:
-        yield FittedJob(settings, model)
+        yield FittedJob(settings, model, placed=placed)
 
 
 def quantize_fitted(settings: FitSettings, on_progress: OnProgress = ignore) -> FitReport:

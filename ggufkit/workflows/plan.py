@@ -60,7 +60,11 @@ class FitCost:
     seconds        by step, in the order of the run
     are_measured   by what this machine did with a layer of this model; else assumed, by what another machine did
     mapped_nbytes  of weights that are run at a time, besides the memory
-    disk_nbytes    beside the output on the way
+    disk_nbytes    beside the output on the way, at most
+    kept_nbytes    of it, moments that are kept until types are known, or for other files; less room does not end a run
+    kept_in        where they are, by its disk as it is now
+    again_nbytes   of moments that find no room there, and are gathered again when types are known
+    again_seconds  that this takes: in `seconds` of a run, and not in those of a plan, whose output may go anywhere
     """
 
     effort: str
@@ -71,6 +75,10 @@ class FitCost:
     memory_nbytes: int
     mapped_nbytes: int
     disk_nbytes: int
+    kept_nbytes: int
+    kept_in: str
+    again_nbytes: int
+    again_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +86,7 @@ class PlanReport:
     """A planned file.
 
     source_nbytes  of the tensors that are read
-    disk_nbytes    free space that making it needs; nothing is written but the file itself
+    disk_nbytes    free space that the file takes; nothing else is written, but what `fitting` says
     peak_nbytes    resident memory of making it, with `threads` threads
     notes          what a person should know before the start
     fitting        what calibrating and fitting take on top, where an effort is asked for
@@ -148,7 +156,7 @@ def _fitted(settings: QuantizeSettings, effort: "Effort", target: Target | None,
     fit = fitted.FitSettings(
         quantize=settings, effort=effort, target=target, n_tokens=n_tokens or fitted.N_TOKENS
     )  # fmt: skip
-    with fitted.opened(fit, outline=True) as job:
+    with fitted.opened(fit, outline=True, placed=False) as job:
         job.measure()
         return plan_report(job.planned(), fitting=job.said)
 

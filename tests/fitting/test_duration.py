@@ -8,10 +8,21 @@ import pytest
 from ggufkit.architectures.source import open_source
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.cost import effort_cost, shapes_of
-from ggufkit.fitting.duration import CALIBRATION, ENCODING, QUICK, TYPES, WEIGHING, Run, step_seconds
+from ggufkit.fitting.duration import (
+    CALIBRATION,
+    ENCODING,
+    QUICK,
+    TYPES,
+    WEIGHING,
+    Run,
+    active_weights,
+    moments_madds,
+    step_seconds,
+)
 from ggufkit.fitting.encoders import Effort
+from ggufkit.fitting.keeping import AGAIN
 from ggufkit.fitting.rates import Rates, assumed
-from ggufkit.fitting.walks import moments_nbytes
+from ggufkit.fitting.walks import moments_nbytes, plan_layer_walks, walk_nbytes
 from ggufkit.recipes.build import make_plan
 from tests.conftest import TINY_MIXTRAL
 from tests.recipes.shapes import Shape, model_of
@@ -82,3 +93,32 @@ def test_layer_by_layer_each_is_written_on_every_way() -> None:
         whole = sum(part.nbytes for t in model.tensors for part in t.parts)
         outer = sum(part.nbytes for t in model.tensors if not t.name.startswith("blk.") for part in t.parts)
     assert step_seconds(run, slow)[WEIGHING] == pytest.approx(2 * (whole - outer) + outer, rel=0.01)
+
+
+def test_what_has_no_room_to_wait_is_gathered_twice_and_neither_written_nor_read_back() -> None:
+    walks = plan_layer_walks(shapes_of(MODEL), 1 << 40)
+    rates = Rates(1e9, 1e9, 1e9, 1e9, {1: 1e9}, {("Q4_K", 256): 1e6}, {256: 3.0, 512: 5.0})
+    run = dataclasses.replace(RUN, by_layer=True, n_probe=0)
+    roomy, tight = step_seconds(run, rates), step_seconds(dataclasses.replace(run, again=(walks[1], walks[3])), rates)
+    assert list(tight) == [WEIGHING, CALIBRATION, TYPES, AGAIN, ENCODING] and AGAIN not in roomy
+    kept = walk_nbytes(walks[1] | walks[3], shapes_of(MODEL)) / 1e9
+    assert roomy[CALIBRATION] - tight[CALIBRATION] == pytest.approx(kept)
+    assert roomy[ENCODING] - tight[ENCODING] == pytest.approx(kept)
+    layers = [t for t in MODEL.tensors if t.name.startswith("blk.")]
+    stored = sum(part.nbytes for t in layers for part in t.parts)
+    moments = moments_madds({n: shapes_of(MODEL)[n] for n in walks[1] | walks[3]}, MODEL)
+    wanted = kept + stored / 1e9 + RUN.n_tokens * (active_weights(layers, MODEL) + moments) / 1e9  # all four are run
+    assert tight[AGAIN] == pytest.approx(wanted)
+    one = step_seconds(dataclasses.replace(run, again=(walks[1],)), rates)[AGAIN]
+    assert one < tight[AGAIN] / 2  # two layers are run
+    tried = dataclasses.replace(run, again=(walks[1],), n_probe=8)  # types are tried before they are encoded
+    assert step_seconds(tried, rates)[AGAIN] == pytest.approx(2 * one)
+
+
+def test_as_a_whole_each_of_them_is_a_reading() -> None:
+    first, second, *_ = plan_layer_walks(shapes_of(MODEL), 1 << 40)
+    rates = dataclasses.replace(assumed(2), moments=1e30, copy=1e30)
+    run = dataclasses.replace(RUN, n_probe=0)
+    one, two = (step_seconds(dataclasses.replace(run, again=again), rates) for again in ((first,), (first, second)))
+    assert one[AGAIN] == pytest.approx(one[CALIBRATION] / COST.n_walks)
+    assert two[AGAIN] == pytest.approx(2 * one[AGAIN])

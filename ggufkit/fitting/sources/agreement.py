@@ -57,6 +57,11 @@ def check_agreement(
     return n_layer
 
 
+def prefix_nbytes(model: Model) -> int:
+    """Bytes of the file of layers that are run together, without the tokens' embeddings."""
+    return plan_as_it_is(cut(model, 0, _prefix(model, MAX_NBYTES))).data_nbytes
+
+
 def _prefix(model: Model, max_nbytes: int) -> int:
     """Layers, counted from the first, that fit into so many bytes; two at least, and one of each kind."""
     nbytes = plan_as_it_is(cut(model, 0, 1)).data_nbytes

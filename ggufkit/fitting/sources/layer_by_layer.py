@@ -118,16 +118,18 @@ class LayerByLayer:
         wanted = {self.layer_run_for(t.name) for t in self._model.tensors if observer.wants(t.name)}
         if not wanted:
             return self.n_chunk
-        steps = list(self._steps(wanted))
+        first = max((layer for layer in self.streams.layers if layer <= min(wanted)), default=0)
+        self.streams.drop_behind(first + 1)  # a run that goes back comes to the later layers again
+        steps = list(self._steps(wanted, first))
         for index, (model, layer, shows, keeps) in enumerate(steps):
             progress = functools.partial(_from, index * self.n_chunk, len(steps) * self.n_chunk, on_chunk)
             self._run(model, layer, observer if shows else None, keeps, progress)
         return self.n_chunk
 
-    def _steps(self, wanted: set[int]) -> Iterator[tuple[Model, int, bool, bool]]:
+    def _steps(self, wanted: set[int], first: int) -> Iterator[tuple[Model, int, bool, bool]]:
         """What is run to show those layers: model, layer, whether it is shown, and whether its output is kept."""
         there, last = self.streams.layers, max(wanted)
-        for layer in range(max((one for one in there if one <= min(wanted)), default=0), last + 1):
+        for layer in range(first, last + 1):
             shows, keeps = layer in wanted, layer < self.n_layer - 1 and layer + 1 not in there
             if self._stream is Stream.ORIGINAL:
                 yield self._model, layer, shows, keeps
@@ -178,6 +180,7 @@ class LayerByLayer:
     ) -> None:
         """Take the stream through one layer."""
         streams = self.streams
+        streams.drop_before(layer)  # two lie there at once: what goes in, and what comes out
         with (
             self._opened(model, layer, observer) as run,
             streams.writing(layer + 1) if keeps else nullcontext() as out,
@@ -187,7 +190,6 @@ class LayerByLayer:
                 if out is not None:
                     out.write(y)
                 on_chunk(done)
-        streams.drop_before(layer)
 
     def _opened(self, model: Model, layer: int, observer: Observer | None) -> AbstractContextManager[LayerRun]:
         return self.one_layer(model, layer).opened(
