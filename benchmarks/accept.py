@@ -9,7 +9,6 @@ not), a chat and a continuation, inspect, diff, report, card. One table at the e
 seen. Exit code 1 where something did not hold. At most an hour on two cores for all three.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import arguments
 import numpy as np
 from side_by_side import GGUFKIT, ROOT
 
@@ -251,9 +250,9 @@ def damaged(source: Path, target: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=models.NAMES, metavar="MODEL")
-    parser.add_argument("--tokens", type=int, default=10_240, help="to calibrate on")
+    parser = arguments.parser(__doc__)
+    parser.add_argument("models", nargs="*", type=arguments.real_model, default=models.NAMES, metavar="MODEL")
+    parser.add_argument("--tokens", type=arguments.count, default=10_240, help="to calibrate on")
     parser.add_argument("--keep", action="store_true", help="leave the files that were made")
     options = parser.parse_args()
     ways = []
@@ -280,4 +279,4 @@ def report(ways: list[Way]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    arguments.run(main)

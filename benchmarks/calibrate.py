@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import arguments
 import numpy as np
 from side_by_side import GGUFKIT, TEXTS, Measured, in_turns, measured, parser, shipped_model, wide_model
 
@@ -49,8 +49,8 @@ def differences(folder: Path) -> tuple[float, float]:
 
 def main() -> None:
     options_ = parser(__doc__, "llama-imatrix")
-    options_.add_argument("--type", default="BF16")
-    options_.add_argument("--chunks", type=int, default=400)
+    options_.add_argument("--type", type=arguments.mixture, default="BF16")
+    options_.add_argument("--chunks", type=arguments.count, default=400)
     options_.add_argument("--wide", action="store_true")
     options = options_.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -72,4 +72,4 @@ def report(runs: list[tuple[Measured, ...]], apart: tuple[float, float], options
 
 
 if __name__ == "__main__":
-    main()
+    arguments.run(main)

@@ -10,7 +10,6 @@ than the time. Efficiency: core seconds of one thread here / core seconds of the
 Ends with an error where two files differ.
 """
 
-import argparse
 import dataclasses
 import hashlib
 import signal
@@ -21,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import arguments
 import mixtral_shape
 import psutil
 
@@ -112,11 +111,11 @@ def compare(what: str, settings: QuantizeSettings, n_weights: int, work: Work) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n-expert", type=int, default=2)
-    parser.add_argument("--n-ff", type=int, default=14336)
-    parser.add_argument("--fit-width", type=int, default=1024)
-    parser.add_argument("--tokens", type=int, default=4096)
+    parser = arguments.parser(__doc__)
+    parser.add_argument("--n-expert", type=arguments.count, default=2)
+    parser.add_argument("--n-ff", type=arguments.count, default=14336)
+    parser.add_argument("--fit-width", type=arguments.count, default=1024)
+    parser.add_argument("--tokens", type=arguments.count, default=4096)
     parser.add_argument("--part", choices=["encode", "fit"], default=None)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -153,4 +152,4 @@ def fitter(n_tokens: int) -> Work:
 
 
 if __name__ == "__main__":
-    main()
+    arguments.run(main)

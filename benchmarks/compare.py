@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import arguments
 from side_by_side import GGUFKIT, TEXTS, in_turns, measured, parser, shipped_model
 
 
@@ -63,8 +63,8 @@ def baseline_nbytes(base: Path, options: argparse.Namespace) -> int:
 
 def main() -> None:
     options_ = parser(__doc__, "llama-perplexity")
-    options_.add_argument("--type", default="Q4_K_M")
-    options_.add_argument("--chunks", type=int, default=60)
+    options_.add_argument("--type", type=arguments.mixture, default="Q4_K_M")
+    options_.add_argument("--chunks", type=arguments.count, default=60)
     options = options_.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         base, candidate = (shipped_model(Path(folder) / f"{name}.gguf", name) for name in ("BF16", options.type))
@@ -89,4 +89,4 @@ def show(runs: list[tuple[Run, ...]], kept: int, options: argparse.Namespace) ->
 
 
 if __name__ == "__main__":
-    main()
+    arguments.run(main)

@@ -8,7 +8,6 @@ Both are kept in benchmarks/history/. Compiling is not part of the speeds; it is
 empty and with a warm cache.
 """
 
-import argparse
 import functools
 import os
 import statistics
@@ -21,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-
+import arguments
 import history
 import numpy as np
 from history import Row
@@ -138,13 +137,15 @@ def first_calls(names: list[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--types", default=",".join(KERNELS))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--rows", type=int, default=64)
+    parser = arguments.parser(__doc__)
+    parser.add_argument(
+        "--types", type=arguments.listed(arguments.one_of("encoder", KERNELS)), default=",".join(KERNELS)
+    )
+    parser.add_argument("--rounds", type=arguments.count, default=7)
+    parser.add_argument("--rows", type=arguments.count, default=64)
     parser.add_argument("--no-compile", action="store_true", help="leave out what compiling takes")
     options = parser.parse_args()
-    names = options.types.split(",")
+    names = options.types
     kind = history.machine()
     history.keep(history.path(kind), kind, one_core(names, options.rows, options.rounds))
     all_cores("Q4_K", 16 * options.rows, min(options.rounds, 3))
@@ -153,4 +154,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    arguments.run(main)

@@ -13,21 +13,20 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-
+import arguments
 import history
-from fidelity import Bench, arguments, found
+from fidelity import Bench, bench_parser, found
 
-import models
 from ggufkit.fitting.encoders import Effort
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--model", choices=models.NAMES, default="smollm2")
-    parser.add_argument("--type", default="Q3_K_M")
-    parser.add_argument("--tokens", default="10240,25600,51200,102400,0")
+    parser = bench_parser(__doc__)
+    parser.add_argument("--model", type=arguments.real_model, default="smollm2")
+    parser.add_argument("--type", type=arguments.mixture, default="Q3_K_M")
+    parser.add_argument("--tokens", type=arguments.listed(arguments.count_or_0), default="10240,25600,51200,102400,0")
     options = parser.parse_args()
-    for n in map(int, options.tokens.split(",")):
+    for n in options.tokens:
         with tempfile.TemporaryDirectory() as folder:
             options.tokens = n
             kept = Bench(options.model, found(options.model), Path(folder), options).held(options.type, Effort.BALANCED)
@@ -36,4 +35,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    arguments.run(main)

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-
+import arguments
 import history
 import numpy as np
 from numpy.typing import NDArray
@@ -182,7 +182,7 @@ class Bench:
         reference = self._row(type_name, "llama.cpp + importance", self._llama(type_name, self.imatrix), None)
         size = (self.folder / "out.gguf").stat().st_size
         self._row(type_name, "llama.cpp plain", self._llama(type_name, None), reference)
-        for effort in self.options.efforts.split(","):
+        for effort in self.options.efforts:
             self._row(type_name, f"ggufkit {effort}", self._ours(type_name, Effort(effort)), reference)
         chosen = self._ours(type_name, Effort.BALANCED, Target(nbytes=size))
         self._row(type_name, "ggufkit, types chosen", chosen, reference)
@@ -237,26 +237,26 @@ class Bench:
         )  # fmt: skip
 
 
-def arguments(description: str | None) -> argparse.ArgumentParser:
+def bench_parser(description: str | None) -> argparse.ArgumentParser:
     """What a `Bench` is told, but for the tokens to calibrate on."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--chunks", type=int, default=24, help="of 512 tokens, half prose, half code")
-    parser.add_argument("--threads", type=int, default=2)
+    parser = arguments.parser(description)
+    parser.add_argument("--chunks", type=arguments.at_least(4), default=24, help="of 512 tokens, half prose, half code")
+    parser.add_argument("--threads", type=arguments.count, default=2)
     parser.add_argument("--peer", default=os.environ.get("LLAMA_IMATRIX") or shutil.which("llama-imatrix"))
     return parser
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("models", nargs="*", default=MODELS)
-    parser.add_argument("--types", default=TYPES)
-    parser.add_argument("--efforts", default="fast,balanced")
-    parser.add_argument("--tokens", type=int, default=50_000, help="to calibrate on")
+    parser = bench_parser(__doc__)
+    parser.add_argument("models", nargs="*", type=arguments.any_model, default=MODELS, metavar="MODEL")
+    parser.add_argument("--types", type=arguments.listed(arguments.mixture), default=TYPES)
+    parser.add_argument("--efforts", type=arguments.listed(arguments.one_of("effort", Effort)), default="fast,balanced")
+    parser.add_argument("--tokens", type=arguments.count_or_0, default=50_000, help="to calibrate on")
     parser.add_argument("--again", action="store_true", help="also what is there already")
     options = parser.parse_args()
     done = {(row.model, row.figure.split(",")[0]) for row in history.read(history.path(history.machine()))}
     for name in options.models:
-        types = [each for each in options.types.split(",") if options.again or (name, each) not in done]
+        types = [each for each in options.types if options.again or (name, each) not in done]
         if not types:
             continue
         with tempfile.TemporaryDirectory() as folder:
@@ -266,4 +266,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    arguments.run(main)

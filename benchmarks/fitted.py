@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import arguments
 import mixtral_shape
 from side_by_side import GGUFKIT, ROOT
 
@@ -34,7 +34,7 @@ from ggufkit.fitting.timing import measured_rates
 from ggufkit.formats.model import Model
 from ggufkit.recipes.build import make_plan
 from ggufkit.recipes.recipe import Recipe, read_recipe
-from ggufkit.reports.units import human_bytes, human_seconds, parse_bytes
+from ggufkit.reports.units import human_bytes, human_seconds
 from ggufkit.workflows.fitted import FitSettings, cost_of
 
 
@@ -75,17 +75,17 @@ def run(command: list[str]) -> tuple[float, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.parser(__doc__)
     parser.add_argument("--effort", default="balanced", choices=list(Effort))
-    parser.add_argument("--max-memory", default="6GiB")
-    parser.add_argument("--n-expert", type=int, default=2)
-    parser.add_argument("--n-ff", type=int, default=14336)
-    parser.add_argument("--tokens", type=int, default=4096)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--max-memory", type=arguments.nbytes, default="6GiB")
+    parser.add_argument("--n-expert", type=arguments.count, default=2)
+    parser.add_argument("--n-ff", type=arguments.count, default=14336)
+    parser.add_argument("--tokens", type=arguments.count, default=4096)
+    parser.add_argument("--threads", type=arguments.count, default=2)
+    parser.add_argument("--layers", type=arguments.count, default=1)
     parser.add_argument("--only")
     parser.add_argument("--plan", action="store_true")
-    parser.add_argument("--cores", type=int, default=8)
+    parser.add_argument("--cores", type=arguments.count, default=8)
     options = parser.parse_args()
     (plan if options.plan else fit)(options)
 
@@ -97,15 +97,15 @@ def fit(options: argparse.Namespace) -> None:
         )
         recipe = recipe_in(Path(folder), options.only)
         output = Path(folder) / "out.gguf"
-        cap = parse_bytes(options.max_memory)
+        cap = options.max_memory
         job = QuantizeSettings(source=source, output=output, recipe=recipe[1], threads=options.threads, max_memory=cap)
         cost = cost_of(FitSettings(quantize=job, effort=Effort(options.effort), n_tokens=options.tokens))
         command = [*GGUFKIT, "quantize", str(source), "-o", str(output), *recipe[0], "--effort", options.effort,
-                   "--tokens", str(options.tokens), "--max-memory", options.max_memory,
+                   "--tokens", str(options.tokens), "--max-memory", str(options.max_memory),
                    "--threads", str(options.threads)]  # fmt: skip
         seconds, most = run(command)
     print(f"{options.layers} layer(s) of {options.n_expert} experts of 4096 x {options.n_ff}, {options.effort}, "
-          f"{options.threads} threads, {options.tokens} tokens, --max-memory {options.max_memory}")  # fmt: skip
+          f"{options.threads} threads, {options.tokens} tokens, at most {human_bytes(options.max_memory)}")  # fmt: skip
     print(f"memory    planned {human_bytes(cost.peak_nbytes)}, measured {human_bytes(most)}")
     print(f"encoding  planned {cost.encode_seconds:.0f} s; all of the command {seconds:.0f} s, {cost.n_walks} walk(s)")
     if most > cost.peak_nbytes:
@@ -129,7 +129,7 @@ def plan(options: argparse.Namespace) -> None:
             effort, threads = Effort(options.effort), options.threads
             rates = measured_rates(one, recipe, effort, threads=threads, folder=Path(folder))
     cost = effort_cost(
-        deep, make_plan(deep, "Q4_K_M"), effort, threads=options.cores, max_memory=parse_bytes(options.max_memory),
+        deep, make_plan(deep, "Q4_K_M"), effort, threads=options.cores, max_memory=options.max_memory,
         n_tokens=options.tokens,
     )  # fmt: skip
     corpus = Corpus(source, "word " * 2 * options.tokens, n_tokens=options.tokens)
@@ -162,4 +162,4 @@ def on_more_cores(rates: Rates, times: float) -> Rates:
 
 
 if __name__ == "__main__":
-    main()
+    arguments.run(main)

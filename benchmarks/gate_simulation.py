@@ -9,7 +9,6 @@ may happen in at most alpha = 5 % of the runs, whenever one looks. `fixed` is th
 budget, which is right only if nobody looks before; `peeked` is the same test looked at after every chunk.
 """
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import arguments
 
 from quant import confseq
 from quant.stats import t_quantile
@@ -185,9 +185,9 @@ def gate_the_shipped_model(n_seed: int) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = arguments.parser(__doc__)
+    parser.add_argument("--runs", type=arguments.count, default=2000)
+    parser.add_argument("--seed", type=arguments.count_or_0, default=0)
     parser.add_argument("--model", action="store_true", help="gate the shipped model with 100 seeds instead")
     args = parser.parse_args()
     holds = gate_the_shipped_model(100) if args.model else simulate_all(args.runs, args.seed)
@@ -195,4 +195,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    arguments.run(main)

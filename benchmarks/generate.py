@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-
+import arguments
 import history
 
 import models
@@ -95,12 +95,12 @@ def overhead(watch: Watch, run: Callable[[int], str], n: int) -> tuple[float, st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", default="128,512,1024,2048")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--model", default=None)
+    parser = arguments.parser(__doc__)
+    parser.add_argument("--tokens", type=arguments.listed(arguments.count), default="128,512,1024,2048")
+    parser.add_argument("--rounds", type=arguments.count, default=3)
+    parser.add_argument("--model", type=arguments.any_model, default=None)
     parser.add_argument("--speed-of", type=Path, default=None, help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=arguments.count, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.speed_of:
         print(speed(options.speed_of, options.threads))
@@ -108,7 +108,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "stories.gguf"
         quantize(QuantizeSettings(source=ROOT / "models" / "stories260K", output=path, recipe="F16"))
-        compare(path, [int(n) for n in options.tokens.split(",")], options.rounds)
+        compare(path, options.tokens, options.rounds)
         found = wait(file_of(options.model, Path(folder)), options.rounds)
     if options.model in models.NAMES:
         kind = history.machine()
@@ -208,4 +208,4 @@ def wait(path: Path, rounds: int) -> Speeds:
 
 
 if __name__ == "__main__":
-    main()
+    arguments.run(main)

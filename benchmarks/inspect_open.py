@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-
+import arguments
 import gguf
 import numpy as np
 
@@ -68,7 +68,9 @@ def milliseconds(function: Callable[[Path], None], path: Path) -> float:
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    parser = arguments.parser(__doc__)
+    parser.add_argument("rounds", nargs="?", type=arguments.count, default=7)
+    rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.gguf"
         write_model(path)
@@ -81,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    arguments.run(main)

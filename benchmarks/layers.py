@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import arguments
 import numpy as np
 import peer
 from side_by_side import GGUFKIT, TEXTS, Measured, in_turns, measured
@@ -29,11 +29,11 @@ TEXT = str(TEXTS / "calibration.txt")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=models.NAMES, default="qwen2.5-coder")
-    parser.add_argument("--tokens", type=int, default=50_000)
-    parser.add_argument("--threads", type=int, default=machine.choose_threads().n)
-    parser.add_argument("--rounds", type=int, default=1)
+    parser = arguments.parser(__doc__)
+    parser.add_argument("--model", type=arguments.real_model, default="qwen2.5-coder")
+    parser.add_argument("--tokens", type=arguments.count, default=50_000)
+    parser.add_argument("--threads", type=arguments.count, default=machine.choose_threads().n)
+    parser.add_argument("--rounds", type=arguments.count, default=1)
     parser.add_argument("--fitted", action="store_true")
     options = parser.parse_args()
     folder, imatrix = models.folder(options.model), peer.tool("llama-imatrix")
@@ -79,4 +79,4 @@ def report(runs: list[tuple[Measured, ...]], ours: dict, theirs: dict, options: 
 
 
 if __name__ == "__main__":
-    main()
+    arguments.run(main)

@@ -13,14 +13,13 @@ Run it: python benchmarks/levers.py [--types Q2_K,Q3_K_S,Q4_K_S] [--chunks 48] [
     16 rounds       the same with up to 16 rounds (--effort best)
 """
 
-import argparse
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import arguments
 import numpy as np
 from fidelity import judged_model
 from numpy.typing import NDArray
@@ -89,10 +88,10 @@ def variants(evidence: Evidence, weighed: Evidence) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--types", default="Q2_K,Q3_K_S,Q4_K_S")
-    parser.add_argument("--chunks", type=int, default=48)
-    parser.add_argument("--threads", type=int, default=2)
+    parser = arguments.parser(__doc__)
+    parser.add_argument("--types", type=arguments.listed(arguments.mixture), default="Q2_K,Q3_K_S,Q4_K_S")
+    parser.add_argument("--chunks", type=arguments.at_least(4), default=48)
+    parser.add_argument("--threads", type=arguments.count, default=2)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out.gguf"
@@ -104,7 +103,7 @@ def main() -> None:
         for one in (evidence, weighed):
             for names in one.walks:
                 one.hold(names)
-        for type_name in options.types.split(","):
+        for type_name in options.types:
             first = None
             for label, encoder in variants(evidence, weighed).items():
                 started = time.perf_counter()
@@ -121,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    arguments.run(main)

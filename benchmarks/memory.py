@@ -7,13 +7,13 @@ Without --model: a small random model with a vocabulary of 150,000 tokens. Measu
 process, pages of the mapped file included. Exits with 1 where a command took more than was planned.
 """
 
-import argparse
 import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import arguments
 import mixtral_shape
 
 from ggufkit.encoding.settings import QuantizeSettings
@@ -47,9 +47,9 @@ def peak_of(*words: object) -> tuple[int, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path)
-    parser.add_argument("--ctx", default="512,4096")
+    parser = arguments.parser(__doc__)
+    parser.add_argument("--model", type=arguments.file)
+    parser.add_argument("--ctx", type=arguments.listed(arguments.count), default="512,4096")
     options = parser.parse_args()
     over = False
     with tempfile.TemporaryDirectory() as folder:
@@ -61,13 +61,13 @@ def main() -> None:
             )
             quantize(QuantizeSettings(source=source, output=model, recipe="BF16"))
         print(f"{'command':12} {'chunk':>6} {'planned':>10} {'measured':>10}")
-        for n_ctx in options.ctx.split(","):
+        for n_ctx in options.ctx:
             rest = ("--text", text, "--ctx", n_ctx, "--threads", 2)
             baseline = Path(folder) / f"{n_ctx}.baseline"
             for words in (
                 ("perplexity", model, *rest, "--chunks", 2), ("compare", model, model, *rest, "--chunks", 2),
                 ("baseline", model, "-o", baseline, *rest, "--chunks", 2),
-                ("calibrate", model, "-o", Path(folder) / f"{n_ctx}.imatrix", *rest, "--tokens", 2 * int(n_ctx)),
+                ("calibrate", model, "-o", Path(folder) / f"{n_ctx}.imatrix", *rest, "--tokens", 2 * n_ctx),
             ):  # fmt: skip
                 planned, measured = peak_of(*words)
                 over |= measured > planned
@@ -81,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    arguments.run(main)

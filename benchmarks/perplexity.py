@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import arguments
 from side_by_side import GGUFKIT, TEXTS, in_turns, measured, parser, shipped_model, wide_model
 
 TEXT = TEXTS / "evaluation-prose.txt"
@@ -64,10 +64,10 @@ def _stamp(log: str, mark: str) -> float:
 
 def main() -> None:
     options_ = parser(__doc__, "llama-perplexity")
-    options_.add_argument("--type", default="Q4_K_M")
-    options_.add_argument("--chunks", type=int, default=60)
+    options_.add_argument("--type", type=arguments.mixture, default="Q4_K_M")
+    options_.add_argument("--chunks", type=arguments.count, default=60)
     what = options_.add_mutually_exclusive_group()
-    what.add_argument("--model", type=Path, help="a GGUF; default: the shipped model in --type")
+    what.add_argument("--model", type=arguments.file, help="a GGUF; default: the shipped model in --type")
     what.add_argument("--wide", action="store_true", help="one layer of Mixtral's shapes in --type")
     options = options_.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -89,4 +89,4 @@ def report(runs: list[tuple[Run, ...]], options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    arguments.run(main)

@@ -82,14 +82,16 @@ def both(source: str, work: Path, imatrix: str, options: argparse.Namespace) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=1)
-    parser.add_argument("--n-embd", type=int, default=4096)
-    parser.add_argument("--n-ff", type=int, default=14336)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
+    import arguments  # not in the processes that are measured
+
+    parser = arguments.parser(__doc__)
+    parser.add_argument("--layers", type=arguments.count, default=1)
+    parser.add_argument("--n-embd", type=arguments.count, default=4096)
+    parser.add_argument("--n-ff", type=arguments.count, default=14336)
+    parser.add_argument("--runs", type=arguments.count, default=3)
+    parser.add_argument("--threads", type=arguments.count, default=2)
     parser.add_argument("--encoder", default="ggufkit", choices=["ggufkit", "ggml"])
-    parser.add_argument("--max-memory", type=int, default=2 << 30)
+    parser.add_argument("--max-memory", type=arguments.count, default=2 << 30)
     parser.add_argument("--folder", default=None, help="where to work; about 10 GiB a layer are needed")
     options = parser.parse_args()
     from mixtral_shape import make, make_imatrix
@@ -126,4 +128,6 @@ def report(rows: list[tuple[dict, dict]], work: Path, options: argparse.Namespac
 
 
 if __name__ == "__main__":
-    main()
+    from arguments import run
+
+    run(main)

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import arguments
 import numpy as np
 from fidelity import judged_model
 from numpy.typing import NDArray
@@ -89,25 +89,25 @@ class Bench:
         """A line for every type."""
         sums = [draw(self.base, n_tokens, seed, self.options) for seed in range(self.options.draws)]
         rare = statistics.mean(rare_experts(one) for one in sums)
-        for type_name in self.options.types.split(","):
+        for type_name in self.options.types:
             columns = zip(*(self.ratios(one, type_name) for one in sums), strict=True)
             shown = (f"{statistics.median(column):9.3f} ({max(column):.3f})" for column in columns)
             print(f"{n_tokens:>8} {rare:>6.1f} {type_name:8}" + "".join(shown), flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--types", default="Q2_K,Q3_K_S,Q4_K_S")
-    parser.add_argument("--tokens", default="512,1024,2048,8192")
-    parser.add_argument("--draws", type=int, default=4)
-    parser.add_argument("--chunks", type=int, default=24)
-    parser.add_argument("--threads", type=int, default=2)
+    parser = arguments.parser(__doc__)
+    parser.add_argument("--types", type=arguments.listed(arguments.mixture), default="Q2_K,Q3_K_S,Q4_K_S")
+    parser.add_argument("--tokens", type=arguments.listed(arguments.count), default="512,1024,2048,8192")
+    parser.add_argument("--draws", type=arguments.count, default=4)
+    parser.add_argument("--chunks", type=arguments.at_least(4), default=24)
+    parser.add_argument("--threads", type=arguments.count, default=2)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), options)
         print("KL divergence, of that without a prior: median of the draws (worst)")
         print(f"{'tokens':>8} {'rare':>6} {'type':8}" + "".join(f"{prior:>9g} tokens" for prior in PRIORS[1:]))
-        for n_tokens in map(int, options.tokens.split(",")):
+        for n_tokens in options.tokens:
             bench.show(n_tokens)
 
 
@@ -117,4 +117,4 @@ def rare_experts(sums: dict[str, InputSums]) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    arguments.run(main)

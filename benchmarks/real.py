@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import arguments
 import history
 import peer
 from history import Row
@@ -158,16 +158,16 @@ PARTS = {"convert": convert, "calibrate": calibrate, "perplexity": perplexity, "
 
 def wanted(options: argparse.Namespace, known: set[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     for name in options.models or models.NAMES:
-        for part in options.parts.split(","):
+        for part in options.parts:
             if options.again or (part, name) not in known:
                 yield part, name
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", metavar="MODEL", choices=[*models.NAMES, []])
-    parser.add_argument("--parts", default=",".join(PARTS))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = arguments.parser(__doc__)
+    parser.add_argument("models", nargs="*", metavar="MODEL", type=arguments.real_model)
+    parser.add_argument("--parts", type=arguments.listed(arguments.one_of("part", PARTS)), default=",".join(PARTS))
+    parser.add_argument("--rounds", type=arguments.count, default=3)
     parser.add_argument("--again", action="store_true", help="also what is there already")
     options = parser.parse_args()
     kind = history.machine()
@@ -193,4 +193,4 @@ def report(rows: list[Row]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    arguments.run(main)

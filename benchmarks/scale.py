@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import arguments
 import mixtral_shape
 import numpy as np
 
@@ -195,12 +195,12 @@ def gib(nbytes: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cores", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=100_000)
-    parser.add_argument("--disk", type=float, default=2e9)
-    parser.add_argument("--network", type=float, default=1.25e9)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = arguments.parser(__doc__)
+    parser.add_argument("--cores", type=arguments.count, default=16)
+    parser.add_argument("--tokens", type=arguments.count, default=100_000)
+    parser.add_argument("--disk", type=arguments.positive, default=2e9)
+    parser.add_argument("--network", type=arguments.positive, default=1.25e9)
+    parser.add_argument("--rounds", type=arguments.count, default=5)
     options = parser.parse_args()
     rates = measured(options.rounds)
     print(f"rates of one core: search {rates.plain / 1e6:.0f} million weights a second; multiply-adds a second, 1e9: "
@@ -259,4 +259,4 @@ def relayed(seconds: float, n_layer: int, machines: int, n_tokens: int) -> float
 
 
 if __name__ == "__main__":
-    main()
+    arguments.run(main)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import arguments
 import mixtral_shape
 
 import quant
@@ -69,18 +70,12 @@ def measured(command: list[str], *, together: bool = False) -> Measured:
 
 def parser(doc: str | None, peer: str) -> argparse.ArgumentParser:
     """Options that all have: --peer (found under the peer's name in capitals, or on PATH), --threads, --rounds."""
-    out = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    out = arguments.parser(doc)
     found = os.environ.get(peer.upper().replace("-", "_")) or shutil.which(peer)
-    out.add_argument("--peer", type=_is_file, default=found, required=not found, help=f"path of {peer}")
-    out.add_argument("--threads", type=int, default=machine.choose_threads().n)
-    out.add_argument("--rounds", type=int, default=5)
+    out.add_argument("--peer", type=arguments.file, default=found, required=not found, help=f"path of {peer}")
+    out.add_argument("--threads", type=arguments.count, default=machine.choose_threads().n)
+    out.add_argument("--rounds", type=arguments.count, default=5)
     return out
-
-
-def _is_file(path: str) -> str:
-    if not Path(path).is_file():
-        raise argparse.ArgumentTypeError(f"{path} is not a file")
-    return path
 
 
 def in_turns(n_rounds: int, *programs: Callable[[], Result]) -> list[tuple[Result, ...]]:

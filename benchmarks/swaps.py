@@ -18,7 +18,6 @@ MODEL is a dense one of benchmarks/models, or a 16-bit GGUF. Types are chosen fo
 Half of the chunks are prose, half code, none of them calibrated on.
 """
 
-import argparse
 import functools
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import arguments
 import numpy as np
 from fidelity import Judge
 from numpy.typing import NDArray
@@ -205,14 +204,16 @@ def swapped(plans: Plans, measured: Measured, factor: Factor) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default="smollm2")
-    parser.add_argument("--like", default="Q3_K_M")
-    parser.add_argument("--tokens", type=int, default=10_240)
-    parser.add_argument("--more", type=int, default=51_200, help="tokens whose costs are held against ours; 0 for none")
-    parser.add_argument("--chunks", type=int, default=8)
-    parser.add_argument("--plans", type=int, default=12)
-    parser.add_argument("--threads", type=int, default=2)
+    parser = arguments.parser(__doc__)
+    parser.add_argument("model", nargs="?", type=arguments.any_model, default="smollm2")
+    parser.add_argument("--like", type=arguments.mixture, default="Q3_K_M")
+    parser.add_argument("--tokens", type=arguments.count, default=10_240)
+    parser.add_argument(
+        "--more", type=arguments.count_or_0, default=51_200, help="tokens whose costs are held against ours; 0 for none"
+    )
+    parser.add_argument("--chunks", type=arguments.at_least(4), default=8)
+    parser.add_argument("--plans", type=arguments.count, default=12)
+    parser.add_argument("--threads", type=arguments.count, default=2)
     options = parser.parse_args()
     source = models.original(options.model) if options.model in models.NAMES else Path(options.model)
     with tempfile.TemporaryDirectory() as folder, open_source(source) as model:
@@ -246,4 +247,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    arguments.run(main)
