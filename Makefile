@@ -65,10 +65,10 @@ bench-fidelity: $(READY)   ## KL divergence at equal bytes against llama.cpp wit
 bench-fitted: $(READY)     ## memory and time of fitting experts of Mixtral's shapes, planned and measured
 	@$(BIN)/python benchmarks/fitted.py
 
-bench-mixtral: $(READY)    ## peak memory of two layers of Mixtral's shapes, planned and measured under a cap of 6 GiB
-	@$(BIN)/python benchmarks/fitted.py --n-expert 8 --layers 2 --only ffn_down
+bench-mixtral: $(READY)    ## a layer of Mixtral's shapes, 8 experts, types chosen, under a cap of 6 GiB: memory and time, planned and taken
+	@$(BIN)/python benchmarks/fitted.py --n-expert 8 --tokens 25000 --target-bpw 4.5
 
-bench-cluster: $(READY)    ## encode and fit with 1, 2 and 3 workers, one killed; what 64 machines would take, on paper
+bench-cluster: $(READY)    ## encode and fit with threads and with 1, 2 and 3 workers, one killed; what 64 machines would take, on paper
 	@$(BIN)/python benchmarks/cluster.py && $(BIN)/python benchmarks/scale.py
 
 bench-memory: $(READY)     ## memory of the commands that run models, planned and measured

@@ -1,14 +1,16 @@
 """Our encoders beside llama.cpp's (`ggml_quantize_chunk`), in turns, in one process, on the same weights.
 
-Run it: python benchmarks/encode.py [--types Q4_K,Q6_K] [--rounds 7] [--rows 64] [--no-compile]
+Run it: python benchmarks/encode.py [--types Q4_K,Q6_K] [--rounds 7] [--rows 64] [--threads 1,2] [--no-compile]
 Speeds are million weights a second of one core, from the processor time of the calling thread, so that other work on
 the machine counts for neither: medians of the rounds. `error` is the importance-weighted squared error of ours over
 theirs. Weights have tails (Student t, 5 degrees of freedom), rows have 4,096 columns, importance is log-normal.
 Both are kept in benchmarks/history/. Compiling is not part of the speeds; it is measured apart, by processes with an
-empty and with a warm cache.
+empty and with a warm cache. Several threads are measured by wall time, in turns; --no-cores measures nothing else, for
+all of the types, and keeps nothing.
 """
 
 import functools
+import itertools
 import os
 import statistics
 import subprocess
@@ -17,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -30,6 +33,7 @@ from quant.kernels import KERNELS, Kernel
 
 ROOT = Path(__file__).parents[1]
 N_PER_ROW = 4096
+SLAB_ROWS = 64
 MODEL = "generated weights"
 FIRST_CALLS = """
 import sys, time
@@ -109,22 +113,33 @@ def compare(qtype: QuantType, w: np.ndarray, importance: np.ndarray | None, roun
     ]
 
 
-def all_cores(name: str, n_rows: int, rounds: int) -> None:
-    """Each thread has several slabs of some milliseconds, as in a tensor of a large model."""
+def several_threads(name: str, threads: list[int], rounds: int) -> None:
+    """Slabs take some milliseconds, as in a tensor of a large model, and each thread has sixteen of them or more."""
     qtype = quant_type(name)
-    w, importance = weights(n_rows)
-    out = np.empty((n_rows, qtype.row_nbytes(N_PER_ROW)), np.uint8)
-    n_cores = os.cpu_count() or 1
-    slabs = list(zip(np.array_split(w, 8 * n_cores), np.array_split(out, 8 * n_cores), strict=True))
-    print(f"\n{name} with importance, wall time, slabs of {len(slabs[0][0])} rows from 1 and from {n_cores} threads")
-    for who, encode in zip(("ours", "llama.cpp"), encoders(qtype), strict=True):
+    w, importance = weights(SLAB_ROWS * 16 * max(threads))
+    out = np.empty((len(w), qtype.row_nbytes(N_PER_ROW)), np.uint8)
+    slabs = [(w[at : at + SLAB_ROWS], out[at : at + SLAB_ROWS]) for at in range(0, len(w), SLAB_ROWS)]
 
-        def run(pool: ThreadPoolExecutor, encode: Kernel = encode) -> None:
-            list(pool.map(lambda slab: encode(slab[0], importance, slab[1]), slabs))
+    def encoding(pool: ThreadPoolExecutor, encode: Kernel, step: int) -> Callable[[], object]:
+        return lambda: list(pool.map(lambda slab: encode(slab[0], importance, slab[1]), slabs[::step]))
 
-        with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(n_cores) as many:
-            slow, fast = in_turns([lambda: run(one), lambda: run(many)], rounds, time.perf_counter)
-        print(f"{who:10s}{w.size / slow / 1e6:8.1f} → {w.size / fast / 1e6:8.1f} Mweights/s: {slow / fast:.2f} times")
+    print(f"\n{name} with importance, wall time, {len(slabs)} slabs of {SLAB_ROWS} rows")
+    print("threads   Mweights/s: ours    times one    llama.cpp    times one    times as fast")
+    with ExitStack() as stack:
+        pools = [stack.enter_context(ThreadPoolExecutor(n)) for n in threads]
+        steps = zip(encoders(qtype), (1, 4), strict=True)  # llama.cpp's searches are slow
+        calls = [encoding(pool, encode, step) for encode, step in steps for pool in pools]
+        calls[0]()  # compiles
+        seconds = in_turns(calls, rounds, time.perf_counter)
+    ours, theirs = seconds[: len(threads)], [4 * one for one in seconds[len(threads) :]]
+    for n, a, b in zip(threads, ours, theirs, strict=True):
+        print(f"{n:7}{w.size / a / 1e6:19.1f}{ours[0] / a:13.2f}{w.size / b / 1e6:13.1f}{theirs[0] / b:13.2f}"
+              f"{b / a:17.2f}", flush=True)  # fmt: skip
+
+
+def doublings(most: int) -> list[int]:
+    """1, 2, 4, …, `most`."""
+    return [*itertools.takewhile(lambda n: n < most, (1 << i for i in itertools.count())), most]
 
 
 def first_calls(names: list[str]) -> None:
@@ -144,11 +159,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=arguments.count, default=7)
     parser.add_argument("--rows", type=arguments.count, default=64)
     parser.add_argument("--no-compile", action="store_true", help="leave out what compiling takes")
+    parser.add_argument("--threads", type=arguments.listed(arguments.count), default=doublings(os.cpu_count() or 1))
+    parser.add_argument("--no-cores", action="store_true", help="threads alone, of all --types; nothing is kept")
     options = parser.parse_args()
     names = options.types
-    kind = history.machine()
-    history.keep(history.path(kind), kind, one_core(names, options.rows, options.rounds))
-    all_cores("Q4_K", 16 * options.rows, min(options.rounds, 3))
+    if not options.no_cores:
+        kind = history.machine()
+        history.keep(history.path(kind), kind, one_core(names, options.rows, options.rounds))
+    for name in names if options.no_cores else ["Q4_K"]:
+        several_threads(name, options.threads, min(options.rounds, 3))
     if not options.no_compile:
         first_calls(names)
 
