@@ -40,6 +40,9 @@ from ggufkit.workflows.fitted import FitSettings, quantize_fitted
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
 
 
+LOOK_EVERY_S = 0.2
+
+
 @dataclasses.dataclass
 class Watch:
     """A run and its processes: seconds before the work and of it, core seconds, and the most memory of a worker."""
@@ -50,8 +53,12 @@ class Watch:
     here: float = 0.0
     there: float = 0.0
     peak: int = 0
+    looked: float = 0.0
 
     def __call__(self, progress: Progress) -> None:
+        if time.perf_counter() - self.looked < LOOK_EVERY_S:
+            return  # every slab tells of itself, and to look at all processes takes milliseconds
+        self.looked = time.perf_counter()
         workers = workers_here()
         self.peak = max([self.peak, *(memory_of(process) for process in workers)])
         if self.kill_at is not None and progress.done > self.kill_at * progress.total and workers:
