@@ -39,7 +39,6 @@ from ggufkit.reports.units import human_bytes
 from ggufkit.workflows.fitted import FitSettings, quantize_fitted
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
 
-
 LOOK_EVERY_S = 0.2
 
 

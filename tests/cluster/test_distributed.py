@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import pytest
 from ggufkit.architectures.source import open_source
 from ggufkit.cluster.tasks import Cluster
 from ggufkit.encoding.encoder import PlainEncoder
-from ggufkit.encoding.executors.distributed import Distributed, encode_batch
+from ggufkit.encoding.executors.distributed import Distributed, encode_batch, look
+from ggufkit.encoding.executors.likeness import likeness
 from ggufkit.encoding.executors.threads import Threads
 from ggufkit.encoding.pipeline import encode_slabs
 from ggufkit.encoding.settings import QuantizeSettings
@@ -172,3 +174,21 @@ def test_without_dask_the_extra_is_named(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, *args], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "Dask, which is not installed: pip install 'ggufkit[cluster]'" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def page_faults() -> int:
+    """On a worker: those of arrays that are made and freed, the first ones left out."""
+    import resource
+
+    for n in (3, 20):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(n):
+            np.ones(1 << 20, dtype=np.float32)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is another")
+def test_workers_use_again_what_they_freed(cluster: Cluster) -> None:
+    """Dask asks malloc to give everything back: each array of a slab would be a thousand page faults."""
+    cluster.admit(look, likeness(), [])
+    assert all(n < 1000 for n in cluster.ask(page_faults).values())

@@ -22,6 +22,7 @@ from ggufkit.formats.partial import PartialFile
 from ggufkit.formats.shared_place import Range, SharedPlace
 from ggufkit.formats.source_file import SourceFile
 from ggufkit.recipes.plan import PlannedTensor
+from ggufkit.runtime.allocator import keep_memory
 
 BATCH = 16  # slabs: a quarter of a second of plain search, so that a scheduler keeps up with thousands of cores
 
@@ -64,7 +65,8 @@ class Distributed:
 
 
 def look(wanted: dict[str, str], files: Sequence[tuple[str, int, int]]) -> str:
-    """On a worker: what is wrong with it."""
+    """On a worker, before it works: what is wrong with it."""
+    keep_memory()
     if found := unlike(wanted):
         return found
     for path, *expected in files:

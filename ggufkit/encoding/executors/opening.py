@@ -8,6 +8,7 @@ from ggufkit.encoding.executors.threads import Threads
 from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import UsageError
 from ggufkit.formats.model import Model
+from ggufkit.runtime.allocator import keeping_memory
 
 
 @contextmanager
@@ -16,7 +17,8 @@ def opened(settings: QuantizeSettings, model: Model, threads: int) -> Iterator[E
     if settings.cluster and settings.workers:
         raise UsageError("--cluster and --workers exclude each other: a cluster has workers of its own.")
     if not (settings.cluster or settings.workers):
-        yield Threads(threads)
+        with keeping_memory():
+            yield Threads(threads)
         return
     from ggufkit.cluster.opening import connected, local
     from ggufkit.encoding.executors.distributed import Distributed
