@@ -84,7 +84,7 @@ def effort_cost(
         sums = sum(3 * 8 * n_expert * n_per_row for n_expert, n_per_row in shapes.values())
         walks, moments, cases, budget = 1, sums, 0, sums
     else:
-        cases = max(map(_case_nbytes, shapes.values()), default=0)
+        cases = _cases_nbytes(shapes)
         cases *= 1 + n_workers
         budget = max(0, max_memory - fixed - cases)
         planned = (plan_walks if n_tokens is None else plan_layer_walks)(shapes, budget)
@@ -202,9 +202,15 @@ def _layer_values(hparams: Hparams, shapes: Mapping[str, Shape], n: int) -> int:
     return 6 * hparams.n_embd + heads + 3 * max(1, hparams.n_expert_used) * widest
 
 
-def _case_nbytes(shape: Shape) -> int:
-    """Two experts in hand, of which one is being made, three matrices each, and the sums over all."""
-    return 2 * 3 * 4 * shape[1] * width_of(shape) + moments_nbytes(shape) // shape[0]
+def _cases_nbytes(shapes: Mapping[str, Shape]) -> int:
+    """The two largest experts of a layer in hand, of which one is being made, three matrices each, and the sums over
+    all of the larger."""
+    of_layer: dict[int, list[int]] = {}
+    sums = max((moments_nbytes((1, n_per_row)) for _, n_per_row in shapes.values()), default=0)
+    for name, shape in shapes.items():
+        case = 3 * 4 * shape[1] * width_of(shape)
+        of_layer.setdefault(layer_of(name), []).extend([case] * min(2, shape[0]))
+    return sums + max((sum(sorted(cases)[-2:]) for cases in of_layer.values()), default=0)
 
 
 def _running_nbytes(hparams: Hparams, shapes: Mapping[str, Shape], n: int = N_CTX) -> int:

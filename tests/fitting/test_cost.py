@@ -35,6 +35,15 @@ def test_with_plenty_all_moments_are_held_in_one_walk() -> None:
     assert of(Effort.FAST).n_walks == 1 and of(Effort.FAST).peak_nbytes < found.peak_nbytes
 
 
+def test_two_experts_of_a_layer_are_in_hand_and_one_wide_dense_tensor_beside_a_narrow_one() -> None:
+    wide, narrow, square = (1, 8960), (1, 1536), 3 * 4
+    dense = {"blk.0.attn_q.weight": narrow, "blk.0.ffn_down.weight": wide, "blk.1.ffn_down.weight": wide}
+    matrices = square * (8960**2 + 1536**2)
+    assert cost._cases_nbytes(dense) == matrices + moments_nbytes(wide)
+    stack = {"blk.0.ffn_down_exps.weight": (8, 4096), "blk.0.attn_q.weight": (1, 2048)}
+    assert cost._cases_nbytes(stack) == 2 * square * 4096**2 + moments_nbytes((1, 4096))
+
+
 def test_less_memory_takes_more_walks_within_it() -> None:
     plan = make_plan(MIXTRAL, "Q4_K_M")
     cap = 32 << 30  # where 178 GiB hold all moments
