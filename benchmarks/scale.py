@@ -1,9 +1,11 @@
 """What making large models costs on 1, 8 and 64 machines, on paper: rates measured here, times shapes.
 
 Run it: python benchmarks/scale.py [--cores 16] [--tokens 100000] [--disk 2e9] [--network 1.25e9] [--rounds 5]
+                                  [--rates 192e6 6.3e9 28.5e9 35.8e9 49.5e9]
 Rates are of one core of this machine, by the time that the processor spent, the best of some rounds: other programs
 make them a little worse. Disk and network are assumptions, in bytes a second: of the storage that all machines read and
-write, and of one machine's link. A machine has so many cores. Prints the tables of docs/scale.md.
+write, and of one machine's link. A machine has so many cores. --rates takes five that were measured before, in their
+printed order, instead of measuring them. Prints the tables of docs/scale.md.
 """
 
 import argparse
@@ -201,8 +203,10 @@ def main() -> None:
     parser.add_argument("--disk", type=arguments.positive, default=2e9)
     parser.add_argument("--network", type=arguments.positive, default=1.25e9)
     parser.add_argument("--rounds", type=arguments.count, default=5)
+    names = ("SEARCH", "FITTING", "FACTORING", "MOMENTS", "RUNNING")
+    parser.add_argument("--rates", type=arguments.positive, nargs=5, metavar=names)
     options = parser.parse_args()
-    rates = measured(options.rounds)
+    rates = Rates(*options.rates) if options.rates else measured(options.rounds)
     print(f"rates of one core: search {rates.plain / 1e6:.0f} million weights a second; multiply-adds a second, 1e9: "
           f"fitting {rates.fit / 1e9:.1f}, factoring {rates.factor / 1e9:.1f}, moments {rates.moments / 1e9:.1f}, "
           f"running {rates.run / 1e9:.1f}\n")  # fmt: skip
@@ -235,15 +239,16 @@ def work(rates: Rates, n_tokens: int) -> None:
 
 
 def times(rates: Rates, options: argparse.Namespace) -> None:
-    """Wall time by machines, and the floor that storage and links set. Gradients are the command's alone."""
+    """Wall time by machines, and the floor that storage and links set. For gradients layers are read there and back."""
     head("model", "machines", "search", "floor of the storage", "gradients", "reading and moments", "fitting",
          "floor of the command's link", "a fitted run")  # fmt: skip
     for model in MODELS:
         n = sum(m.n_weights for m in model.matrices)
         spent = {what: 3600 * value / options.cores for what, value in core_hours(model, rates, options.tokens).items()}
         storage = n * (model.bytes_per_weight + BPW / 8) / options.disk
-        back = spent["reading"] * TAPED / options.tokens * rates.run / BACK
+        taped = spent["reading"] * TAPED / options.tokens * rates.run / BACK
         for machines in MACHINES:
+            back = max(relayed(taped, model.n_layer, machines, TAPED), 2 * n * model.bytes_per_weight / options.disk)
             text = relayed(spent["reading"] + spent["moments"], model.n_layer, machines, options.tokens)
             link = 0.0 if machines == 1 else handed_over(model) / options.network
             fitting = spent["fitting"] / machines

@@ -9,6 +9,7 @@
 Knows paths and numbers of bytes. Does not know what lies there.
 """
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -68,6 +69,10 @@ class Disk:
         text is read: no moments are kept before."""
         disks = {nearest_folder(path).stat().st_dev for path in (self.notes, self._output.parent)}
         return self._owed(self.needs.reading) if len(disks) == 1 else 0
+
+    def spare(self) -> int:
+        """Bytes of the output's disk, as of now, that nothing of the run is going to take."""
+        return max(0, shutil.disk_usage(self._output.parent).free - self._owed(self.needs.least))
 
     def room(self) -> int:
         """Bytes that moments may take there, with those that a run before this one left."""

@@ -133,13 +133,14 @@ class Evidence:
     def _read(self, names: frozenset[str]) -> "Reading":
         """One reading of the corpus, from where an earlier run left it, and kept every now and then."""
         self._weigh_tokens()
+        self.is_again = names <= self.seen
         if self.ahead is not None and self.with_moments and not self.notebook.has(self.label(names)):
             self.ahead(names)
         reading = Reading(names, self.weights, self._pool.map, moments=self.with_moments, sums=self.with_sums)
         reading.restore(self.notebook.load(self.label(names)))
         if reading.n_chunk:
             return reading
-        saved, self.walk_in_hand, self.is_again = time.monotonic(), self.walks.index(names), names <= self.seen
+        saved, self.walk_in_hand = time.monotonic(), self.walks.index(names)
         self.n_again += self.is_again
 
         def on_chunk(done: int, total: int) -> None:

@@ -5,31 +5,31 @@
     squares ◄─ layer 0 ◄─ gradient 1 ◄─ layer 1 ◄─ gradient 2 ◄─ … ◄─── head        and back, with a tape
 
 One layer in the source's own types is in memory, with what is computed of one chunk in it. On one layer after the
-other gradients come out as they do through the whole model at once (`token_weights.measure_weights`). A run that ended
-repeats at most one layer. Knows a model and the chunks of a text. Does not know moments, types or encoders.
+other gradients come out as they do through the whole model at once (`token_weights.measure_weights`). Workers take
+several layers at once (`gradient_relay`), to the same bits. A run that ended repeats at most the layers in hand. Knows
+a model and the chunks of a text. Does not know moments, types or encoders.
 """
 
 import functools
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufkit.fitting.gradient_layer import GradientLayer
+from ggufkit.fitting.gradient_relay import GradientRelay
 from ggufkit.fitting.notebook import Notebook
 from ggufkit.fitting.sources import OnChunk
-from ggufkit.fitting.sources.cut import cut, cut_head, input_scale, whole_name
-from ggufkit.fitting.sources.layer_run import LayerRun, outputs
-from ggufkit.fitting.sources.layer_tape import LayerTape
-from ggufkit.fitting.sources.scratch import write_as_it_is
-from ggufkit.fitting.sources.stream import Streams
-from ggufkit.fitting.token_weights import MAX_CHUNKS, GradientSums, TokenWeights, drawn_gradient, draws, ended_notes
+from ggufkit.fitting.sources.cut import cut, cut_head, input_scale
+from ggufkit.fitting.sources.stream import StoredStream, Streams
+from ggufkit.fitting.token_weights import MAX_CHUNKS, Stiffness, TokenWeights
 from ggufkit.fitting.token_weights import picked_chunks as pick
 from ggufkit.formats.model import Model
-from ggufkit.runtime.loading import Device
 
 F32Array = NDArray[np.float32]
 I32Array = NDArray[np.int32]
@@ -68,16 +68,16 @@ class LayerGradients:
         self._n_layer = model.hparams.n_layer  # the head comes behind the layers, with that number
         self._scratch = settings.folder / "layer.gguf"
 
-    def measure(self, on_chunk: OnChunk = lambda *_: None) -> TokenWeights:
-        """Run the layers there and back. Raises EngineError where one does not run, InputError for one that overflows,
-        OutputError for a disk without room."""
+    def measure(self, on_chunk: OnChunk = lambda *_: None, relay: GradientRelay | None = None) -> TokenWeights:
+        """Run the layers there and back; with a relay, several at once. Raises EngineError where one does not run,
+        InputError for one that overflows, OutputError for a disk without room."""
         self._settings.folder.mkdir(exist_ok=True)
         self._notebook = Notebook(self._settings.folder / "found")  # counts only beside gradients of the same identity
-        weights = self._measured(on_chunk)
+        weights = self._measured(on_chunk, relay)
         shutil.rmtree(self._settings.folder, ignore_errors=True)
         return weights
 
-    def _measured(self, on_chunk: OnChunk) -> TokenWeights:
+    def _measured(self, on_chunk: OnChunk, relay: GradientRelay | None) -> TokenWeights:
         settings, shape = self._settings, (*self._chunks.shape, self._model.hparams.n_embd)
         with Streams(settings.folder / "inputs") as inputs, Streams(settings.folder / "gradients") as gradients:
             identity = f"{settings.identity} {self._picked} {settings.n_ctx}"
@@ -86,10 +86,13 @@ class LayerGradients:
             found, first = self._kept(gradients)
             ahead = [layer for layer in range(self._n_layer) if layer + 1 not in inputs.layers and layer < first]
             told = _Told(on_chunk, len(self._chunks), len(ahead), first + 1)
-            for layer in ahead:
-                self._ahead(layer, inputs, told)
-            for layer in range(first, -1, -1):
-                found.append(self._back(layer, inputs, gradients, told))
+            work = _Work(inputs, gradients, told, found)
+            while ahead:
+                n = self._ahead_there(ahead, work, relay) if relay else 0
+                ahead = ahead[n or self._ahead(ahead[0], work) :]
+            while first >= 0:
+                n = self._back_there(first, work, relay) if relay else 0
+                first -= n or self._back(first, work)
         by_name = {name: one for part in reversed(found) for name, one in part.by_name.items()}
         notes = tuple(dict.fromkeys(note for part in found for note in part.notes))
         return TokenWeights(by_name, self._n_chunk, self._n_ctx, notes)
@@ -104,89 +107,86 @@ class LayerGradients:
             found.append(TokenWeights.restored(state))
         return found, self._n_layer - len(found)
 
-    def _ahead(self, layer: int, inputs: Streams, told: "_Told") -> None:
-        """Take the stream through one layer."""
-        part = self._part(layer)
-        with (
-            self._written(part),
-            LayerRun(
-                self._scratch, n_ctx=self._chunks.shape[1], threads=self._settings.threads, device=Device.CPU,
-                input_scale=input_scale(self._model), exact=True,
-            ) as run,
-            inputs.writing(layer + 1) as out,
-        ):  # fmt: skip
-            for y in outputs(run, self._into(layer, inputs), layer, "the model"):
+    def _ahead(self, layer: int, work: "_Work") -> int:
+        """Take the stream through one layer. 1: the layers done."""
+        given = self._layer(layer).ahead(self._scratch, self._chunks_into(layer, work), self._settings.threads)
+        with closing(given), work.inputs.writing(layer + 1) as out:
+            for y in given:
                 out.write(y)
-                told.ahead()
+                work.told.ahead(1)
+        return 1
 
-    def _back(self, layer: int, inputs: Streams, gradients: Streams, told: "_Told") -> TokenWeights:
+    def _ahead_there(self, layers: Sequence[int], work: "_Work", relay: GradientRelay) -> int:
+        """The same on workers, of as many as they take at once."""
+        follow = [self._layer(layer) for i, layer in enumerate(layers) if layer == layers[0] + i]
+        n = relay.ahead(follow, self._into(layers[0], work), work.inputs, work.told.meanwhile_ahead)
+        work.told.ahead(n * len(self._chunks))
+        return n
+
+    def _back(self, layer: int, work: "_Work") -> int:
         """Take the gradients through one layer, or begin them at the head, and keep what its products and the layer
-        before need of them."""
-        is_head, n = layer == self._n_layer, self._chunks.shape[1]
-        part, sums = self._part(layer), GradientSums(self._settings.wants)
+        before need of them. 1: the layers done."""
+        gradients, after = work.gradients, () if layer == self._n_layer else work.gradients.read(layer + 1)
+        with gradients.writing(layer) if layer else nullcontext() as out:
 
-        def on_output(name: str, gradient: F32Array, experts: I32Array | None) -> None:
-            if not (is_head and name.startswith("blk.")):
-                sums(whole_name(name, layer), gradient, experts)
-
-        with (
-            self._written(part, is_head=is_head),
-            LayerTape(
-                self._scratch, n_ctx=min(n, HEAD_TOKENS) if is_head else n, threads=self._settings.threads,
-                on_output=on_output, takes_rows=layer > 0, with_head=is_head, input_scale=input_scale(self._model),
-            ) as tape,
-            gradients.writing(layer) if layer else nullcontext() as out,
-        ):  # fmt: skip
-            for before in self._begun(tape, inputs) if is_head else self._through(layer, tape, inputs, gradients):
+            def give(before: F32Array | None) -> None:
                 if out is not None and before is not None:
                     out.write(before)
-                told.back()
-            notes = ended_notes(tape.ended_at)
-            found = TokenWeights(sums.stiffness(self._picked, n), self._n_chunk, self._n_ctx, notes)
-            self._notebook.save(_label(layer), found.state())  # before the gradients that the next layer is known by
+                work.told.back(1)
+
+            inputs, threads = self._chunks_into(layer, work), self._settings.threads
+            what = self._layer(layer).back(self._scratch, inputs, after, threads, give)
+            work.found.append(self._noted(layer, *what))  # before the gradients that the next layer is known by
         gradients.drop_behind(layer)
+        return 1
+
+    def _back_there(self, first: int, work: "_Work", relay: GradientRelay) -> int:
+        """The same on workers, of as many as they take at once."""
+        n = relay.back(
+            [self._layer(layer) for layer in range(first, -1, -1)], lambda layer: self._into(layer, work),
+            work.gradients, lambda layer, what: work.found.append(self._noted(layer, *what)), work.told.meanwhile_back,
+        )  # fmt: skip
+        work.told.back(n * len(self._chunks))
+        return n
+
+    def _noted(self, layer: int, by_name: Mapping[str, Stiffness], notes: tuple[str, ...]) -> TokenWeights:
+        """What was found of one layer, kept for a run that goes on."""
+        found = TokenWeights(by_name, self._n_chunk, self._n_ctx, notes)
+        self._notebook.save(_label(layer), found.state())
         return found
 
-    def _begun(self, tape: LayerTape, inputs: Streams) -> Iterator[F32Array | None]:
-        """Gradients of what goes into the head, chunk by chunk; there each row stands for itself."""
-        for x, number in zip(inputs.read(self._n_layer), self._picked, strict=True):
-            out, at = np.empty_like(x), draws(int(number), len(x))
-            for first in range(0, len(x), HEAD_TOKENS):
-                rows = slice(first, first + HEAD_TOKENS)
-                tape.forward(x[rows])
-                out[rows] = tape.back(drawn_gradient(tape.logits(len(x[rows])), at[rows]))
-            yield out
+    def _layer(self, number: int) -> GradientLayer:
+        is_head, n_ctx = number == self._n_layer, self._chunks.shape[1]
+        part = (
+            cut_head(self._model) if is_head
+            else cut(self._model, number, number + 1, ids=None if number else self._ids)
+        )  # fmt: skip
+        return GradientLayer(
+            part, number, is_head, self._picked, n_ctx, min(n_ctx, HEAD_TOKENS) if is_head else n_ctx,
+            input_scale(self._model), self._settings.wants,
+        )  # fmt: skip
 
-    def _through(self, layer: int, tape: LayerTape, inputs: Streams, gradients: Streams) -> Iterator[F32Array | None]:
-        """Gradients of what goes into the layer, chunk by chunk; none of tokens."""
-        for x, gradient in zip(self._into(layer, inputs), gradients.read(layer + 1), strict=True):
-            tape.forward(x)
-            yield tape.back(gradient)
+    def _into(self, layer: int, work: "_Work") -> I32Array | StoredStream:
+        """What goes into the layer: rows of the stream, or tokens as its file counts them."""
+        return work.inputs.stored(layer) if layer else np.searchsorted(self._ids, self._chunks).astype(np.int32)
 
-    def _part(self, layer: int) -> Model:
-        if layer == self._n_layer:
-            return cut_head(self._model)
-        return cut(self._model, layer, layer + 1, ids=None if layer else self._ids)
-
-    def _into(self, layer: int, inputs: Streams) -> Iterator[I32Array | F32Array]:
-        """What goes into the layer, chunk by chunk: rows of the stream, or tokens as its file counts them."""
-        if layer:
-            return inputs.read(layer)
-        return iter(np.searchsorted(self._ids, self._chunks).astype(np.int32))
+    def _chunks_into(self, layer: int, work: "_Work") -> Iterable[I32Array | F32Array]:
+        """The same, chunk by chunk."""
+        into = self._into(layer, work)
+        return into if isinstance(into, np.ndarray) else into.chunks()
 
     @functools.cached_property
     def _ids(self) -> I32Array:
         return np.unique(self._chunks)
 
-    @contextmanager
-    def _written(self, part: Model, *, is_head: bool = False) -> Iterator[None]:
-        """The layer as a file, removed when it is done with. A head that is not finite weighs no tokens; whether it may
-        be so is for the encoding to say."""
-        try:
-            write_as_it_is(self._scratch, part, threads=self._settings.threads, allow_nonfinite=is_head)
-            yield
-        finally:
-            self._scratch.unlink(missing_ok=True)
+
+class _Work(NamedTuple):
+    """What a measurement has come to: streams on both ways, who is told, and what was found, from the head on."""
+
+    inputs: Streams
+    gradients: Streams
+    told: "_Told"
+    found: list[TokenWeights]
 
 
 class _Told:
@@ -196,15 +196,23 @@ class _Told:
         self._on_chunk, self._done = on_chunk, 0
         self._total = n_chunk * (n_ahead + BACK_READINGS * n_back)
 
-    def ahead(self) -> None:
-        self._tell(1)
-
-    def back(self) -> None:
-        self._tell(BACK_READINGS)
-
-    def _tell(self, n: int) -> None:
+    def ahead(self, n: int) -> None:
+        """So many chunks went through a layer."""
         self._done += n
-        self._on_chunk(self._done, self._total)
+        self.meanwhile_ahead(0)
+
+    def back(self, n: int) -> None:
+        """So many went back through one."""
+        self._done += BACK_READINGS * n
+        self.meanwhile_ahead(0)
+
+    def meanwhile_ahead(self, n: int) -> None:
+        """So many are on their way, and are told of again when they all are there."""
+        self._on_chunk(self._done + n, self._total)
+
+    def meanwhile_back(self, n: int) -> None:
+        """The same on the way back."""
+        self.meanwhile_ahead(BACK_READINGS * n)
 
 
 def _label(layer: int) -> str:

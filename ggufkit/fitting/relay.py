@@ -1,34 +1,29 @@
-"""`Relay`: several layers read the text at once, each on a worker of its own.
+"""`Relay`: several layers read the text at once, each on a worker of its own (`LayersAtOnce`).
 
     stream 4 ──► layer 4 ──pieces──► layer 5 ──pieces──► layer 6 ──► stream 7
-                 worker A            worker B            worker C
 
-Every layer sees the chunks in the order of the corpus, so what is gathered has the bits of one process, and a worker
-that dies costs one layer's reading. Workers leave what they gathered in the notebook, where `Evidence` finds it as if
-an earlier run had. Knows walks and workers. Does not know what evidence is for.
+Every layer sees the chunks in the order of the corpus. Workers leave what they gathered in the notebook, where
+`Evidence` finds it as if an earlier run had. Knows walks and workers. Does not know what evidence is for.
 """
 
 import itertools
 import secrets
-import shutil
 import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufkit.cluster.tasks import Cluster, Task
 from ggufkit.fitting.corpus import GROUP_CHUNKS
 from ggufkit.fitting.evidence import Evidence, Reading
+from ggufkit.fitting.layers_at_once import LayersAtOnce, Place, worker_threads
 from ggufkit.fitting.notebook import write_arrays
 from ggufkit.fitting.sources.layer_by_layer import LayerByLayer
 from ggufkit.fitting.sources.layer_run import outputs
 from ggufkit.fitting.sources.one_layer import OneLayer
-from ggufkit.fitting.sources.pieces import Pieces, WaitedError, is_seen
+from ggufkit.fitting.sources.pieces import Pieces
 from ggufkit.fitting.sources.stream import StoredStream
 from ggufkit.fitting.token_weights import TokenWeights
 from ggufkit.fitting.walks import walk_nbytes
@@ -60,15 +55,13 @@ class LayerTask:
 class Relay:
     """What `Evidence.ahead` asks: has the workers read the text for a walk and for those behind it."""
 
-    def __init__(self, cluster: Cluster, source: LayerByLayer, evidence: Evidence) -> None:
-        self._cluster, self._source, self._evidence = cluster, source, evidence
-        self._are_asked = False
-        self._is_shared = False
+    def __init__(self, at_once: LayersAtOnce, source: LayerByLayer, evidence: Evidence) -> None:
+        self._at_once, self._source, self._evidence = at_once, source, evidence
 
     def __call__(self, names: frozenset[str]) -> None:
         """Nothing is done where the command alone is as fast, or workers do not share the notebook's folder."""
-        source = self._source
-        if self._evidence.notebook.folder is None:
+        source, kept = self._source, self._evidence.notebook.folder
+        if kept is None:
             return
         source.start()
         first = self._layer_of(names)
@@ -76,19 +69,14 @@ class Relay:
         is_next = first == 0 or first in source.streams.layers
         if len(layers) < 2 or not is_next or source.n_chunk <= GROUP_CHUNKS:
             return
-        with self._shared_folder() as (folder, secret):
-            if self._share(folder, secret):
-                self._run(layers, folder, secret)
+        with self._at_once.shared(kept) as place:
+            if place is not None:
+                self._run(layers, *place)
 
     def _n_at_once(self, first: int) -> int:
-        """Layers that are worth reading at once: one a worker, all of them with threads when one worker dies, more
-        threads in all than this process has, and room on the disk for what they give and gather."""
-        cluster = self._cluster
-        n = min(cluster.n_workers, cluster.spare_threads)
-        if n * cluster.n_threads <= self._source.threads * cluster.n_workers:
-            return 0
+        """Layers that are worth reading at once, and have room on the disk for what they give and gather."""
         room, out = self._evidence.notebook.room_nbytes, 0
-        for layer in range(first, first + n):
+        for layer in range(first, first + self._at_once.n):
             room -= self._source.streams.nbytes
             room -= sum(walk_nbytes(names, self._evidence.shapes) for _, names in self._walks_of(layer))
             out += room > 0
@@ -104,45 +92,12 @@ class Relay:
             if self._layer_of(names) == layer and not evidence.notebook.has(label)
         ]
 
-    @contextmanager
-    def _shared_folder(self) -> Iterator[tuple[Path, str]]:
-        """A folder for pieces, and the secret by which workers know it; it goes, and with it all that is unfinished."""
-        kept = self._evidence.notebook.folder
-        assert kept is not None, "there is room on no disk"
-        folder, secret = (kept / "relay").absolute(), secrets.token_hex(16)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        try:
-            (folder / "token").write_text(secret)
-            yield folder, secret
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _share(self, folder: Path, secret: str) -> bool:
-        if not self._are_asked:
-            said = self._cluster.ask(is_seen, folder, secret)
-            blind = [address for address, seen in said.items() if seen is not True]
-            self._cluster.notes += [
-                f"worker {address} does not see {folder.parent}: the text was read by this process"
-                for address in blind[:1]
-            ]
-            self._are_asked, self._is_shared = True, not blind
-        return self._is_shared
-
     def _run(self, layers: range, folder: Path, secret: str) -> None:
         source = self._source
-        _, n_ctx, n_embd = source.streams.shape
         read = range(layers.start + 1, min(layers.stop, source.n_layer - 1) + 1)  # the inputs of these layers
-        pieces = {n: Pieces(folder, secret, n, source.n_chunk, n_ctx, n_embd) for n in read}
-        waiting = {layer: self._task(layer, pieces) for layer in layers}
-        while waiting:  # a layer whose turn came too early is asked again
-
-            def on_result(task: Task, done: bool) -> None:
-                if done:
-                    del waiting[task.tag]
-
-            tasks = [Task(read_layer, (task,), tag=layer) for layer, task in waiting.items()]
-            self._cluster.run(tasks, on_result, lambda: self._tell(layers, list(pieces.values())))
+        pieces = {n: Place(folder, secret).pieces(n, source.streams.shape) for n in read}
+        tasks = {layer: self._task(layer, pieces) for layer in layers}
+        self._at_once.run(read_layer, tasks, on_wait=lambda: self._tell(layers, list(pieces.values())))
         if layers.stop < source.n_layer:
             with source.streams.writing(layers.stop) as out:
                 for x in pieces[layers.stop].chunks():
@@ -179,21 +134,15 @@ class Relay:
 
 
 def read_layer(task: LayerTask) -> bool:
-    """On a worker: read the text with one layer, hand on what it gives, and keep what was gathered. False where the
-    layer before was not run by anybody for a long time."""
-    from distributed import get_worker
-
-    threads = int(get_worker().state.nthreads)
-    try:
-        with tempfile.TemporaryDirectory(prefix="ggufkit-") as folder, ThreadPoolExecutor(threads) as pool:
-            walks: list[Walk | None] = list(task.walks) or [None]  # without any, the stream is all that is wanted
-            for number, walk in enumerate(walks):
-                reading = walk and Reading(walk[1], task.weights, pool.map, moments=True, sums=task.sums)
-                _read(task, reading, Path(folder) / "layer.gguf", threads, hands_on=number == 0)
-                if walk and reading:
-                    _keep(task, walk[0], reading)
-    except WaitedError:
-        return False
+    """On a worker: read the text with one layer, hand on what it gives, and keep what was gathered."""
+    threads = worker_threads()
+    with tempfile.TemporaryDirectory(prefix="ggufkit-") as folder, ThreadPoolExecutor(threads) as pool:
+        walks: list[Walk | None] = list(task.walks) or [None]  # without any, the stream is all that is wanted
+        for number, walk in enumerate(walks):
+            reading = walk and Reading(walk[1], task.weights, pool.map, moments=True, sums=task.sums)
+            _read(task, reading, Path(folder) / "layer.gguf", threads, hands_on=number == 0)
+            if walk and reading:
+                _keep(task, walk[0], reading)
     return True
 
 

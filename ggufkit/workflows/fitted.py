@@ -36,9 +36,11 @@ from ggufkit.fitting.disk import Disk, Needs
 from ggufkit.fitting.duration import CALIBRATION, ENCODING, QUICK, TYPES, WEIGHING, Run, again_seconds, step_seconds
 from ggufkit.fitting.encoders import Effort, encoder_for
 from ggufkit.fitting.evidence import Evidence
+from ggufkit.fitting.gradient_relay import GradientRelay
 from ggufkit.fitting.guess import NOTE, guess
 from ggufkit.fitting.keeping import AGAIN, Kept, Regathering, kept_in
 from ggufkit.fitting.layer_gradients import LayerGradients
+from ggufkit.fitting.layers_at_once import LayersAtOnce
 from ggufkit.fitting.notebook import Notebook
 from ggufkit.fitting.rates import assumed
 from ggufkit.fitting.relay import Relay
@@ -164,6 +166,7 @@ class FittedJob:
         self.rates = assumed(self.plain.threads)
         self.seconds = step_seconds(self._facts, self.rates)
         self._model_runs: Callable[[], object] = lambda: None
+        self._gradient_relay: GradientRelay | None = None
         self._out: Output | None = None
 
     def check(self) -> None:
@@ -250,8 +253,7 @@ class FittedJob:
                 if isinstance(self.source, LayerByLayer):
                     stack.callback(self.source.close)
                     self.source.start()
-                    if self.settings.stream is Stream.ORIGINAL and self._job.cluster and executor.cluster is not None:
-                        self.evidence.ahead = Relay(executor.cluster, self.source, self.evidence)
+                    self._relay_on(self.source, executor)
                 step = functools.partial(steps.step, QUICK)
                 self._model_runs = functools.cache(
                     lambda: stack.enter_context(running_model(self._job, self.model, step))
@@ -346,10 +348,19 @@ class FittedJob:
             out.finish(self.encoder)
         return out.resumed_nbytes
 
+    def _relay_on(self, source: LayerByLayer, executor: Executor) -> None:
+        """Have layers run by the workers of other machines, where there are any; those of this one add no cores."""
+        if not self._job.cluster or executor.cluster is None:
+            return
+        at_once = LayersAtOnce(executor.cluster, source.threads)
+        self._gradient_relay = GradientRelay(at_once, self._disk.spare)
+        if self.settings.stream is Stream.ORIGINAL:
+            self.evidence.ahead = Relay(at_once, source, self.evidence)
+
     def _weigh(self, on_chunk: OnChunk) -> TokenWeights:
         if isinstance(self.source, LayerByLayer):
             settings = gradient_settings(self.model, self.source, self._disk.gradients, self.plain.threads)
-            return LayerGradients(self.model, self.source.chunks, settings).measure(on_chunk)
+            return LayerGradients(self.model, self.source.chunks, settings).measure(on_chunk, self._gradient_relay)
         self._model_runs()
         return weigher(self.evidence.source.corpus, self.model)(on_chunk)
 
