@@ -5,8 +5,8 @@ The answer goes to stdout as it comes, stats and everything else to stderr. Ctrl
 
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ggufkit.cli import console
@@ -182,7 +182,6 @@ class Session:
     def _generate(self, tokens: I32Array, writer: AnswerWriter | None, continued: str = "") -> tuple[str, Generation]:
         """The answer, written as it comes; on a terminal behind the text that it continues."""
         most, unwanted = self._options.max_tokens, not self._chat and self._options.max_tokens is None
-        pieces: list[str] = []
         with PromptProgress() as progress, typing_is_not_shown():
             generation = generate(
                 self._engine, tokens, sampling=self._sampling, max_tokens=RAW_NTOKENS if unwanted else most,
@@ -190,19 +189,32 @@ class Session:
             )  # fmt: skip
             if writer and sys.stdout.isatty():
                 writer.write(continued)
-            try:
-                for piece in generation:
-                    progress.close()
-                    with postponed_sigint(lambda: None):  # what is shown and what is kept are the same
-                        pieces.append(piece)
-                        if writer:
-                            writer.write(piece)
-            except KeyboardInterrupt:
-                progress.close()  # the stats say that it was interrupted
+            text = _text(generation, writer, on_first=progress.close)
         if writer:
             writer.end()
-        return "".join(pieces), generation
+        return text, generation
 
     def _say_stats(self, stats: GenerationStats) -> None:
         for line in stats_lines(stats, chat=self._chat, width=console.width()):
             console.say(line)
+
+
+def _text(generation: Generation, writer: AnswerWriter | None, on_first: Callable[[], None]) -> str:
+    """All of the text, written as it comes. Ctrl-C ends it, and the stats say so.
+
+    From the first piece on it ends behind a piece: what is shown and what is kept are the same. Its handler is set
+    once: around every piece that took a hundredth of a small model's time.
+    """
+    pieces: list[str] = []
+    interrupted: list[bool] = []
+    with suppress(KeyboardInterrupt), ExitStack() as answering:
+        for piece in generation:
+            if not pieces:
+                on_first()
+                answering.enter_context(postponed_sigint(lambda: interrupted.append(True)))
+            pieces.append(piece)
+            if writer:
+                writer.write(piece)
+            if interrupted:
+                break
+    return "".join(pieces)

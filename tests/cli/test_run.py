@@ -231,6 +231,19 @@ def test_an_interrupt_while_a_word_is_shown_loses_nothing(model, monkeypatch, ca
     assert capsys.readouterr().out == "a b\n"
 
 
+def test_the_handler_of_ctrl_c_is_set_once_an_answer(model, monkeypatch, capsys):
+    entered = []
+    real = run_session.postponed_sigint
+    monkeypatch.setattr(run_session, "postponed_sigint", lambda act: (entered.append(act), real(act))[1])
+    options = AnswerOptions(prompt=None, chat=False, special=False, system=None, max_tokens=20, stop=())
+    before = signal.getsignal(signal.SIGINT)
+    with Engine.open(model, n_ctx=64, threads=1) as engine:
+        run_session.Session(engine, options, Sampling(temperature=0.0)).answer_once("Once upon")
+    assert len(entered) == 1
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "answer 20 tokens" in capsys.readouterr().err
+
+
 def test_an_interrupted_question_is_not_part_of_the_next_one(model):
     alone = document(model, "-p", "Hi.", "-n", "2", "--ctx", "2048")["n_prompt"]
     with Terminal("run", model, *GREEDY, "--ctx", "16384", "-n", "2") as terminal:
