@@ -146,6 +146,11 @@ class Output:
         """Bytes that are written and recorded."""
         return self._out.done_nbytes
 
+    @property
+    def part_done(self) -> float:
+        """The same, as a part of the file."""
+        return self._out.done_nbytes / self._job.plan.file_nbytes
+
     def todo(self, names: Container[str] | None = None) -> list[Slab]:
         """Slabs of those tensors, or of all, that an earlier run did not leave."""
         every = slabs(self._job.plan, self._job.slab_weights, names)

@@ -395,7 +395,7 @@ class FittedJob:
         if self.evidence.notebook.n_values:
             parts.append(f"{self.evidence.notebook.n_values} measurements of types")
         if self._out is not None:
-            parts.append(f"{100 * self._out.done_nbytes / self.plain.plan.file_nbytes:.0f} % of the file")
+            parts.append(f"{100 * self._out.part_done:.0f} % of the file")
         return ", ".join(parts)
 
     def _plan_of(self, recipe: Recipe) -> QuantPlan:

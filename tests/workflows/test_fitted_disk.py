@@ -1,6 +1,7 @@
 """What a fitted run takes on the disk is what was said, and a disk without room for all moments costs time alone."""
 
 import dataclasses
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import OutputError
 from ggufkit.fitting import cost, notebook
 from ggufkit.fitting.cost import shapes_of
+from ggufkit.fitting.encoders import Effort
 from ggufkit.fitting.keeping import AGAIN
 from ggufkit.fitting.notebook import Notebook
 from ggufkit.fitting.sources.stream import Streams
@@ -22,8 +24,9 @@ from ggufkit.formats.unfinished import taken_nbytes
 from ggufkit.progress import Progress
 from ggufkit.recipes.search import Target
 from ggufkit.reports.plan_text import render, said, said_to_lack
+from ggufkit.workflows import fitted
 from ggufkit.workflows.fitted import FitReport, FitSettings, FittedJob, opened, quantize_fitted
-from ggufkit.workflows.plan import plan_report
+from ggufkit.workflows.plan import plan, plan_report
 
 ROOT = Path(__file__).resolve().parents[2]
 PLENTY = 1 << 40
@@ -182,6 +185,46 @@ def test_a_disk_that_lacks_the_room_for_moments_is_taken_and_a_smaller_one_is_no
         assert job.kept.nbytes < job.kept.again_nbytes
         run(job, disk, [])
     assert fit.quantize.output.read_bytes() == whole.quantize.output.read_bytes()
+
+
+@pytest.mark.usefixtures("few_gradients")
+def test_a_run_goes_on_where_what_it_had_taken_leaves_too_little_for_another(disk: FakeDisk, tmp_path: Path) -> None:
+    whole, fit = (settings(folder / "out.gguf", **STORIES) for folder in (tmp_path, tmp_path / "disk"))
+    quantize_fitted(whole)
+
+    def stop(progress: Progress) -> None:
+        if "encoding" in progress.what and "blk.0.ffn_up" in progress.what:
+            raise KeyboardInterrupt
+
+    with opened(fit) as job:
+        disk.nbytes = needed(job) + 500_000  # names and checksums, journals
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            job.run(stop)
+        assert disk.free < job._disk.needs.least + 290_000
+    assert re.search(r", [1-6]?\d % of the file$", stopped.value.__notes__[0])
+    again = dataclasses.replace(fit, quantize=dataclasses.replace(fit.quantize, resume=True))
+    with opened(again) as job:
+        assert job.said.again_nbytes == 0  # what is kept is there
+        run(job, disk, [])
+    assert fit.quantize.output.read_bytes() == whole.quantize.output.read_bytes()
+
+
+def test_a_plan_leaves_out_what_a_disk_without_room_costs_and_says_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitted, "_WORTH_MEASURING_S", math.inf)
+    source, figures = ROOT / "models" / "tiny-mixtral", {}
+    for free in (PLENTY, 1 << 20):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        report = plan(source, effort=Effort.BALANCED, target=Target(bpw=4.0), n_tokens=4096, threads=2)
+        assert report.fitting is not None
+        figures[free] = report.fitting, render(report)
+    (roomy, text), (tight, lacking) = figures.values()
+    assert roomy.seconds == tight.seconds and roomy.disk_nbytes == tight.disk_nbytes > tight.kept_nbytes
+    assert (roomy.again_nbytes, roomy.again_seconds) == (0, 0.0) and AGAIN not in tight.seconds
+    assert tight.again_nbytes == tight.kept_nbytes and tight.again_seconds > 0
+    line = f"note: {source.parent} has no room for .* of moments until types are known: for an output there they are "
+    assert re.search(line + r"gathered twice, which takes \S+ ?s? more", lacking) and "no room" not in text
 
 
 def test_evidence_that_finds_no_place_is_said(disk: FakeDisk, tmp_path: Path) -> None:
