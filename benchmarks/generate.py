@@ -6,6 +6,9 @@ run in both and are taken off: what is printed is the processor time outside of 
 median of the rounds. The token that is drawn is replaced by one of a fixed list, so that no end token ends early and
 both see the same text.
 
+Then the time between two decodes of --model, one thread: caches hold weights then, not Python, so it is several times
+what the first table says.
+
 Then the speed of generating, alone and beside one process that keeps a core busy: as ggufkit has threads wait and
 shares the cores, and as two threads or one would do otherwise. On a machine with other work only the ratios tell
 something. --model FILE.gguf takes another model here than the shipped tiny-mixtral; smollm2 is that of
@@ -109,7 +112,9 @@ def main() -> None:
         path = Path(folder) / "stories.gguf"
         quantize(QuantizeSettings(source=ROOT / "models" / "stories260K", output=path, recipe="F16"))
         compare(path, options.tokens, options.rounds)
-        found = wait(file_of(options.model, Path(folder)), options.rounds)
+        model = file_of(options.model, Path(folder))
+        between(model)
+        found = wait(model, options.rounds)
     if options.model in models.NAMES:
         kind = history.machine()
         history.keep(history.path(kind), kind, rows(options.model, found))
@@ -166,6 +171,30 @@ def compare(path: Path, lengths: list[int], rounds: int) -> None:
             mine, his = (statistics.median(pair[side][0] for pair in pairs) for side in (0, 1))
             print(f"{n:>8}{mine:>13.1f}{his:>21.1f}{his / mine:>9.0f}", flush=True)
     peer.close()
+
+
+def between(path: Path) -> None:
+    """Print the microseconds from the end of a decode to the beginning of the next, median of 64 tokens."""
+    with Engine.open(path, n_ctx=512, threads=1) as engine:
+        for what, temperature in (("the likeliest token", 0.0), ("drawn", 0.8)):
+            took = gaps(engine, Sampling(temperature=temperature, seed=1))
+            print(f"between two decodes of {path.name}, {what}: {1e6 * statistics.median(took):.0f} us", flush=True)
+
+
+def gaps(engine: Engine, sampling: Sampling) -> list[float]:
+    decode, ended = type(engine).decode_one, []
+    took: list[float] = []
+
+    def timed(token: int) -> None:
+        took.extend(time.perf_counter() - last for last in ended[-1:])
+        decode(engine, token)
+        engine.lib.llama_synchronize(engine.handle)
+        ended.append(time.perf_counter())
+
+    engine.decode_one = timed
+    list(generate(engine, engine.tokenize(PROMPT), sampling=sampling, max_tokens=66, stop=()))
+    del engine.decode_one
+    return took
 
 
 def speed(path: Path, threads: int | None) -> float:

@@ -18,6 +18,7 @@ import quant
 from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.runtime import machine
 from ggufkit.workflows.quantize import quantize
+from quant import waiting
 
 ROOT = Path(__file__).resolve().parents[1]
 GGUFKIT = (sys.executable, "-m", "ggufkit")
@@ -43,14 +44,18 @@ class Measured(NamedTuple):
 
 
 def measured(command: list[str], *, together: bool = False) -> Measured:
-    """Run a command to its end; a failure ends the benchmark. `together` puts both streams into `out`, in order."""
+    """Run a command to its end; a failure ends the benchmark. `together` puts both streams into `out`, in order.
+
+    How threads wait is each program's own choice: what the shell says of it is left out.
+    """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, tempfile.TemporaryFile("w+") as io:
         counted = (
             ["sh", "-c", COUNT_IO.format(fd=io.fileno()), "sh", *command] if Path("/proc/self/io").exists() else command
         )
+        clean = {name: value for name, value in os.environ.items() if name not in waiting.VARIABLES}
         started = time.perf_counter()
         process = subprocess.Popen(
-            counted, stdout=out, stderr=out if together else err, cwd=ROOT, pass_fds=[io.fileno()]
+            counted, stdout=out, stderr=out if together else err, cwd=ROOT, pass_fds=[io.fileno()], env=clean
         )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
