@@ -23,7 +23,7 @@ def command(*, file: Path, reading: options.Reading, as_json: bool) -> None:
     from ggufkit.runtime import footprint
     from ggufkit.workflows.perplexity import PerplexitySettings, perplexity
 
-    console.say_memory(lambda: footprint.scored([file], reading.n_ctx))
+    console.say_memory(lambda: footprint.read_alone(file, reading.n_ctx))
     settings = PerplexitySettings(file=file, **reading.settings)
     with console.progress(f"perplexity {file.name}") as update:
         report = perplexity(settings, update, console.say)

@@ -52,13 +52,13 @@ def test_planned_memory_is_not_exceeded(command: str, n_ctx: int, model: Path, t
         planned = footprint.calibrated(model, n_ctx)
     else:
         words += ["--chunks", "1"]
-        planned = footprint.scored([model], n_ctx)
+        planned = footprint.read_alone(model, n_ctx)
     done = subprocess.run([sys.executable, "-c", CHILD, *words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "memory: about " in done.stderr
     peak = re.search(r"peak (\d+)", done.stderr)
     assert peak is not None
-    assert planned.total / 3 < int(peak[1]) * 1024 <= planned.total
+    assert planned.total / 2 < int(peak[1]) * 1024 <= planned.total
 
 
 def test_two_models_take_the_memory_of_both(model: Path) -> None:
