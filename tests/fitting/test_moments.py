@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 
+import quant
+from ggufkit.fitting import walks
 from ggufkit.fitting.moments import HOLD_OUT_EVERY, MomentsObserver
+from ggufkit.fitting.walks import moments_nbytes
 from ggufkit.runtime.activations import Activations
+from quant import feedback
 from quant.covariance import squares
 from quant.curvature import damping_for
 
@@ -56,6 +60,30 @@ def test_all_of_the_text_is_the_mean_of_both_parts() -> None:
     assert means.held_out is None
     np.testing.assert_allclose(squares(means.fit, means.width)[0], x.T @ x / len(x), atol=1e-5)
     assert means.damping == damping_for(len(x), N) < observer.moments["blk.0.attn_q.weight"].means_of(0).damping
+
+
+def test_very_wide_rows_are_known_in_blocks_whose_last_is_narrower(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walks, "MAX_WIDTH", 1024)
+    name, n = "blk.0.ffn_down.weight", 1280  # 768 and 512
+    observer = MomentsObserver(frozenset({name}))
+    shown = [RNG.standard_normal((64, 1, n)).astype(np.float32) for _ in range(HOLD_OUT_EVERY)]
+    show(observer, [[Activations(name, x, None, 1, 1)] for x in shown])
+    again = MomentsObserver(frozenset({name}))
+    again.restore(observer.state())
+    known = again.moments[name].of_expert(0)
+    assert known.held_out is not None and (known.curve.width, len(known.curve.moments), len(known.importance)) == (
+        768,
+        2,
+        n,
+    )
+    x = shown[1].reshape(-1, n).astype(np.float64)
+    np.testing.assert_allclose(known.held_out[1, :512, :512], (x.T @ x)[768:, 768:] / len(x), atol=1e-4)
+    assert not known.held_out[1, 512:].any()
+    w = RNG.standard_normal((8, n)).astype(np.float32)
+    qtype = quant.quant_type("Q4_K")
+    fitted, plain = feedback.encode(w, qtype, known.curve, n_refine=2), quant.quantize(w, qtype)
+    seen, other = (feedback.row_errors(w, blocks, qtype, known.curve.moments).sum() for blocks in (fitted, plain))
+    assert 0 < seen < other and moments_nbytes((1, n)) == 2 * observer.moments[name].fit.sums.nbytes
 
 
 def test_an_expert_leans_on_its_layer_in_both_parts() -> None:
