@@ -44,7 +44,8 @@ def test_an_honest_file_passes_before_the_budget_is_spent(seed: int, tiny: Tiny)
     assert 2 < result.comparison.text.n_chunk < result.n_budget == 64
     for check in result.checks:
         if check.group == "quality":
-            assert check.low < check.value < check.high
+            assert check.value < check.high
+            assert check.low is None or check.low < check.value  # few chunks may bound a mean from above alone
             assert 0 < check.n_chunk <= result.comparison.text.n_chunk
 
 
