@@ -61,8 +61,9 @@ class Covariance:
     _layer: F32Array | None = None
 
     @classmethod
-    def zeros(cls, n_expert: int, n_per_row: int, *, max_width: int = 4096) -> Covariance:
-        width = block_width(n_per_row, max_width)
+    def zeros(cls, n_expert: int, n_per_row: int, *, width: int | None = None) -> Covariance:
+        """`width` columns of a block; the whole row without."""
+        width = width or n_per_row
         sums = np.zeros((n_expert, n_blocks(n_per_row, width), strips_size(width)), dtype=np.float32)
         return cls(sums, np.zeros(n_expert, dtype=np.int64), np.zeros(n_expert), width, n_per_row)
 

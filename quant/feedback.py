@@ -42,8 +42,8 @@ def energies(error: F32Array, moments: F32Array) -> F64Array:
     width = moments.shape[1]
     total = np.zeros(len(error))
     for block, h in enumerate(moments):
-        part = np.ascontiguousarray(error[:, block * width : (block + 1) * width])
-        total += row_dots(part, product(part, _cut(h, part.shape[1])))
+        part = _columns(error, block, width)
+        total += row_dots(part, product(part, h))
     return total
 
 
@@ -72,16 +72,18 @@ def encode(
     for block in range(len(curve.moments)):
         first, last = block * curve.width, (block + 1) * curve.width
         cost = curve.column_cost[first:last] if weighted else None
-        part = np.ascontiguousarray(w[:, first:last], dtype=np.float32)
+        part = _columns(w, block, curve.width)
         encoded = _feedback(part, grid, curve.factor[block], cost)
-        encoded = refined(part, encoded, grid, _cut(curve.moments[block], part.shape[1]), n_refine)
-        out[:, int(first * ratio) : int(last * ratio)] = encoded.reshape(len(w), -1)
+        encoded = refined(part, encoded, grid, curve.moments[block], n_refine)
+        there = out[:, int(first * ratio) : int(last * ratio)]
+        there[:] = encoded.reshape(len(w), -1)[:, : there.shape[1]]
     return out
 
 
-def _cut(h: F32Array, width: int) -> F32Array:
-    """Of a block, what the columns of a narrower part know of each other."""
-    return h if len(h) == width else np.ascontiguousarray(h[:width, :width])
+def _columns(w: F32Array, block: int, width: int) -> F32Array:
+    """Columns of one block (n_rows, width); zeros behind those of a row's last block, where that is narrower."""
+    part = w[:, block * width : (block + 1) * width]
+    return np.ascontiguousarray(np.pad(part, ((0, 0), (0, width - part.shape[1]))), dtype=np.float32)
 
 
 def _feedback(w: F32Array, grid: Grid, factor: F32Array, cost: F32Array | None) -> U8Array:
@@ -101,5 +103,5 @@ def _feedback(w: F32Array, grid: Grid, factor: F32Array, cost: F32Array | None) 
         part = np.ascontiguousarray(w[:, at]), now
         round_columns(*part, scale, offset, grid.values, np.ascontiguousarray(factor[at, at]), level, error)
         out[:, index] = grid.pack(blocks, level)
-        left[:, at.stop :] += product(error, factor[at, at.stop : width])
+        left[:, at.stop :] += product(error, factor[at, at.stop :])
     return out

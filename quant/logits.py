@@ -86,7 +86,7 @@ class SketchComparison(NamedTuple):
 def log_sum_exp(logits: F32Array) -> F64Array:
     """ln Σ exp(logits) of each row: (n,). Raises NonFiniteError with row and column.
 
-    NumPy alone: what needs no other figure is spared half a second and a hundred megabytes of Numba.
+    NumPy alone: what needs no other figure is spared Numba, its time to load and its memory.
     """
     logits = _block(logits)
     out = np.empty(len(logits))

@@ -203,7 +203,7 @@ def _text(generation: Generation, writer: AnswerWriter | None, on_first: Callabl
     """All of the text, written as it comes. Ctrl-C ends it, and the stats say so.
 
     From the first piece on it ends behind a piece: what is shown and what is kept are the same. Its handler is set
-    once: around every piece that took a hundredth of a small model's time.
+    once and not around every piece, between two decodes.
     """
     pieces: list[str] = []
     interrupted: list[bool] = []

@@ -192,7 +192,7 @@ class MomentsObserver:
             return
         if seen.name not in self.moments:
             shape = seen.n_expert, seen.x.shape[2]
-            fit, held = (Covariance.zeros(*shape, max_width=width_of(shape)) for _ in range(2))
+            fit, held = (Covariance.zeros(*shape, width=width_of(shape)) for _ in range(2))
             self.moments[seen.name] = Moments(fit, held)
         pair = self.moments[seen.name]
         (pair.held_out if self._hold_out else pair.fit).add(seen.x, seen.experts, weights, self._each)

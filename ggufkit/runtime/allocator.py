@@ -1,8 +1,8 @@
 """What arrays of a slab gave back is there for the next slab, and not the system's to hand out page by page again.
 
 glibc maps large arrays one by one and unmaps them when they are freed, until it has seen a few; Dask starts its workers
-with MALLOC_TRIM_THRESHOLD_, which ends that learning for good: a slab that is fitted then costs a hundred thousand page
-faults and a third more time. Knows mallopt of glibc; elsewhere nothing happens.
+with MALLOC_TRIM_THRESHOLD_, which ends that learning for good: every array of a slab then costs its page faults anew.
+Knows mallopt of glibc; elsewhere nothing happens.
 """
 
 import ctypes
