@@ -10,13 +10,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 # a package may import itself and what stands in its row
-LOW = {"quant", "ggufkit.errors", "ggufkit.progress", "ggufkit.formats"}
+LOW = {"quant", "ggufkit.errors", "ggufkit.progress", "ggufkit.sigint", "ggufkit.formats"}
 MIDDLE = LOW | {"ggufkit.architectures", "ggufkit.recipes", "ggufkit.runtime"}
 ROOMS = MIDDLE | {"ggufkit.cluster", "ggufkit.differences", "ggufkit.proof", "ggufkit.encoding", "ggufkit.fitting"}
 MAY_IMPORT = {
     "quant": set(),
     "ggufkit.errors": set(),
     "ggufkit.progress": set(),
+    "ggufkit.sigint": set(),
     "ggufkit.formats": {"quant", "ggufkit.errors"},
     "ggufkit.tokenizer": LOW,
     "ggufkit.architectures": LOW | {"ggufkit.tokenizer"},
@@ -24,7 +25,7 @@ MAY_IMPORT = {
     "ggufkit.runtime": LOW,
     "ggufkit.differences": LOW | {"ggufkit.recipes"},
     "ggufkit.proof": LOW | {"ggufkit.differences", "ggufkit.runtime"},
-    "ggufkit.cluster": {"quant", "ggufkit.errors"},
+    "ggufkit.cluster": {"quant", "ggufkit.errors", "ggufkit.sigint"},
     "ggufkit.encoding": MIDDLE | {"ggufkit.cluster"},
     "ggufkit.fitting": MIDDLE | {"ggufkit.cluster", "ggufkit.encoding"},
     "ggufkit.workflows": ROOMS,

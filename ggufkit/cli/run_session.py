@@ -19,10 +19,10 @@ from ggufkit.runtime.batch import I32Array
 from ggufkit.runtime.chat import Message, tokenize_chat
 from ggufkit.runtime.engine import Engine
 from ggufkit.runtime.generate import FinishReason, Generation, GenerationStats, generate
-from ggufkit.runtime.interrupt import postponed_sigint
 from ggufkit.runtime.loading import Device
 from ggufkit.runtime.sampling import Sampling
 from ggufkit.runtime.sequence import Sequence
+from ggufkit.sigint import postponed_sigint
 
 HELP = """\
 /system TEXT   start again with a system message

@@ -3,11 +3,12 @@
 import logging
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from ggufkit.cluster.tasks import Cluster
 from ggufkit.errors import ClusterError, UsageError
+from ggufkit.sigint import postponed_sigint
 
 TIMEOUT_S = 10
 _QUIET = {"distributed.worker.profile.enabled": False}  # it looks at every thread a hundred times a second
@@ -22,14 +23,16 @@ def connected(address: str, timeout_s: float = TIMEOUT_S) -> Iterator[Cluster]:
     """
     _require_address(address)
     client_of = _dask().Client
-    try:
-        client = client_of(address, timeout=timeout_s, set_as_default=False, name="ggufkit")
-    except (OSError, TimeoutError, ValueError, RuntimeError) as error:
-        raise ClusterError(
-            f"no scheduler answers at {address} within {timeout_s:g} seconds. Start one with `dask scheduler`, and "
-            "workers with `dask worker ADDRESS`."
-        ) from error
-    with _closing(client):
+    with ExitStack() as stack:
+        try:
+            with _interrupts_wait():
+                client = client_of(address, timeout=timeout_s, set_as_default=False, name="ggufkit")
+                stack.enter_context(_closing(client))
+        except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+            raise ClusterError(
+                f"no scheduler answers at {address} within {timeout_s:g} seconds. Start one with `dask scheduler`, and "
+                "workers with `dask worker ADDRESS`."
+            ) from error
         try:
             client.wait_for_workers(1, timeout=timeout_s)
         except (OSError, TimeoutError) as error:
@@ -47,22 +50,27 @@ def local(n: int, threads: int) -> Iterator[Cluster]:
 
     with ExitStack() as stack:
         stack.enter_context(config.set(_QUIET))
-        with _interrupts_wait():  # Ctrl-C reaches all processes: workers, and those that replace them, never see it
+        with _interrupts_wait():
             cluster = dask.LocalCluster(
                 n_workers=n, threads_per_worker=threads, processes=True, memory_limit=0, host="127.0.0.1",
                 dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
             )  # fmt: skip
-            stack.callback(cluster.close, timeout=TIMEOUT_S)
-        client = stack.enter_context(_closing(dask.Client(cluster, set_as_default=False, name="ggufkit")))
+            stack.enter_context(_closing(cluster))
+            client = dask.Client(cluster, set_as_default=False, name="ggufkit")
+            stack.enter_context(_closing(client))
         yield Cluster(client, f"{n} workers of this machine")
 
 
 @contextmanager
-def _closing(client: Any) -> Iterator[Any]:
+def _closing(opened: Any) -> Iterator[Any]:
+    """Close a client or a cluster, or leave it after some seconds: its processes end with this one anyway."""
     try:
-        yield client
+        yield opened
     finally:
-        client.close(timeout=TIMEOUT_S)
+        with _interrupts_wait(), suppress(TimeoutError):
+            opened.close(timeout=TIMEOUT_S)
+        if isinstance(opened, _dask().Client):  # a client that is not closed tries again when Python ends, for a minute
+            opened.status = "closed"
 
 
 def _require_address(address: str) -> None:
@@ -74,10 +82,14 @@ def _require_address(address: str) -> None:
 
 @contextmanager
 def _interrupts_wait() -> Iterator[None]:
-    """Ctrl-C comes when the block is left; processes that are started inside inherit that they never see it."""
+    """Ctrl-C comes when the block is left: Dask, interrupted while it opens or closes, waits for itself later.
+
+    A terminal sends it to all processes: those that are started inside, and those that replace them, never see it.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        with postponed_sigint(lambda: None):  # it may reach another thread, which does not block it
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -15,7 +15,7 @@ from ggufkit.errors import EngineError, UsageError
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.gguf_source import read_hparams
 from ggufkit.runtime import library, machine, memory, probe
-from ggufkit.runtime.interrupt import postponed_sigint
+from ggufkit.sigint import postponed_sigint
 
 N_BATCH, N_UBATCH = 2048, 512  # llama.cpp's own defaults
 MAX_CTX = 1 << 24

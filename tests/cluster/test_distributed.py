@@ -168,6 +168,40 @@ def test_ctrl_c_stops_all_processes_and_resume_goes_on_here(whole: bytes, tmp_pa
     assert out.read_bytes() == whole
 
 
+IMPATIENT = """
+import os, signal, sys, threading, time
+from distributed import Client
+from distributed.deploy.spec import SpecCluster
+from ggufkit.cluster.opening import connected, local
+
+def press():
+    while True:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.005)
+
+if __name__ == "__main__":
+    try:
+        with connected(sys.argv[1]) if sys.argv[1:] else local(1, 1):
+            opened = [*Client._instances, *SpecCluster._instances]
+            threading.Thread(target=press, daemon=True).start()
+            time.sleep(60)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        print(*(getattr(one.status, "value", one.status) for one in opened), flush=True)
+"""
+
+
+@pytest.mark.parametrize("theirs", [True, False])
+def test_ctrl_c_again_and_again_closes_what_is_open(theirs: bool, address: str, tmp_path: Path) -> None:
+    """Interrupted while it closed, Dask's client tried again as Python ended, and waited a minute for a loop of its own
+    that had ended before."""
+    script = tmp_path / "impatient.py"
+    script.write_text(IMPATIENT)
+    args = [sys.executable, str(script), *([address] if theirs else [])]
+    done = subprocess.run(args, cwd=ROOT, capture_output=True, text=True, timeout=45)
+    assert done.stdout.split() == ["closed"] * (1 if theirs else 2) and done.returncode == 0, done.stderr
+
+
 def test_without_dask_the_extra_is_named(tmp_path: Path) -> None:
     code = "import sys; sys.modules['dask'] = None; from ggufkit.cli import main; main(sys.argv[1:])"
     args = command(tmp_path / "out.gguf", "--workers", "2")[3:]
