@@ -1,13 +1,18 @@
 """Refinement of rows that are encoded: what makes the quadratic (ŵ - w) H (ŵ - w)ᵀ less, part by part, all else held.
 
-    d and dmin of each block     solved for, levels and codes held
-    a sub-block                  the codes of its scale and minimum and its levels, together
     a level                      moved to where the row's error is least
+    a sub-block                  the codes of its scale and minimum and its levels, together
+    d and dmin of each block     solved for, levels and codes held
 
-No step makes the error larger. Knows one diagonal block of columns at a time.
+No step makes the error larger. A round goes through the columns a few hundred at a time: what is used again and again
+of the moments stays in a near cache, and columns elsewhere learn of all that changed at once, in one product.
+
+Knows one diagonal block of columns at a time.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,93 +23,129 @@ from quant.products import product, row_dots
 
 F32Array = NDArray[np.float32]
 F64Array = NDArray[np.float64]
+I64Array = NDArray[np.int64]
 U8Array = NDArray[np.uint8]
+
+TILE = 256  # columns of a tile: a super-block, or as many small blocks
 
 
 def refined(w: F32Array, encoded: U8Array, grid: Grid, moments: F32Array, n_refine: int) -> U8Array:
-    """At most `n_refine` rounds; a row takes part until none of its levels moves.
+    """d and dmin of all blocks, then at most `n_refine` rounds; a row takes part until none of its levels moves.
 
     w, moments  (n_rows, n) and (n, n) float32 of one diagonal block of columns
     encoded     (n_rows, n // block_size, type_size); so is what is returned
     """
-    from quant.kernels.feedback import move_levels
-
-    n_block, size = encoded.shape[1], grid.qtype.block_size
     out = encoded.copy()
     if not n_refine:
         return out
-    active, factor = np.arange(len(w)), _sub_factors(grid, n_block, moments)
+    tiles, active = _tiles(grid, moments), np.arange(len(w))
     gradient = product(dequantize(out.reshape(len(w), -1), grid.qtype) - w, moments)  # (ŵ - w) H, kept up to date
-    for _ in range(n_refine):
-        now = _solve_halves(out[active], grid, moments, gradient)
-        now = _recode(now, grid, moments, factor, gradient)
-        flat = now.reshape(len(active) * n_block, -1)
-        scale, offset = (part.reshape(len(active), -1) for part in grid.scales(flat))
-        level = grid.unpack(flat).reshape(len(active), n_block * size)
+    for turn in range(n_refine + 1):
         moved = np.zeros(len(active), dtype=np.int64)
-        move_levels(level, scale, offset, grid.values, gradient, moments, moved)
-        out[active] = grid.pack(flat, level.reshape(len(active) * n_block, size)).reshape(now.shape)
-        active, gradient = active[moved > 0], gradient[moved > 0]
+        for tile in tiles:
+            before, there = out[active, tile.blocks], gradient[:, tile.columns].copy()
+            now = tile.refined(before, there, moved) if turn else tile.solve_halves(before, there)
+            out[active, tile.blocks] = now
+            asked = slice(tile.columns.stop if turn == n_refine else 0, None)  # columns whose gradient is used again
+            gradient[:, asked] += product(_values(now, grid) - _values(before, grid), moments[tile.columns, asked])
+        if turn:
+            active, gradient = active[moved > 0], gradient[moved > 0]
         if not len(active):
             break
     return out
 
 
-def _solve_halves(encoded: U8Array, grid: Grid, moments: F32Array, gradient: F32Array) -> U8Array:
-    """Per block, the d and dmin that make the row's error least with all levels, codes and other blocks held.
-
-    gradient  (n_rows, n_per_row) is (ŵ - w) H and follows what changes
-    """
-    n_rows, n_block = encoded.shape[:2]
-    size = grid.qtype.block_size
-    out = encoded.copy()
-    ones, zeros = np.ones(n_rows, dtype=np.float32), np.zeros(n_rows, dtype=np.float32)
-    for index in range(n_block):
-        at = slice(index * size, (index + 1) * size)
-        blocks = np.ascontiguousarray(out[:, index])
-        u = dequantize(grid.with_halves(blocks, ones, zeros), grid.qtype)  # value = d u + dmin v
-        v = dequantize(grid.with_halves(blocks, zeros, ones), grid.qtype)
-        step = _two_by_two(u, v, gradient[:, at], moments[at, at], has_min=grid.dmin_at is not None)
-        d, dmin = grid.halves(blocks)
-        tried = grid.with_halves(blocks, d + step[0], dmin + step[1])
-        change = dequantize(tried, grid.qtype) - dequantize(blocks, grid.qtype)
-        gain = 2 * row_dots(change, gradient[:, at]) + row_dots(change, product(change, moments[at, at]))
-        better = gain < 0
-        out[better, index] = tried[better]
-        change[~better] = 0
-        gradient += product(change, moments[at])
-    return out
-
-
-def _sub_factors(grid: Grid, n_block: int, moments: F32Array) -> F32Array:
-    """(n_sub, size, size) moments of each sub-block's columns, factored; empty where a type has no sub-blocks."""
+def _tiles(grid: Grid, moments: F32Array) -> list[_Tile]:
+    """Columns in groups of whole blocks."""
     from quant.kernels.sub_blocks import factor_blocks
 
-    n_sub = n_block * grid.scale_codes.n_sub if grid.scale_codes else 0
-    size = len(moments) // n_sub if n_sub else 0
-    factor = np.zeros((n_sub, size, size), dtype=np.float32)
-    factor_blocks(moments, factor)
-    return factor
+    size, n = grid.qtype.block_size, len(moments)
+    step = max(1, TILE // size)
+    tiles = []
+    for first in range(0, n // size, step):
+        blocks = slice(first, min(first + step, n // size))
+        columns = slice(blocks.start * size, blocks.stop * size)
+        h = np.ascontiguousarray(moments[columns, columns])
+        n_sub = (blocks.stop - blocks.start) * grid.scale_codes.n_sub if grid.scale_codes else 0
+        width = len(h) // n_sub if n_sub else 0
+        factor = np.zeros((n_sub, width, width), dtype=np.float32)
+        factor_blocks(h, factor)
+        tiles.append(_Tile(grid, blocks, columns, h, factor))
+    return tiles
 
 
-def _recode(encoded: U8Array, grid: Grid, moments: F32Array, factor: F32Array, gradient: F32Array) -> U8Array:
-    """Codes and levels of each sub-block chosen together, all others held; `gradient` follows."""
-    from quant.kernels.sub_blocks import recode
+def _values(encoded: U8Array, grid: Grid) -> F32Array:
+    return dequantize(encoded.reshape(len(encoded), -1), grid.qtype)
 
-    codes, lows = grid.scale_codes, grid.min_codes
-    if codes is None:
-        return encoded
-    n_rows = len(encoded)
-    flat = encoded.reshape(-1, grid.qtype.type_size)
-    code = codes.of(flat).reshape(n_rows, -1)
-    low = np.zeros_like(code) if lows is None else lows.of(flat).reshape(n_rows, -1)
-    level = grid.unpack(flat).reshape(n_rows, -1)
-    d, dmin = (half.reshape(n_rows, -1) for half in grid.halves(flat))
-    bounds = np.array([*codes.range, *(lows.range if lows else (0, 0))])
-    recode(level, code, low, d, dmin, grid.values, bounds, factor, gradient, moments)
-    flat = codes.put(flat, code.reshape(len(flat), -1))
-    flat = flat if lows is None else lows.put(flat, low.reshape(len(flat), -1))
-    return grid.pack(flat, level.reshape(len(flat), -1)).reshape(encoded.shape)
+
+@dataclass(slots=True)
+class _Tile:
+    """Some blocks of all rows.
+
+    moments  (n, n) of its columns
+    factor   (n_sub, size, size) moments of each sub-block's columns, factored; empty for types without sub-blocks
+    """
+
+    grid: Grid
+    blocks: slice
+    columns: slice
+    moments: F32Array
+    factor: F32Array
+
+    def refined(self, encoded: U8Array, gradient: F32Array, moved: I64Array) -> U8Array:
+        """Each part in turn; `gradient` (n_rows, n) of its columns follows, `moved` (n_rows,) counts levels."""
+        now = self._move_levels(encoded, gradient, moved)
+        if len(self.factor):
+            now = self._recode(now, gradient)
+        return self.solve_halves(now, gradient)
+
+    def solve_halves(self, encoded: U8Array, gradient: F32Array) -> U8Array:
+        """Per block, the d and dmin that make the row's error least with all levels, codes and other blocks held."""
+        grid, size = self.grid, self.grid.qtype.block_size
+        out = encoded.copy()
+        ones, zeros = np.ones(len(out), dtype=np.float32), np.zeros(len(out), dtype=np.float32)
+        for index in range(out.shape[1]):
+            at = slice(index * size, (index + 1) * size)
+            blocks, h = np.ascontiguousarray(out[:, index]), self.moments[at, at]
+            u = dequantize(grid.with_halves(blocks, ones, zeros), grid.qtype)  # value = d u + dmin v
+            v = dequantize(grid.with_halves(blocks, zeros, ones), grid.qtype)
+            step = _two_by_two(u, v, gradient[:, at], h, has_min=grid.dmin_at is not None)
+            d, dmin = grid.halves(blocks)
+            tried = grid.with_halves(blocks, d + step[0], dmin + step[1])
+            change = dequantize(tried, grid.qtype) - dequantize(blocks, grid.qtype)
+            gain = 2 * row_dots(change, gradient[:, at]) + row_dots(change, product(change, h))
+            better = gain < 0
+            out[better, index] = tried[better]
+            change[~better] = 0
+            gradient += product(change, self.moments[at])
+        return out
+
+    def _recode(self, encoded: U8Array, gradient: F32Array) -> U8Array:
+        """Codes and levels of each sub-block chosen together, all others held."""
+        from quant.kernels.sub_blocks import recode
+
+        codes, lows = self.grid.scale_codes, self.grid.min_codes
+        assert codes is not None
+        n_rows = len(encoded)
+        flat = encoded.reshape(-1, self.grid.qtype.type_size)
+        code = codes.of(flat).reshape(n_rows, -1)
+        low = np.zeros_like(code) if lows is None else lows.of(flat).reshape(n_rows, -1)
+        level = self.grid.unpack(flat).reshape(n_rows, -1)
+        d, dmin = (half.reshape(n_rows, -1) for half in self.grid.halves(flat))
+        bounds = np.array([*codes.range, *(lows.range if lows else (0, 0))])
+        recode(level, code, low, d, dmin, self.grid.values, bounds, self.factor, gradient, self.moments)
+        flat = codes.put(flat, code.reshape(len(flat), -1))
+        flat = flat if lows is None else lows.put(flat, low.reshape(len(flat), -1))
+        return self.grid.pack(flat, level.reshape(len(flat), -1)).reshape(encoded.shape)
+
+    def _move_levels(self, encoded: U8Array, gradient: F32Array, moved: I64Array) -> U8Array:
+        from quant.kernels.feedback import move_levels
+
+        n_rows, flat = len(encoded), encoded.reshape(-1, self.grid.qtype.type_size)
+        scale, offset = (part.reshape(n_rows, -1) for part in self.grid.scales(flat))
+        level = self.grid.unpack(flat).reshape(n_rows, -1)
+        move_levels(level, scale, offset, self.grid.values, gradient, self.moments, moved)
+        return self.grid.pack(flat, level.reshape(len(flat), -1)).reshape(encoded.shape)
 
 
 def _two_by_two(

@@ -115,11 +115,10 @@ def round_columns(w, left, scale, offset, values, factor, level, error):
 def move_levels(level, scale, offset, values, gradient, moments, moved):
     """One pass of moving each level to where the row's quadratic error is least with the others held.
 
-    level (n_rows, n) changes; gradient (n_rows, n) is (ŵ - w) H and follows; moved (n_rows,) counts.
+    level (n_rows, n) changes; gradient (n_rows, n) is (ŵ - w) H and follows; moved (n_rows,) counts on.
     """
     n_rows, n = level.shape
     for r in range(n_rows):
-        moved[r] = 0
         g = gradient[r]
         for j in range(n):
             s = scale[r, j]

@@ -10,12 +10,13 @@ from quant.kernels.compiler import inner, kernel
 from quant.kernels.feedback import nearest_level
 
 WORTH = np.float32(0.9999)  # of a sub-block's error: a smaller gain may be rounding
+LANES = 16  # pairs of codes that are tried at once
 
 
 @kernel
 def factor_blocks(moments, factor):
-    """factor (n_block, size, size): of each diagonal block of moments (n, n) D on the diagonal and A above it, with the
-    block = A D Aᵀ and A unit upper triangular."""
+    """factor (n_block, size, size): of each diagonal block of moments (n, n) D on the diagonal, A above it, Aᵀ below,
+    with the block = A D Aᵀ and A unit upper triangular."""
     n_block, size = factor.shape[0], factor.shape[1]
     h = np.empty((size, size))
     for b in range(n_block):
@@ -30,6 +31,7 @@ def factor_blocks(moments, factor):
                     h[k, i] -= a * h[k, j]
             for i in range(j):
                 factor[b, i, j] = h[i, j] / h[j, j]
+                factor[b, j, i] = factor[b, i, j]
             factor[b, j, j] = h[j, j]
 
 
@@ -37,84 +39,96 @@ def factor_blocks(moments, factor):
 def _least(gradient, now, factor, target):
     """target (size,), where the row's error would be least with all other columns held: now - (A D Aᵀ)⁻¹ gradient."""
     size = now.shape[0]
-    for j in range(size - 1, -1, -1):
-        y = -gradient[j]
-        for k in range(j + 1, size):
-            y -= factor[j, k] * target[k]
-        target[j] = y
+    for j in range(size):
+        target[j] = -gradient[j]
+    for j in range(size - 1, 0, -1):
+        y, f = target[j], factor[j]
+        for i in range(j):
+            target[i] -= f[i] * y
     for j in range(size):
         target[j] /= factor[j, j]
-    for j in range(size):
+    for j in range(size - 1):
+        y, f = target[j], factor[j]
         for k in range(j + 1, size):
-            target[k] -= factor[j, k] * target[j]
+            target[k] -= f[k] * y
     for j in range(size):
         target[j] += now[j]
 
 
 @inner
-def _round_block(target, left, scale, offset, values, even, factor, most, level):
-    """Round the columns of a sub-block in order; its error, or more than `most` as soon as it is that much.
-
-    even  whether levels are one apart, so that the nearest need not be searched
-    """
-    size = target.shape[0]
-    for j in range(size):
-        left[j] = target[j]
-    total = np.float32(0)
-    inverse = np.float32(0) if scale == 0 else np.float32(1) / scale
-    base, last = values[0], values.shape[0] - 1
-    for j in range(size):
-        x = left[j]
-        if even:
-            l = min(max(int((x - offset) * inverse - base + np.float32(0.5)), 0), last)
-        else:
-            l = nearest_level(x, scale, offset, values)
-        level[j] = l
-        q = scale * values[l] + offset
-        e = x - q
-        total += factor[j, j] * e * e
-        if total >= most:
-            return total
-        e = target[j] - q
-        f = factor[j]
-        for k in range(j + 1, size):
-            left[k] += e * f[k]
-    return total
-
-
-@inner
-def _value(target, now, factor):
-    """(target - now) A D Aᵀ (target - now)ᵀ."""
+def _value(target, now, factor, error):
+    """(target - now) A D Aᵀ (target - now)ᵀ; `error` (size,) is used up."""
     size = now.shape[0]
-    total = np.float32(0)
     for j in range(size):
-        e = target[j] - now[j]
-        for k in range(j):
-            e += (target[k] - now[k]) * factor[k, j]
-        total += factor[j, j] * e * e
+        error[j] = target[j] - now[j]
+    total = np.float32(0)
+    for i in range(size):
+        step, f = target[i] - now[i], factor[i]
+        total += f[i] * error[i] * error[i]
+        for j in range(i + 1, size):
+            error[j] += step * f[j]
     return total
 
 
 @inner
-def _search(target, left, tried, best, d, dmin, code, low, bounds, values, factor, least):
-    """The codes next to `code` and `low` with the least error below `least`, its levels in `best`; whether any."""
-    even = values[-1] - values[0] == values.shape[0] - 1
-    found, chosen, lowest = False, code, low
-    for c in range(max(code - 1, bounds[0]), min(code + 1, bounds[1]) + 1):
-        for m in range(max(low - 1, bounds[2]), min(low + 1, bounds[3]) + 1):
-            scale, offset = d * np.float32(c), -dmin * np.float32(m)
-            error = _round_block(target, left, scale, offset, values, even, factor, least, tried)
-            if error < least:
-                least, found, chosen, lowest = error, True, c, m
-                for j in range(best.shape[0]):
-                    best[j] = tried[j]
-    return found, chosen, lowest
+def _least_of(total):
+    least = total[0]
+    for i in range(1, total.shape[0]):
+        least = min(least, total[i])
+    return least
+
+
+@inner
+def _round_lanes(target, scale, inverse, offset, values, factor, most, left, level, total, step):
+    """Round the columns of a sub-block in order, for n pairs of a scale and an offset (n,) at once.
+
+    inverse (n,) is that of scale, or 0
+    level (size, n) and total (n,), the errors, are filled; left (size, n) and step (n,) are used up.
+    Ends early where all errors are `most` already. Returns whether it came to the end.
+    """
+    size, n = left.shape
+    base, last = values[0], np.float32(values.shape[0] - 1)
+    even = values[-1] - base == last  # levels are one apart: the nearest need not be searched
+    for i in range(n):
+        total[i] = np.float32(0)
+    for j in range(size):
+        for i in range(n):
+            left[j, i] = target[j]
+    for j in range(size):
+        row, chosen, f, wanted = left[j], level[j], factor[j], target[j]
+        cost = f[j]
+        for i in range(n):
+            x = row[i]
+            if even:
+                l = (x - offset[i]) * inverse[i] - base + np.float32(0.5)
+                l = np.float32(np.int32(min(max(l, np.float32(0)), last)))
+                q = scale[i] * (base + l) + offset[i]
+            else:
+                l = nearest_level(x, scale[i], offset[i], values)
+                q = scale[i] * values[l] + offset[i]
+            chosen[i] = l
+            step[i] = wanted - q
+            total[i] += cost * (x - q) * (x - q)
+        for k in range(j + 1, size):
+            behind, share = left[k], f[k]
+            for i in range(n):
+                behind[i] += step[i] * share
+        if j % 8 == 7 and not _least_of(total) < most:
+            return False
+    return True
+
+
+@inner
+def _near(code, i, least, greatest):
+    """The i-th of code, code + 1, code - 1, code + 2, …; the nearest end where that lies outside."""
+    step = (i + 1) // 2 if i % 2 else -(i // 2)
+    return min(max(code + step, least), greatest)
 
 
 @kernel
 def recode(level, code, low, d, dmin, values, bounds, factor, gradient, moments):
     """One pass over sub-blocks: of each, the code of its scale, that of its minimum and its levels are chosen together,
-    all else held, among the codes next to its own.
+    all else held, among LANES pairs of codes next to its own.
 
     level (n_rows, n), code and low (n_rows, n_sub) change, gradient (n_rows, n) is (ŵ - w) H and follows
     d, dmin  (n_rows, n_block): scale = d code, offset = -dmin low
@@ -123,8 +137,11 @@ def recode(level, code, low, d, dmin, values, bounds, factor, gradient, moments)
     """
     n_sub, size = factor.shape[0], factor.shape[1]
     per = n_sub // d.shape[1]
-    now, target, left = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
-    tried, best = np.empty(size, np.uint8), np.empty(size, np.uint8)
+    now, target, spent = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
+    left, levels = np.empty((size, LANES), np.float32), np.empty((size, LANES), np.float32)
+    scales, inverses, offsets = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    total, step = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    n_low = 3 if bounds[3] > bounds[2] else 1
     for r in range(level.shape[0]):
         row = gradient[r]
         for b in range(n_sub):
@@ -134,17 +151,22 @@ def recode(level, code, low, d, dmin, values, bounds, factor, gradient, moments)
             for j in range(size):
                 now[j] = scale * values[level[r, first + j]] + offset
             _least(row[first : first + size], now, f, target)
-            least = WORTH * _value(target, now, f)
-            found, c, m = _search(target, left, tried, best, dr, mr, code[r, b], low[r, b], bounds, values, f, least)
-            if not found:
+            least = WORTH * _value(target, now, f, spent)
+            for i in range(LANES):
+                scales[i] = dr * np.float32(_near(code[r, b], i // n_low, bounds[0], bounds[1]))
+                inverses[i] = np.float32(0) if scales[i] == 0 else np.float32(1) / scales[i]
+                offsets[i] = -mr * np.float32(_near(low[r, b], i % n_low, bounds[2], bounds[3]))
+            if not _round_lanes(target, scales, inverses, offsets, values, f, least, left, levels, total, step):
                 continue
-            code[r, b], low[r, b] = c, m
-            scale, offset = dr * np.float32(c), -mr * np.float32(m)
+            lane = np.argmin(total)
+            code[r, b] = _near(code[r, b], lane // n_low, bounds[0], bounds[1])
+            low[r, b] = _near(low[r, b], lane % n_low, bounds[2], bounds[3])
             for j in range(size):
-                level[r, first + j] = best[j]
-                step = scale * values[best[j]] + offset - now[j]
-                if step == 0:
+                l = int(levels[j, lane])
+                level[r, first + j] = l
+                change = scales[lane] * values[l] + offsets[lane] - now[j]
+                if change == 0:
                     continue
                 h = moments[first + j]
                 for k in range(row.shape[0]):
-                    row[k] += step * h[k]
+                    row[k] += change * h[k]
