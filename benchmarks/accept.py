@@ -2,7 +2,7 @@
 
 Run it: python benchmarks/accept.py [MODEL …] [--tokens 10240] [--keep]
 
-For each model, from its Hugging Face folder: plan, quantize, the same again killed twice and resumed to the same bytes,
+For each model, from its Hugging Face folder: plan, quantize, the same again killed and resumed to the same bytes,
 the vocabulary and shapes against the GGUF that the model came from, calibrate, a fitted file under a size (killed in
 its steps and resumed; the same bytes as an unbroken run), compare, gate (an honest file passes, a damaged one does
 not), a chat and a continuation, inspect, diff, report, card. One table at the end: seconds, peak memory, what was
@@ -87,6 +87,17 @@ class Way:
             )
         return done
 
+    def broken_off(self, output: Path, *args: object, seconds: tuple[float, ...]) -> tuple[Done, str]:
+        """`ggufkit quantize ARGS -o output`, killed after so many seconds, each time resumed, to its end at last."""
+        n_killed = 0
+        for after in seconds:
+            if not output.exists():
+                command = ("quantize", *args, "-o", output, "--resume")
+                n_killed += self.run(*command, kill_after=after).code == -signal.SIGKILL
+        must(n_killed > 0, "it ended before it was killed")
+        done = self.run("quantize", *args, "-o", output, "--resume", *(["--force"] if output.exists() else []))
+        return done, f"killed {n_killed} times: same bytes"
+
     def step(self, title: str, act: Callable[[], tuple[Done, str]]) -> None:
         """Do it, and keep its line; what breaks is kept and the way goes on."""
         print(f"{self.name}: {title}", file=sys.stderr, flush=True)
@@ -128,12 +139,11 @@ def go(way: Way) -> None:
 
     def resumed() -> tuple[Done, str]:
         again = way.work / "again.gguf"
-        for seconds in (1.5, 2.5):
-            way.run("quantize", way.folder, "-o", again, "--type", "Q4_K_M", "--resume", kill_after=seconds)
-        done = way.run("quantize", way.folder, "-o", again, "--type", "Q4_K_M", "--resume", "--force")
-        must(sha256(again) == sha256(q4), "other bytes after two kills and --resume")
+        whole = way.lines[-1][1]
+        done, seen = way.broken_off(again, way.folder, "--type", "Q4_K_M", seconds=(0.6 * whole, 0.6 * whole))
+        must(sha256(again) == sha256(q4), "other bytes after kills and --resume")
         again.unlink()
-        return done, "killed twice: same bytes"
+        return done, seen
 
     def convert() -> tuple[Done, str]:
         done = way.run("quantize", way.folder, "-o", bf16, "--type", "BF16")
@@ -164,13 +174,11 @@ def go(way: Way) -> None:
         memory, seconds = said["memory_nbytes"] + said["mapped_nbytes"], sum(said["seconds"].values())
         must(done.peak <= MEMORY_SLACK * memory, f"{done.peak} bytes resident, {memory} were planned")
         must(one.stat().st_size <= size, f"{one.stat().st_size} bytes, the target was {size}")
-        for share in (0.15, 0.5, 0.85):
-            way.run("quantize", bf16, "-o", two, *how, "--resume", kill_after=share * done.seconds)
-        way.run("quantize", bf16, "-o", two, *how, "--resume", "--force")
-        must(sha256(one) == sha256(two), "other bytes after three kills and --resume")
+        _, seen = way.broken_off(two, bf16, *how, seconds=tuple(share * done.seconds for share in (0.15, 0.4, 0.35)))
+        must(sha256(one) == sha256(two), "other bytes after kills and --resume")
         two.unlink()
-        seen = f"planned / taken: memory {memory / done.peak:.2f}, time {seconds / done.seconds:.2f}"
-        return done, f"killed three times: same bytes; {seen}"
+        times = f"planned / taken: memory {memory / done.peak:.2f}, time {seconds / done.seconds:.2f}"
+        return done, f"{seen}; {times}"
 
     def compare() -> tuple[Done, str]:
         plain = way.run("compare", bf16, q4, "--chunks", 8, "--json")
