@@ -30,7 +30,11 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import arguments
 import mixtral_shape
-import psutil
+
+try:
+    import psutil
+except ImportError:
+    sys.exit("cluster.py: worker processes are watched with psutil, which comes with Dask: pip install 'ggufkit[cluster]'")
 
 from ggufkit.encoding import job as job_module
 from ggufkit.fitting.encoders import Effort
