@@ -34,7 +34,7 @@ import mixtral_shape
 try:
     import psutil
 except ImportError:
-    sys.exit("cluster.py: worker processes are watched with psutil, which comes with Dask: pip install 'ggufkit[cluster]'")
+    sys.exit("cluster.py watches workers with psutil, which comes with Dask: pip install 'ggufkit[cluster]'")
 
 from ggufkit.encoding import job as job_module
 from ggufkit.fitting.encoders import Effort
