@@ -28,6 +28,7 @@ class Corpus:
     skip_tokens  leave out the beginning, in whole chunks: what an earlier run has read
     spread       take the tokens evenly from the whole text, not from its beginning
     type_name    of the model's file where it was made for this, "" where it is the source itself
+    is_judged    a part of it is kept to judge on: it must have chunks enough
     """
 
     model: Path
@@ -39,6 +40,7 @@ class Corpus:
     type_name: str = ""
     skip_tokens: int = 0
     spread: bool = True
+    is_judged: bool = False
 
 
 def texts(paths: tuple[Path, ...]) -> tuple[str, tuple[str, ...]]:
@@ -68,8 +70,22 @@ def text_chunks(
 
 
 def corpus_chunks(vocab: Vocabulary, corpus: Corpus) -> I32Array:
-    """(n_chunk, n_ctx) token ids of the whole corpus, in the order in which it is read. Raises as `text_chunks`."""
-    return text_chunks(
+    """(n_chunk, n_ctx) token ids of the whole corpus, in the order in which it is read. Raises as `text_chunks`, and
+    InputError where some of them are to be judged on and they are too few."""
+    chunks = text_chunks(
         vocab, corpus.text, corpus.n_ctx,
         n_tokens=corpus.n_tokens, skip_tokens=corpus.skip_tokens, spread=corpus.spread,
     )  # fmt: skip
+    if corpus.is_judged:
+        require_parts(len(chunks), corpus.n_ctx)
+    return chunks
+
+
+def require_parts(n_chunk: int, n_ctx: int) -> None:
+    """Raise InputError where a text has too few chunks for a part to fit on and a part to judge on."""
+    if n_chunk <= GROUP_CHUNKS:
+        raise InputError(
+            f"the calibration text has {n_chunk} chunks of {n_ctx} tokens; fitting needs more than {GROUP_CHUNKS}, a "
+            f"part to fit on and a part to judge on. Pass more text, --tokens {(GROUP_CHUNKS + 1) * n_ctx} or more, or "
+            "--effort fast."
+        )

@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggufkit.errors import InputError
-from ggufkit.fitting.corpus import GROUP_CHUNKS
+from ggufkit.fitting.corpus import GROUP_CHUNKS, require_parts
 from ggufkit.fitting.coverage import Coverage, coverage_of
 from ggufkit.fitting.moments import ExpertEvidence, Moments, MomentsObserver
 from ggufkit.fitting.notebook import Notebook
@@ -155,11 +154,8 @@ class Evidence:
             self.on_chunk(done, total)
 
         n_chunk = self.source.observe(reading, on_chunk, first_group=reading.n_group)
-        if self.with_moments and n_chunk <= GROUP_CHUNKS:
-            raise InputError(
-                f"the calibration text has {n_chunk} chunks of {self.source.corpus.n_ctx} tokens; fitting needs more "
-                f"than {GROUP_CHUNKS}, a part to fit on and a part to judge on. Pass more text, or --effort fast."
-            )
+        if self.with_moments:
+            require_parts(n_chunk, self.source.corpus.n_ctx)
         reading.n_chunk, self._saved_chunks = n_chunk, 0
         for name, arrays in reading.kept_as(self.label(names)).items():
             self.notebook.save(name, arrays)

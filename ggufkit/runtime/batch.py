@@ -16,6 +16,12 @@ I32Array = NDArray[np.int32]
 F32Array = NDArray[np.float32]
 
 
+def pointer_to(array: NDArray[Any], kind: Any) -> Any:
+    """A pointer of that type for C, as long as the caller keeps the array. `array.ctypes.data_as` makes a circle that
+    keeps it until the collector comes by: megabytes for each batch of rows."""
+    return kind(kind._type_.from_address(array.ctypes.data))
+
+
 class Batch:
     """Room for `n_tokens` tokens of up to `n_seq` sequences. Each token belongs to one sequence."""
 
@@ -31,7 +37,7 @@ class Batch:
         self._embd: F32Array | None = None  # of the batch in hand, kept alive
         for name in ("pos", "n_seq_id", "seq_id", "logits"):
             array: NDArray[Any] = getattr(self, f"_{name}")
-            setattr(self.struct, name, array.ctypes.data_as(self._fields[name]))
+            setattr(self.struct, name, pointer_to(array, self._fields[name]))
 
     def fill(self, tokens: I32Array | F32Array, pos: ArrayLike, seq: ArrayLike, logits: ArrayLike) -> None:
         """Set the batch to `tokens`: ids (n,), or rows (n, n_embd) float32 in place of embeddings.
@@ -42,11 +48,11 @@ class Batch:
         if tokens.ndim == 2:
             self._embd = np.ascontiguousarray(tokens, dtype=np.float32)
             self.struct.token = None
-            self.struct.embd = self._embd.ctypes.data_as(self._fields["embd"])
+            self.struct.embd = pointer_to(self._embd, self._fields["embd"])
         else:
             self._token[:n] = tokens
             self._embd, self.struct.embd = None, None
-            self.struct.token = self._token.ctypes.data_as(self._fields["token"])
+            self.struct.token = pointer_to(self._token, self._fields["token"])
         self._pos[:n] = pos
         self._seq_id[:n] = self._ids.ctypes.data + 4 * np.asarray(seq, dtype=np.uintp)
         self._logits[:n] = logits

@@ -21,18 +21,18 @@ class Interrupt:
 
     def __init__(self, lib: ModuleType) -> None:
         self._lib = lib
-        self._flag = False
-        self._callback = lib.ggml_abort_callback(lambda _user: self._flag)
+        flag = self._flag = [False]  # of its own: the callback must not keep this, which keeps the callback
+        self._callback = lib.ggml_abort_callback(lambda _user: flag[0])
         self._none = lib.ggml_abort_callback()
 
     def set(self) -> None:
         """Stop the decode that is running, if one is."""
-        self._flag = True
+        self._flag[0] = True
 
     @contextmanager
     def watching(self, ctx: Any) -> Iterator[None]:
         """Let `set` and Ctrl-C abort what is decoded inside."""
-        self._flag = False
+        self._flag[0] = False
         self._lib.llama_set_abort_callback(ctx, self._callback, None)
         try:
             with postponed_sigint(self.set):

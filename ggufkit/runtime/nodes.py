@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import weakref
 from types import ModuleType
 from typing import Any
 
@@ -47,7 +48,8 @@ class NodeCallback:
     def __init__(self, lib: ModuleType) -> None:
         self._ggml = ggml()
         self._error: BaseException | None = None
-        self.callback = lib.ggml_backend_sched_eval_callback(self._call)  # kept alive as long as the context
+        # kept alive as long as the context; it must not keep this, with all that is observed, alive in its turn
+        self.callback = lib.ggml_backend_sched_eval_callback(functools.partial(_call, weakref.ref(self)))
 
     def reraise(self) -> None:
         """Raise what went wrong inside the last decode, if anything did. To be called after every decode."""
@@ -59,7 +61,8 @@ class NodeCallback:
         """Asked: whether the node is to be shown. Shown: whether to compute what is behind it."""
         raise NotImplementedError
 
-    def _call(self, address: int, ask: bool, _user: Any) -> bool:
+    def called(self, address: int, ask: bool) -> bool:
+        """By llama.cpp, with the address of a node."""
         if self._error is not None:
             return False
         try:
@@ -67,6 +70,11 @@ class NodeCallback:
         except BaseException as error:  # an exception cannot cross C; Ctrl-C arrives here too
             self._error = error
             return False
+
+
+def _call(callback: weakref.ref[NodeCallback], address: int, ask: bool, _user: Any) -> bool:
+    there = callback()
+    return there is not None and there.called(address, ask)
 
 
 def weight_name(raw: bytes) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from ggufkit.errors import EngineError, InputError
 from ggufkit.formats.files import shown
 from ggufkit.runtime import boundary, library
-from ggufkit.runtime.batch import I32Array
+from ggufkit.runtime.batch import I32Array, pointer_to
 from ggufkit.runtime.checks.vocabulary import Spelling
 
 MAX_TEXT_NBYTES = 1 << 30  # llama_tokenize takes an int32 length
@@ -81,7 +81,7 @@ class Vocabulary:
         n_max = len(raw) + 16
         for _ in range(2):
             out = np.empty(n_max, dtype=np.int32)
-            pointer = out.ctypes.data_as(self._lib.llama_token_p)
+            pointer = pointer_to(out, self._lib.llama_token_p)
             with boundary.mortal() if len(raw) > _LONG_NBYTES else nullcontext():
                 n = self._lib.llama_tokenize(vocab, raw, len(raw), pointer, n_max, add_special, parse_special)
             if n >= 0:

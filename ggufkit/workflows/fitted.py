@@ -138,6 +138,7 @@ class FittedJob:
         corpus = Corpus(
             running_path(self._job, CALIBRATION_COPY), text, n_tokens=settings.n_tokens,
             threads=self._job.threads or None, device=settings.device, type_name=quick_type(model) if is_quick else "",
+            is_judged=_effort(settings) is not Effort.FAST,
         )  # fmt: skip
         self.source = (
             LayerByLayer(model, corpus, kept_path(self._job.output) / "layers", stream=settings.stream)

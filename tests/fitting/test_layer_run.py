@@ -1,12 +1,18 @@
 """What goes in comes out as the layers make it: by numpy, in order, and no more than is asked for."""
 
+import gc
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ggufkit.errors import EngineError, InputError
 from ggufkit.fitting.sources.layer_run import LayerRun, require_finite
+from ggufkit.fitting.sources.layer_tape import LayerTape
 from ggufkit.runtime.loading import Device
 from tests.fitting import stories
 
@@ -67,3 +73,44 @@ def test_a_layer_that_overflows_is_named(bad: float) -> None:
     x[1, 2] = bad
     with pytest.raises(InputError, match=r"^some-model: layer 4 gives NaN or infinite"):
         require_finite(x, 4, "some-model")
+
+
+class Watcher:
+    """Who is told, and would keep gigabytes of moments."""
+
+    def __call__(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def test_who_watched_and_what_went_in_are_gone_with_the_run(stories_f32: Path) -> None:
+    """Not when the collector comes by, which it hardly does where few objects hold much memory."""
+    with without_collector():
+        rows, watcher = np.zeros((24, stories.N_EMBD), dtype=np.float32), Watcher()
+        gone = [weakref.ref(rows), weakref.ref(watcher)]
+        with LayerRun(stories_f32, observe=watcher, wants=lambda name: "ffn_down" in name, **OPEN) as run:
+            run(rows)
+        gone.append(weakref.ref(run))
+        del run, rows, watcher
+        assert [one() for one in gone] == [None] * 3
+
+
+def test_who_is_told_of_gradients_is_gone_with_the_tape(stories_f32: Path) -> None:
+    with without_collector():
+        rows, told = np.zeros((24, stories.N_EMBD), dtype=np.float32), Watcher()
+        gone = [weakref.ref(rows), weakref.ref(told)]
+        with LayerTape(stories_f32, n_ctx=24, threads=1, on_output=told, takes_rows=True, with_head=False) as tape:
+            tape.forward(rows)
+            tape.back(rows + 1)
+        gone.append(weakref.ref(tape))
+        del tape, rows, told
+        assert [one() for one in gone] == [None] * 3

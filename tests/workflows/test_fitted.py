@@ -285,8 +285,11 @@ def test_later_layers_see_what_the_stored_ones_give(base: Path, tmp_path: Path) 
 
 
 def test_a_text_without_a_part_to_judge_on_is_refused(base: Path, tmp_path: Path) -> None:
+    told: list[Progress] = []
+    settings = FitSettings(quantize=QuantizeSettings(source=base, output=tmp_path / "out.gguf"), n_tokens=4 * 512)
     with pytest.raises(InputError, match="the calibration text has 4 chunks of 512 tokens; fitting needs more than 4"):
-        fit(base, tmp_path / "out.gguf", Effort.BALANCED, n_tokens=4 * 512)
+        quantize_fitted(settings, told.append)
+    assert not told, "said before the work, not after it"
 
 
 def test_two_targets_are_refused(base: Path, tmp_path: Path) -> None:

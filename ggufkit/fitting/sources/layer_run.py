@@ -50,8 +50,8 @@ class LayerRun:
         exact: bool = False,
     ) -> None:
         self._outputs: list[list[F32Array]] = [[] for _ in range(n_layer)]
-        self._with_head, self._input_scale = with_head, np.float32(input_scale)
-        nodes = {f"l_out-{i}": self._keeper(i) for i in range(n_layer)}
+        self._input_scale = np.float32(input_scale)
+        nodes = {f"l_out-{i}": _keeper(one, with_head or i < n_layer - 1) for i, one in enumerate(self._outputs)}
         self._tap = ActivationTap(load(), observe, wants, nodes)
         self._engine = Engine.open(
             path, n_ctx=n_ctx, n_batch=n_ctx, n_ubatch=min(n_ctx, N_UBATCH), n_outputs=n_ctx,
@@ -79,14 +79,15 @@ class LayerRun:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _keeper(self, layer: int) -> Callable[[F32Array], bool]:
-        is_last = layer == len(self._outputs) - 1
 
-        def keep(values: F32Array) -> bool:
-            self._outputs[layer].append(values.reshape(-1, values.shape[-1]).copy())
-            return not is_last or self._with_head
+def _keeper(kept: list[F32Array], goes_on: bool) -> Callable[[F32Array], bool]:
+    """Appends copies of a layer's output to `kept`; says whether what stands behind it is computed."""
 
-        return keep
+    def keep(values: F32Array) -> bool:
+        kept.append(values.reshape(-1, values.shape[-1]).copy())
+        return goes_on
+
+    return keep
 
 
 def outputs(
