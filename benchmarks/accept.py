@@ -30,9 +30,30 @@ from side_by_side import GGUFKIT, ROOT
 
 import models
 from ggufkit.formats.gguf_reader import GgufFile
+from ggufkit.formats.unfinished import journal_path
 
 MEMORY_SLACK = 1.15  # of what was planned: allocators round up
 VOCABULARY = ("tokens", "token_type", "merges", "bos_token_id", "eos_token_id")
+
+
+Moment = Callable[[float], bool]  # of the seconds that a command has run: whether it is now
+
+
+def after(seconds: float) -> Moment:
+    return lambda elapsed: elapsed >= seconds
+
+
+def after_slabs(output: Path, n: int) -> Moment:
+    """When so many more slabs of it are written than at the start."""
+    at_first: list[int] = []
+
+    def reached(_: float) -> bool:
+        journal = journal_path(output)
+        written = journal.read_bytes().count(b"\n") if journal.exists() else 0
+        at_first.append(written)
+        return written >= at_first[0] + n
+
+    return reached
 
 
 class NotHeldError(Exception):
@@ -65,35 +86,36 @@ class Way:
     lines: list[tuple[str, float, int, str]] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
-    def run(self, *args: object, code: int = 0, kill_after: float | None = None) -> Done:
-        """`ggufkit ARGS`, ended by SIGKILL after `kill_after` seconds. Raises NotHeldError for another exit code."""
+    def run(self, *args: object, code: int = 0, kill: Moment | None = None) -> Done:
+        """`ggufkit ARGS`, ended by SIGKILL when `kill` says so. Raises NotHeldError for another exit code."""
         command = [*GGUFKIT, *map(str, args)]
         out, err = self.work / "out.txt", self.work / "err.txt"
         started = time.perf_counter()
         with out.open("w") as o, err.open("w") as e:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=o, stderr=e, cwd=ROOT)
-            if kill_after is not None:
-                time.sleep(kill_after)
-                os.kill(process.pid, signal.SIGKILL)  # not send_signal, which reaps one that has ended
-            _, status, usage = os.wait4(process.pid, 0)
+            ended, killed = 0, False
+            while not ended:
+                if kill is not None and not killed and kill(time.perf_counter() - started):
+                    os.kill(process.pid, signal.SIGKILL)  # not process.kill, which reaps one that has ended
+                    killed = True
+                time.sleep(0.005)
+                ended, status, usage = os.wait4(process.pid, os.WNOHANG)
         process.returncode = os.waitstatus_to_exitcode(status)
         unit = 1 if sys.platform == "darwin" else 1024
         seconds = time.perf_counter() - started
         done = Done(process.returncode, out.read_text(), err.read_text(), seconds, usage.ru_maxrss * unit)
-        killed = kill_after is not None and done.code == -signal.SIGKILL
-        if done.code != code and not killed:
+        if done.code != code and not (killed and done.code == -signal.SIGKILL):
             raise NotHeldError(
                 f"{' '.join(command[3:])} ended with {done.code}, wanted {code}: {done.err.strip()[-300:]}"
             )
         return done
 
-    def broken_off(self, output: Path, *args: object, seconds: tuple[float, ...]) -> tuple[Done, str]:
-        """`ggufkit quantize ARGS -o output`, killed after so many seconds, each time resumed, to its end at last."""
+    def broken_off(self, output: Path, *args: object, kills: list[Moment]) -> tuple[Done, str]:
+        """`ggufkit quantize ARGS -o output`, killed at these moments, each time resumed, to its end at last."""
         n_killed = 0
-        for after in seconds:
+        for kill in kills:
             if not output.exists():
-                command = ("quantize", *args, "-o", output, "--resume")
-                n_killed += self.run(*command, kill_after=after).code == -signal.SIGKILL
+                n_killed += self.run("quantize", *args, "-o", output, "--resume", kill=kill).code == -signal.SIGKILL
         must(n_killed > 0, "it ended before it was killed")
         done = self.run("quantize", *args, "-o", output, "--resume", *(["--force"] if output.exists() else []))
         return done, f"killed {n_killed} times: same bytes"
@@ -139,8 +161,8 @@ def go(way: Way) -> None:
 
     def resumed() -> tuple[Done, str]:
         again = way.work / "again.gguf"
-        whole = way.lines[-1][1]
-        done, seen = way.broken_off(again, way.folder, "--type", "Q4_K_M", seconds=(0.6 * whole, 0.6 * whole))
+        kills = [after_slabs(again, 5), after_slabs(again, 10)]
+        done, seen = way.broken_off(again, way.folder, "--type", "Q4_K_M", kills=kills)
         must(sha256(again) == sha256(q4), "other bytes after kills and --resume")
         again.unlink()
         return done, seen
@@ -160,7 +182,7 @@ def go(way: Way) -> None:
 
     def calibrate() -> tuple[Done, str]:
         out = way.work / "imatrix.gguf"
-        way.run("calibrate", bf16, "-o", out, "--tokens", way.n_tokens, kill_after=3)
+        way.run("calibrate", bf16, "-o", out, "--tokens", way.n_tokens, kill=after(3))
         must(not out.exists(), "a killed calibration left a file under its final name")
         done = way.run("calibrate", bf16, "-o", out, "--tokens", way.n_tokens, "--force", "--json")
         return done, f"{way.n_tokens} tokens"
@@ -174,7 +196,8 @@ def go(way: Way) -> None:
         memory, seconds = said["memory_nbytes"] + said["mapped_nbytes"], sum(said["seconds"].values())
         must(done.peak <= MEMORY_SLACK * memory, f"{done.peak} bytes resident, {memory} were planned")
         must(one.stat().st_size <= size, f"{one.stat().st_size} bytes, the target was {size}")
-        _, seen = way.broken_off(two, bf16, *how, seconds=tuple(share * done.seconds for share in (0.15, 0.4, 0.35)))
+        kills = [after(share * done.seconds) for share in (0.15, 0.4, 0.35)]
+        _, seen = way.broken_off(two, bf16, *how, kills=kills)
         must(sha256(one) == sha256(two), "other bytes after kills and --resume")
         two.unlink()
         times = f"planned / taken: memory {memory / done.peak:.2f}, time {seconds / done.seconds:.2f}"
