@@ -16,7 +16,6 @@ nothing is fitted: rates are measured, and the time of 32 layers is said.
 
 import argparse
 import multiprocessing
-import re
 import sys
 import tempfile
 import time
@@ -80,10 +79,8 @@ class Clock:
         self._began = self._since = self._said = time.perf_counter()
 
     def __call__(self, progress: Progress) -> None:
-        found = re.match(r"step \d+ of \d+, (\D+?) \d+ %", progress.what)
-        assert found, progress.what
         now = time.perf_counter()
-        self.taken[found[1]] = self.taken.get(found[1], 0.0) + now - self._since
+        self.taken[progress.step] = self.taken.get(progress.step, 0.0) + now - self._since
         self._since = now
         if now - self._said > 15:
             print(f"{now - self._began:.0f} s: {progress.what}", file=sys.stderr, flush=True)

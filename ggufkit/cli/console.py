@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, ProgressColumn, Task, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task
 from rich.progress import Progress as Bar
 from rich.table import Column, Table
 from rich.text import Text
 
+from ggufkit.cli.pace import Pace, amount_of, clock
 from ggufkit.formats.printable import for_json, for_log, printable
 from ggufkit.progress import OnProgress, Progress
 from ggufkit.reports.columns import wrapped
-from ggufkit.reports.units import human_bytes, human_count, human_seconds
+from ggufkit.reports.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
     from ggufkit.runtime.memory import Footprint
 
 PLAIN_EVERY_S = 5.0
-GUESS_FROM = 0.05  # of the whole: before that, the time to compile and to load makes every guess a wild one
 
 
 class _Results(Console):
@@ -134,8 +134,7 @@ def progress(label: str) -> Iterator[OnProgress]:
     label = printable(label)
     if sys.stderr.isatty():
         with bar(Console(stderr=True)) as shown:
-            task = shown.add_task(label, total=None, unit="", now="")
-            yield lambda p: shown.update(task, completed=p.done, total=p.total, unit=p.unit, now=printable(p.what))
+            yield drawn(shown, label)
     else:
         yield plain(label)
 
@@ -153,55 +152,46 @@ class _Words(ProgressColumn):
 
 def bar(console: Console) -> Bar:
     """One line that stays one line: bar and numbers keep their width, words give way."""
-
-    def numbers(task: Task) -> str:
-        if task.total is None:
-            return ""
-        unit = task.fields["unit"]
-        amount, speed = _amount(task.completed, task.total, unit), task.finished_speed or task.speed
-        return f"{amount} {human_bytes(speed)}/s" if unit == "bytes" and speed else amount
-
     whole = Column(no_wrap=True)
     return Bar(
         _Words(lambda task: task.description),
         BarColumn(bar_width=max(4, console.width // 6), table_column=whole),
-        _Words(numbers, table_column=whole),
-        TimeRemainingColumn(compact=True, table_column=whole),
-        _Words(lambda task: str(task.fields["now"]), "dim"),
+        _Words(lambda task: task.fields["amount"], table_column=whole),
+        _Words(lambda task: task.fields["left"], "progress.remaining", table_column=whole),
+        _Words(lambda task: task.fields["now"], "dim"),
         console=console,
         transient=True,
     )
 
 
-def _amount(done: float, total: float, unit: str) -> str:
-    """What a person reads of an amount; large numbers are never spelled out."""
-    if unit == "bytes":
-        return f"{human_bytes(done)} of {human_bytes(total)}"
-    if unit == "seconds":
-        return f"{human_seconds(done)} of about {human_seconds(total)}"
-    if unit == "%":
-        return f"{100 * done / total:.0f} %"
-    if total < 100_000:
-        return f"{done:.0f} of {total:.0f} {unit}"
-    return f"{human_count(done)} of {human_count(total)} {unit}"
+def drawn(shown: Bar, label: str) -> OnProgress:
+    """A line of that bar."""
+    task, pace = shown.add_task(label, total=None, amount="", left="", now=""), Pace()
+
+    def update(progress: Progress) -> None:
+        pace.see(progress)
+        amount, left, speed = amount_of(progress, pace), pace.left, pace.speed
+        if progress.unit == "bytes" and speed:
+            amount += f" {human_bytes(speed)}/s"
+        shown.update(
+            task, completed=progress.done, total=progress.total, amount=amount,
+            left="--:--" if left is None else clock(left), now=printable(progress.what),
+        )  # fmt: skip
+
+    return update
 
 
 def plain(label: str) -> OnProgress:
     """A line every few seconds."""
-    last = time.monotonic()
-    begun, had, whole = last, 0.0, 0.0  # of the current step: what an earlier run did does not tell the speed
+    pace, last = Pace(), time.monotonic()
 
     def update(progress: Progress) -> None:
-        nonlocal last, begun, had, whole
-        done, total = progress.done, progress.total
-        if total != whole:
-            begun, had, whole = (begun if not whole else time.monotonic()), done, total
-        if time.monotonic() - last < PLAIN_EVERY_S or not total:
+        nonlocal last
+        pace.see(progress)
+        if time.monotonic() - last < PLAIN_EVERY_S or not progress.total:
             return
         last = time.monotonic()
-        amount = _amount(done, total, progress.unit)
-        if done - had >= GUESS_FROM * total:
-            amount += f", {human_seconds((last - begun) * (total - done) / (done - had))} left"
-        say(f"{label}: {100 * done / total:.0f} %  {amount}  {progress.what}")
+        left = "" if pace.left is None else f", {human_seconds(pace.left)} left"
+        say(f"{label}: {amount_of(progress, pace, percent=True)}{left}  {progress.what}")
 
     return update

@@ -9,6 +9,7 @@ Does not print, does not know click.
 """
 
 import dataclasses
+import threading
 from collections.abc import Callable, Collection, Container, Iterable
 from pathlib import Path
 from types import TracebackType
@@ -131,13 +132,13 @@ class Output:
     """
 
     def __init__(self, job: Job, on_progress: OnProgress = ignore, executor: Executor | None = None) -> None:
-        self._job, self._on_progress = job, on_progress
+        self._job, self._on_progress, self._telling = job, on_progress, threading.Lock()
         self._executor = executor or Threads(job.threads)
         check_place(job)
         forget_copy(job.settings.output, "check")
         self._out = PartialFile(
             job.settings.output, job.plan.file_nbytes, job.identity, resume=job.settings.resume,
-            on_verified=lambda done, total: on_progress(Progress(done, total, "bytes", _LOOKING)),
+            on_verified=lambda found: self._tell(found, _LOOKING, there=found),
         )  # fmt: skip
         self.resumed_nbytes = self._out.done_nbytes
 
@@ -160,7 +161,8 @@ class Output:
         """Encode those tensors, or all. Raises InputError where weights are not finite, OutputError for a full disk."""
 
         def on_slab(slab: Slab) -> None:
-            self._on_progress(Progress(self._out.done_nbytes, self._job.plan.file_nbytes, "bytes", slab.planned.name))
+            with self._telling:  # of several threads none tells what another has overtaken
+                self._tell(self._out.done_nbytes, slab.planned.name, there=self.resumed_nbytes)
 
         self._keeping(
             lambda: encode_slabs(
@@ -178,7 +180,11 @@ class Output:
         self._keeping(self._require_source)
         self._keeping(lambda: self._out.write(0, np.frombuffer(header, dtype=np.uint8)))
         self._out.finish()
-        self._on_progress(Progress(self._job.plan.file_nbytes, self._job.plan.file_nbytes, "bytes", "done"))
+        self._tell(self._job.plan.file_nbytes, "done", there=self.resumed_nbytes)
+
+    def _tell(self, nbytes: int, what: str, *, there: int) -> None:
+        total = self._job.plan.file_nbytes
+        self._on_progress(Progress(min(nbytes, total), total, "bytes", what, there))  # slabs of another size overlap
 
     def _require_source(self) -> None:
         """A source that was written to meanwhile gave bytes that do not belong together."""

@@ -34,6 +34,7 @@ def types_for_target(
     n_probe: int,
     ready: Callable[[], object] = lambda: None,
     on_progress: OnProgress = ignore,
+    on_tried: OnProgress = ignore,
     cluster: Cluster | None = None,
 ) -> Found:
     """Find what each tensor costs at each type, and solve for the target.
@@ -41,8 +42,9 @@ def types_for_target(
     A size needs the costs in proportion only. For a divergence, a first solution is tried in the model, and all costs
     are scaled by what it says.
 
-    ready    called before the model is run, where it has to be
-    cluster  whose workers find out what types cost
+    ready     called before types are tried, where they are: the model is going to be run
+    on_tried  told how far that has come
+    cluster   whose workers find out what types cost
     """
     costs = measure_costs(model, evidence, on_progress, cluster)
     tensors = [t for t in model.tensors if t.name in costs]
@@ -51,7 +53,7 @@ def types_for_target(
         return found
     tried = functools.partial(tried_divergence, found.types, tensors, evidence, n_probe=n_probe, ready=ready)
     key = f"divergence {hashlib.sha256(str(sorted(found.types.items())).encode()).hexdigest()[:16]} {n_probe}"
-    measured = evidence.notebook.remember(key, functools.partial(tried, on_progress=on_progress))
+    measured = evidence.notebook.remember(key, functools.partial(tried, on_progress=on_tried))
     factor = measured / max(found.kld, 1e-12)
     scaled = {name: dataclasses.replace(cost, nats=factor * cost.nats) for name, cost in costs.items()}
     return search(Problem(tensors, scaled, plan_of, "searched"), target)
@@ -67,13 +69,16 @@ def tried_divergence(
     on_progress: OnProgress = ignore,
 ) -> float:
     """Mean divergence of the running model with every tensor stored in its type, nats a token."""
-    tried = {}
-    for index, tensor in enumerate(tensors):
-        on_progress(Progress(index, len(tensors), "tensors", f"try {tensor.name}"))
+    ready()
+    tried, n_step = {}, len(tensors) + 1  # the last is the model
+    in_turn = sorted(tensors, key=lambda tensor: evidence.place(tensor.name))
+    for done, tensor in enumerate(in_turn, start=1):
         subject, tried[tensor.name] = Subject(tensor, evidence), Tried(tensor, types[tensor.name])
         for expert in range(tensor.n_expert):
             w = tensor.rows(expert, 0, tensor.n_rows)
             tried[tensor.name].blocks.append(subject.encoded(expert, w, types[tensor.name], 0))
-    ready()
+        on_progress(Progress(done, n_step, "tensors", tensor.name))
     with closing(Prober(evidence.source.corpus, n_probe)) as prober:
-        return prober.kld(tried)[0]
+        divergence = prober.kld(tried)[0]
+    on_progress(Progress(n_step, n_step, "tensors"))
+    return divergence

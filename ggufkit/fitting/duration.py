@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ggufkit.fitting.corpus import N_CTX, Corpus
 from ggufkit.fitting.cost import EffortCost, shapes_of, taped_chunks, taped_tokens
 from ggufkit.fitting.encoders import Effort
-from ggufkit.fitting.keeping import AGAIN
+from ggufkit.fitting.keeping import AGAIN, AGAIN_TO_TRY
 from ggufkit.fitting.rates import Rates, nearest
 from ggufkit.fitting.sensitivity import SAMPLE_ROWS, tried_tensors
 from ggufkit.fitting.sources.agreement import MAX_NBYTES as AGREEMENT_NBYTES
@@ -20,7 +20,7 @@ from ggufkit.recipes.plan import QuantPlan
 from ggufkit.recipes.quantizable import layer_of
 
 QUICK, WEIGHING, CALIBRATION = "quick file", "weighing tokens", "calibration"
-TYPES, ENCODING = "types", "encoding"
+TYPES, TRYING, ENCODING = "types", "trying types", "encoding"
 
 _CHARS_A_TOKEN = 4.0
 
@@ -55,21 +55,51 @@ class Run:
     @property
     def n_tokens(self) -> float:
         """Of the text, as far as it reaches."""
-        return min(self.corpus.n_tokens or 1 << 60, len(self.corpus.text) / _CHARS_A_TOKEN)
+        return tokens_of(self.corpus)
+
+
+def tokens_of(corpus: Corpus) -> float:
+    """Tokens of the text that are read, about."""
+    return min(corpus.n_tokens or 1 << 60, len(corpus.text) / _CHARS_A_TOKEN)
+
+
+def sums_seconds(model: Model, corpus: Corpus, rates: Rates) -> dict[str, float]:
+    """Seconds by step where sums of squares are all that is wanted, of a model that is run as a quick file."""
+    return {
+        QUICK: _quick(model, rates),
+        CALIBRATION: tokens_of(corpus) * active_weights(_read_whole(model), model) / rates.reading,
+    }
 
 
 def step_seconds(run: Run, rates: Rates) -> dict[str, float]:
     """Seconds by step, in the order of the run."""
     model, has_moments = run.model, run.effort is not Effort.FAST
-    seconds = {QUICK: 2 * sum(t.n_weights for t in model.tensors) / rates.copy} if run.quick else {}
+    quick = {QUICK: _quick(model, rates)} if run.quick else {}
+    seconds = {} if run.by_layer else quick
     if has_moments:
         seconds[WEIGHING] = _weighing(run, rates)
     seconds[CALIBRATION] = _calibration(run, rates)
     if run.n_probe is not None:
-        seconds[TYPES] = _types(run, rates, run.n_probe)
+        seconds[TYPES] = _types(run, rates)
+    if run.n_probe:
+        seconds |= quick if run.by_layer else {}
+        seconds |= {AGAIN_TO_TRY: _again(run, rates)} if run.again else {}
+        seconds[TRYING] = _trying(run, rates, run.n_probe)
     if run.again:
-        seconds[AGAIN] = again_seconds(run, rates)
+        seconds[AGAIN] = _again(run, rates)
     return seconds | {ENCODING: _encoding(run, rates)}
+
+
+def turns(seconds: Mapping[str, float], n_walk: int) -> dict[str, tuple[str, str]]:
+    """Steps that take turns, walk after walk, by what they are called together; see `progress.Steps`."""
+    follows = TYPES if TYPES in seconds else ENCODING
+    read = {f"{CALIBRATION} and {follows}": (CALIBRATION, follows)} if n_walk > 1 else {}
+    again = {TRYING: (AGAIN_TO_TRY, TRYING), ENCODING: (AGAIN, ENCODING)} if TYPES in seconds else {}
+    return read | again
+
+
+def _quick(model: Model, rates: Rates) -> float:
+    return 2 * sum(t.n_weights for t in model.tensors) / rates.copy
 
 
 def _weighing(run: Run, rates: Rates) -> float:
@@ -99,9 +129,12 @@ def _calibration(run: Run, rates: Rates) -> float:
 
 
 def again_seconds(run: Run, rates: Rates) -> float:
+    """What it takes to gather once more what has no room to wait, as often as that is done."""
+    return run.n_again * _again(run, rates) if run.again else 0.0
+
+
+def _again(run: Run, rates: Rates) -> float:
     """Moments that were not kept are gathered once more, and every layer before the last of them is run again."""
-    if not run.again:
-        return 0.0
     model, shapes = run.model, shapes_of(run.model)
     read, written = _read_again(run), 0
     if run.by_layer:
@@ -109,8 +142,7 @@ def again_seconds(run: Run, rates: Rates) -> float:
     moments = {name: shapes[name] for names in run.again for name in names}
     written += walk_nbytes(moments, shapes)  # there is room once others are encoded
     gathered = moments_madds(moments, model) / rates.moments
-    once = written / rates.copy + run.n_tokens * (active_weights(read, model) / rates.reading + gathered)
-    return run.n_again * once
+    return written / rates.copy + run.n_tokens * (active_weights(read, model) / rates.reading + gathered)
 
 
 def _read_again(run: Run) -> list[ModelTensor]:
@@ -140,13 +172,14 @@ def _agreement(model: Model, rates: Rates, reading: float) -> float:
     return 2 * share * (_nbytes(layers) / rates.copy + N_CTX * reading)
 
 
-def _types(run: Run, rates: Rates, n_probe: int) -> float:
-    model = run.model
-    tried = tried_tensors(model)
-    tables = sum(_sampled(t) / rates.table_rate(t.n_per_row) for t in tried)
-    reading = active_weights(model.tensors, model) / rates.reading
-    probing = 3 * n_probe * N_CTX * reading  # as it is, and with other weights
-    return tables + _curvatures(tried, rates) + probing + (_kept_nbytes(run) / rates.copy if n_probe else 0)
+def _types(run: Run, rates: Rates) -> float:
+    tried = tried_tensors(run.model)
+    return sum(_sampled(t) / rates.table_rate(t.n_per_row) for t in tried) + _curvatures(tried, rates)
+
+
+def _trying(run: Run, rates: Rates, n_probe: int) -> float:
+    reading = active_weights(run.model.tensors, run.model) / rates.reading
+    return 3 * n_probe * N_CTX * reading + _kept_nbytes(run) / rates.copy  # as it is, and with other weights
 
 
 def _encoding(run: Run, rates: Rates) -> float:

@@ -80,7 +80,6 @@ class Evidence:
         self.seen: frozenset[str] = frozenset()
         self._n_tokens = 0
         self.walk_in_hand = 0  # number of the walk that is read now, or was last
-        self.is_again = False  # whether it was read before
         self.n_again = 0
         self._saved_chunks = 0  # of the reading in hand
         self._held: frozenset[str] = frozenset()
@@ -132,7 +131,6 @@ class Evidence:
     def _read(self, names: frozenset[str]) -> "Reading":
         """One reading of the corpus, from where an earlier run left it, and kept every now and then."""
         self._weigh_tokens()
-        self.is_again = names <= self.seen
         if self.ahead is not None and self.with_moments and not self.notebook.has(self.label(names)):
             self.ahead(names)
         reading = Reading(names, self.weights, self._pool.map, moments=self.with_moments, sums=self.with_sums)
@@ -140,7 +138,7 @@ class Evidence:
         if reading.n_chunk:
             return reading
         saved, self.walk_in_hand = time.monotonic(), self.walks.index(names)
-        self.n_again += self.is_again
+        self.n_again += names <= self.seen
 
         def on_chunk(done: int, total: int) -> None:
             nonlocal saved

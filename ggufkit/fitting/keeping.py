@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ggufkit.fitting.walks import Shape, walk_nbytes
 
-AGAIN = "gathering again"  # the step
+AGAIN_TO_TRY, AGAIN = "gathering again to try", "gathering again"  # steps
 _BESIDE_NBYTES = 8 << 10  # of a walk, and of each of its tensors: names, counts and checksums
 
 
@@ -46,19 +46,14 @@ class Regathering:
     run on the way.
 
     n_walk  numbers of walks that may be read again are below that
-    n_pass  times that is done
     """
 
-    def __init__(self, n_walk: int, n_pass: int = 1) -> None:
-        self._n_walk, self._n_pass = max(1, n_walk), n_pass
-        self._passes, self._first, self._walk = 0, 0, -1
+    def __init__(self, n_walk: int) -> None:
+        self._n_walk = max(1, n_walk)
+        self._first, self._walk = 0, -1
 
     def fraction(self, walk: int, part: float) -> float:
         """Of all of it, with that part of the walk of that number read."""
-        if walk < self._walk:
-            self._passes, self._first = self._passes + 1, 0
-        elif walk > self._walk:
-            self._first = self._walk + 1
-        self._walk = walk
-        come = self._first + (walk + 1 - self._first) * part
-        return min(1.0, (self._passes + come / self._n_walk) / self._n_pass)
+        if walk != self._walk:
+            self._first, self._walk = self._walk + 1, walk
+        return min(1.0, (self._first + (walk + 1 - self._first) * part) / self._n_walk)

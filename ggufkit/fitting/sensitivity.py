@@ -64,9 +64,9 @@ def measure_costs(
             if cluster is not None:
                 _measure_there(cluster, [t for t in walk if not evidence.notebook.knows(_key(t))], evidence)
             for tensor in walk:
-                on_progress(Progress(len(out), len(tensors), "tensors", tensor.name))
                 errors, nats = remember(_key(tensor), Subject(tensor, evidence).costs, pool.map)
                 out[tensor.name] = Sensitivity(errors, nats)
+                on_progress(Progress(len(out), len(tensors), "tensors", tensor.name))  # once its walk was read
     return {tensor.name: out[tensor.name] for tensor in tensors}
 
 

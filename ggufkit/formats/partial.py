@@ -51,7 +51,7 @@ class PartialFile:
 
     identity  hex digest of all that decides the bytes; a journal of another identity is not continued
     resume    continue an unfinished file of the same identity; without it an unfinished file is an error
-    on_verified  called with the bytes of earlier ranges that were read again, of how many
+    on_verified  called with the bytes of an earlier run that were read again and are whole, as they grow
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class PartialFile:
         identity: str,
         *,
         resume: bool = False,
-        on_verified: Callable[[int, int], None] = lambda *_: None,
+        on_verified: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.final = final
         self.nbytes = nbytes
@@ -164,13 +164,13 @@ class PartialFile:
             )
         return rows
 
-    def _still_there(self, earlier: list[Range], on_verified: Callable[[int, int], None]) -> Iterator[Range]:
-        done, total = 0, sum(row.nbytes for row in earlier)
+    def _still_there(self, earlier: list[Range], on_verified: Callable[[int], None]) -> Iterator[Range]:
+        found = 0
         for row in earlier:
             if self._verified(row):
+                found += row.nbytes
+                on_verified(found)
                 yield row
-            done += row.nbytes
-            on_verified(done, total)
 
     def _verified(self, row: Range) -> bool:
         """Whether the bytes on the disk are the ones that were recorded."""

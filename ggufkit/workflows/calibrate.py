@@ -8,6 +8,7 @@ Each weight tensor gets, per expert, the sum of squares of every input column an
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import shutil
 import time
@@ -24,8 +25,10 @@ from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import CutError, OutputError, UsageError
 from ggufkit.fitting.corpus import N_CTX, Corpus, texts
 from ggufkit.fitting.coverage import Coverage
+from ggufkit.fitting.duration import CALIBRATION, QUICK, sums_seconds
 from ggufkit.fitting.layer_sums import gather_sums
 from ggufkit.fitting.merging import as_imatrix, coverage_in, merge
+from ggufkit.fitting.rates import assumed
 from ggufkit.fitting.sources.layer_by_layer import LayerByLayer
 from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.sums import SumsObserver, wants_block_weights
@@ -33,8 +36,8 @@ from ggufkit.formats.imatrix_file import read_imatrix, write_imatrix
 from ggufkit.formats.model import Model
 from ggufkit.formats.outputs import beside, require_place
 from ggufkit.formats.text import CALIBRATION_TEXT
-from ggufkit.progress import OnProgress, Progress, ignore
-from ggufkit.runtime import boundary
+from ggufkit.progress import OnProgress, Progress, Steps, ignore
+from ggufkit.runtime import boundary, machine
 from ggufkit.runtime.loading import Device
 from quant.importance import InputSums
 
@@ -163,8 +166,10 @@ def _by_layer(settings: CalibrateSettings, text: str, on_progress: OnProgress) -
 
 def _on_quick_file(settings: CalibrateSettings, model: Model, text: str, on_progress: OnProgress, note: str) -> _Seen:
     made = QuantizeSettings(source=settings.model, output=settings.output)
-    with running_model(made, model, lambda: on_progress) as running:
-        seen = _walk(dataclasses.replace(settings, model=running), text, on_progress)
+    rates = assumed(settings.threads or machine.choose_threads().n)
+    steps = Steps(sums_seconds(model, _corpus(settings, text), rates), on_progress)
+    with running_model(made, model, functools.partial(steps.step, QUICK)) as running:
+        seen = _walk(dataclasses.replace(settings, model=running), text, steps.step(CALIBRATION))
     return seen._replace(notes=(note,))
 
 

@@ -33,12 +33,23 @@ from ggufkit.fitting.corpus import Corpus, texts
 from ggufkit.fitting.cost import EffortCost, effort_cost, shapes_of, weighed_tokens
 from ggufkit.fitting.coverage import Coverage
 from ggufkit.fitting.disk import Disk, Needs
-from ggufkit.fitting.duration import CALIBRATION, ENCODING, QUICK, TYPES, WEIGHING, Run, again_seconds, step_seconds
+from ggufkit.fitting.duration import (
+    CALIBRATION,
+    ENCODING,
+    QUICK,
+    TRYING,
+    TYPES,
+    WEIGHING,
+    Run,
+    again_seconds,
+    step_seconds,
+    turns,
+)
 from ggufkit.fitting.encoders import Effort, encoder_for
 from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.gradient_relay import GradientRelay
 from ggufkit.fitting.guess import NOTE, guess
-from ggufkit.fitting.keeping import AGAIN, Kept, Regathering, kept_in
+from ggufkit.fitting.keeping import AGAIN, AGAIN_TO_TRY, Kept, Regathering, kept_in
 from ggufkit.fitting.layer_gradients import LayerGradients
 from ggufkit.fitting.layers_at_once import LayersAtOnce
 from ggufkit.fitting.notebook import Notebook
@@ -247,7 +258,7 @@ class FittedJob:
         self.evidence.notebook = self._notebook()
         if self._job.source.is_dir():
             forget_copy(self._job.output, CALIBRATION_COPY)  # a killed run's
-        steps = Steps(self.seconds, on_progress)
+        steps = Steps(self.seconds, on_progress, turns(self.seconds, len(self.evidence.walks)))
         try:
             with ExitStack() as stack:  # the model is not needed where all that is asked of it was kept
                 executor = stack.enter_context(working(self._job, self.model, self.plain.threads))
@@ -259,7 +270,7 @@ class FittedJob:
                 self._model_runs = functools.cache(
                     lambda: stack.enter_context(running_model(self._job, self.model, step))
                 )
-                self.evidence.on_chunk = self._reading(steps)
+                self._read_on(steps, CALIBRATION)
                 if WEIGHING in self.seconds:
                     self.evidence.on_weighed = _chunks(steps.step(WEIGHING), by_layer=self.by_layer)
                 found = self._choose(steps, executor)
@@ -326,26 +337,34 @@ class FittedJob:
     def _choose(self, steps: Steps, executor: Executor) -> Found | None:
         if self.settings.target is None:
             return None
-        return types_for_target(
+
+        def ready() -> None:
+            self._run_model()
+            self._read_on(steps, AGAIN_TO_TRY)
+
+        found = types_for_target(
             self.settings.target, self.model, self.evidence, plan_of=self._plan_of,
-            n_probe=self.settings.n_probe, ready=self._run_model, on_progress=steps.step(TYPES),
+            n_probe=self.settings.n_probe, ready=ready, on_progress=steps.step(TYPES), on_tried=steps.step(TRYING),
             cluster=executor.cluster,
         )  # fmt: skip
+        self._read_on(steps, AGAIN)
+        return found
 
     def _encode(self, job: Job, steps: Steps, executor: Executor) -> int:
         """Walk after walk: gather, then encode what was gathered for. Returns the bytes that were there before."""
         walks = self.evidence.walks
-        plain = {t.name for t in job.plan.tensors}.difference(*walks)
+        plain = frozenset(t.name for t in job.plan.tensors).difference(*walks)
         with Output(job, steps.step(ENCODING), executor) as out:
             self._out = out
             if isinstance(self.source, LayerByLayer):
                 self.source.stored = stored_model(job)
-            out.encode(self.encoder, plain)
             for names in walks:
                 needs_moments = self.settings.effort is not Effort.FAST and bool(out.todo(names))
                 (self.evidence.hold if needs_moments else self.evidence.know)(names)
-                out.encode(self.encoder, names)
+                out.encode(self.encoder, names | plain)  # plain ones with the first: nothing is told of before it
+                plain = frozenset()
                 self.evidence.drop(names)
+            out.encode(self.encoder, plain)
             out.finish(self.encoder)
         return out.resumed_nbytes
 
@@ -369,19 +388,18 @@ class FittedJob:
         """Before the model is opened: the file that runs is there from now on."""
         self._model_runs()
 
-    def _reading(self, steps: Steps) -> OnChunk:
-        """Whom a reading of the text tells how far it has come."""
-        evidence, walks, first = self.evidence, self.evidence.walks, steps.step(CALIBRATION)
-        again = Regathering(1 + max(map(walks.index, self.kept.again), default=len(walks) - 1), self._facts.n_again)
+    def _read_on(self, steps: Steps, name: str) -> None:
+        """From here on readings of the text are that step; they tell how far it has come."""
+        evidence, walks, on_progress = self.evidence, self.evidence.walks, steps.step(name)
+        again = Regathering(1 + max(map(walks.index, self.kept.again), default=len(walks) - 1))
 
         def on_chunk(done: int, total: int) -> None:
-            part, on_progress = done / total, first
-            all_read = (evidence.walk_in_hand + part) / len(walks)
-            if evidence.is_again:
-                all_read, on_progress = again.fraction(evidence.walk_in_hand, part), steps.step(AGAIN)
-            on_progress(Progress(all_read, 1, "readings", f"chunk {done} of {total}"))
+            part, what = (evidence.walk_in_hand + done / total) / len(walks), f"chunk {done} of {total}"
+            if name != CALIBRATION:
+                part, what = again.fraction(evidence.walk_in_hand, done / total), f"{what}, read again"
+            on_progress(Progress(part, 1, "readings", what))
 
-        return on_chunk
+        evidence.on_chunk = on_chunk
 
     def _gathered_again(self) -> tuple[str, ...]:
         """What a person should know of a disk without room."""

@@ -18,8 +18,9 @@ from ggufkit.architectures.source import open_source
 from ggufkit.differences.structure import Finding, Structure, compare_structure, structure_of
 from ggufkit.differences.weights import unreadable_blocks
 from ggufkit.errors import InputError
+from ggufkit.fitting.rates import assumed
 from ggufkit.formats.baseline import Baseline, is_baseline
-from ggufkit.progress import OnProgress, Progress, ignore
+from ggufkit.progress import OnProgress, Progress, Steps, ignore
 from ggufkit.proof.checks import size_checks, structure_checks, unmeasurable
 from ggufkit.proof.comparison import Comparison
 from ggufkit.proof.facts import ModelFacts, model_facts
@@ -32,6 +33,8 @@ from ggufkit.runtime.loading import Device
 from ggufkit.workflows.compare import CompareSettings, Walk
 from ggufkit.workflows.diff import DiffReport, DiffSettings, diff, type_findings
 from quant.confseq import Outcome
+
+_WEIGHTS, _QUALITY = "weights", "quality"  # steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,17 +99,18 @@ def gate(settings: GateSettings, on_progress: OnProgress = ignore) -> GateResult
             "-o original.gguf --type BF16"
         )
     candidate = model_facts(settings.candidate)
+    steps = Steps(_step_seconds(settings, candidate.n_weights), on_progress)
     if is_baseline(settings.baseline):
         stored = Baseline.open(settings.baseline)
         base, report, findings = facts_of(stored), None, _examine_alone(settings.candidate, candidate, stored)
     else:
         base = model_facts(settings.baseline)
-        report, findings = _examine(settings, on_progress)
+        report, findings = _examine(settings, steps.step(_WEIGHTS))
     checks = [
         *structure_checks(findings, settings.config, weights=settings.weights and report is not None),
         *size_checks(candidate, settings.config),
     ]
-    trial_checks, comparison, n_budget = _measure_quality(settings, findings, on_progress)
+    trial_checks, comparison, n_budget = _measure_quality(settings, findings, steps.step(_QUALITY))
     checks += trial_checks
     verdict = _verdict(checks)
     return GateResult(
@@ -122,6 +126,16 @@ def gate(settings: GateSettings, on_progress: OnProgress = ignore) -> GateResult
         environment=_environment(settings),
         seconds=time.perf_counter() - started,
     )
+
+
+def _step_seconds(settings: GateSettings, n_weights: int) -> dict[str, float]:
+    """What is going to be told of, and how long that is thought to take, at most."""
+    with_a_file, rates = is_baseline(settings.baseline), assumed(settings.threads or machine.choose_threads().n)
+    seconds = {}
+    if settings.weights and not with_a_file:
+        seconds[_WEIGHTS] = 2 * n_weights / rates.copy
+    n_token = settings.config.chunks * settings.n_ctx * (1 if with_a_file else 2)
+    return seconds | {_QUALITY: n_token * n_weights / rates.reading}
 
 
 def _examine(settings: GateSettings, on_progress: OnProgress) -> tuple[DiffReport, tuple[Finding, ...]]:

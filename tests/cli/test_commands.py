@@ -254,12 +254,13 @@ def test_the_reader_may_go_away() -> None:
 
 def test_no_guess_before_there_is_something_to_go_by(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    clock = iter([0.0, 10.0, 10.0, 20.0, 20.0])
-    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(click, "echo", lambda message, err: said.append(message))
     update = console.plain("work")
-    update(Progress(1, 100, "chunks"))
-    update(Progress(50, 100, "chunks"))
+    for done in (1, 50):
+        now[0] += 10.0
+        update(Progress(done, 100, "chunks"))
     assert ["left" in line for line in said] == [False, True]
 
 
@@ -269,11 +270,23 @@ def test_the_guess_after_a_resume_knows_this_run_only(monkeypatch: pytest.Monkey
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(click, "echo", lambda message, err: said.append(message))
     update = console.plain("work")
-    update(Progress(600, 600, "chunks", "looking through what is there"))
-    update(Progress(600, 1000, "chunks", "first"))
-    now[0] = 10.0
-    update(Progress(700, 1000, "chunks", "second"))
+    for found in (300, 600):
+        now[0] += 1.0
+        update(Progress(found, 1000, "chunks", "looking through what is there", there=found))
+    now[0] = 12.0
+    update(Progress(700, 1000, "chunks", "second", there=600))
     assert said == ["work: 70 %  700 of 1000 chunks, 30 s left  second"]
+
+
+def test_what_knows_how_long_it_takes_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(click, "echo", lambda message, err: said.append(message))
+    update = console.plain("work")
+    now[0] = 60.0
+    update(Progress(25, 100, "%", "step 1 of 2, read 50 %", step="read", left=240.0))
+    assert said == ["work: 25 %  1:00 of about 5:00, 4:00 left  step 1 of 2, read 50 %"]
 
 
 @pytest.mark.parametrize("unit", ["bytes", "chunks", "weights"])
@@ -282,10 +295,10 @@ def test_progress_is_one_line_whose_numbers_survive(width: int, unit: str) -> No
     shown = io.StringIO()
     terminal = Console(file=shown, width=width, force_terminal=True, color_system=None)
     bar = console.bar(terminal)
-    task = bar.add_task("quantize mixtral-8x7b-instruct-v0.1-Q4_K_M.gguf", total=None, unit="", now="")
+    update = console.drawn(bar, "quantize mixtral-8x7b-instruct-v0.1-Q4_K_M.gguf")
     terminal.print(bar.get_renderable())  # no total is known yet
     done, total = (37, 642) if unit == "chunks" else (3 << 29, 28 << 30)
-    bar.update(task, completed=done, total=total, unit=unit, now="blk.13.ffn_down_exps.weight")
+    update(Progress(done, total, unit, "blk.13.ffn_down_exps.weight"))
     terminal.print(bar.get_renderable())
     lines = shown.getvalue().splitlines()
     assert len(lines) == 2

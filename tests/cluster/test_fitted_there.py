@@ -43,7 +43,7 @@ def test_bytes_and_report_are_those_of_one_process(
 
     def on_progress(progress: Progress) -> None:
         nonlocal killed
-        if not killed and "encoding" in progress.what and progress.done > 0:
+        if not killed and progress.step == "encoding" and progress.done > 0:
             killed = True
             kill_one()
 

@@ -12,15 +12,17 @@ from ggufkit.fitting.duration import (
     CALIBRATION,
     ENCODING,
     QUICK,
+    TRYING,
     TYPES,
     WEIGHING,
     Run,
     active_weights,
+    again_seconds,
     moments_madds,
     step_seconds,
 )
 from ggufkit.fitting.encoders import Effort
-from ggufkit.fitting.keeping import AGAIN
+from ggufkit.fitting.keeping import AGAIN, AGAIN_TO_TRY
 from ggufkit.fitting.rates import Rates, assumed
 from ggufkit.fitting.walks import moments_nbytes, plan_layer_walks, walk_nbytes
 from ggufkit.recipes.build import make_plan
@@ -43,7 +45,9 @@ def seconds(effort: Effort = Effort.BALANCED, *, threads: int = 2, **changes: ob
 
 
 def test_steps_come_in_the_order_of_the_run() -> None:
-    assert list(seconds(quick=True)) == [QUICK, WEIGHING, CALIBRATION, TYPES, ENCODING]
+    assert list(seconds(quick=True)) == [QUICK, WEIGHING, CALIBRATION, TYPES, TRYING, ENCODING]
+    by_layer = seconds(quick=True, by_layer=True)  # the file that types are tried on is made when they are known
+    assert list(by_layer) == [WEIGHING, CALIBRATION, TYPES, QUICK, TRYING, ENCODING]
     assert list(seconds(Effort.FAST, n_probe=None)) == [CALIBRATION, ENCODING]
     assert all(value > 0 for value in seconds(quick=True).values())
 
@@ -112,7 +116,10 @@ def test_what_has_no_room_to_wait_is_gathered_twice_and_neither_written_nor_read
     one = step_seconds(dataclasses.replace(run, again=(walks[1],)), rates)[AGAIN]
     assert one < tight[AGAIN] / 2  # two layers are run
     tried = dataclasses.replace(run, again=(walks[1],), n_probe=8)  # types are tried before they are encoded
-    assert step_seconds(tried, rates)[AGAIN] == pytest.approx(2 * one)
+    twice = step_seconds(tried, rates)
+    assert twice[AGAIN] == twice[AGAIN_TO_TRY] == pytest.approx(one)
+    assert list(twice) == [WEIGHING, CALIBRATION, TYPES, AGAIN_TO_TRY, TRYING, AGAIN, ENCODING]
+    assert again_seconds(tried, rates) == pytest.approx(2 * one)
 
 
 def test_as_a_whole_each_of_them_is_a_reading() -> None:

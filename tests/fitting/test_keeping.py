@@ -52,9 +52,3 @@ def test_a_walk_that_is_done_again_counts_with_the_layers_on_the_way_to_it() -> 
     one = Regathering(4)
     told = [one.fraction(walk, part) for walk, part in [(2, 0.5), (2, 1.0), (3, 0.5), (3, 1.0)]]
     assert told == pytest.approx([0.375, 0.75, 0.875, 1.0])
-
-
-def test_two_passes_are_half_each() -> None:
-    two = Regathering(2, 2)
-    told = [two.fraction(walk, part) for walk, part in [(0, 1.0), (1, 1.0), (0, 0.5), (1, 1.0)]]
-    assert told == pytest.approx([0.25, 0.5, 0.625, 1.0])

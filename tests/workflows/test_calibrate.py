@@ -14,14 +14,16 @@ import pytest
 
 import quant
 from ggufkit.encoding.settings import QuantizeSettings
-from ggufkit.errors import InputError, OutputError
+from ggufkit.errors import CutError, InputError, OutputError
 from ggufkit.fitting.coverage import coverage_of
+from ggufkit.fitting.sources.layer_by_layer import LayerByLayer
 from ggufkit.formats.imatrix import Imatrix
 from ggufkit.formats.imatrix_file import read_imatrix
 from ggufkit.progress import Progress
 from ggufkit.workflows.calibrate import CalibrateSettings, calibrate, gathered_path, merge_files
 from ggufkit.workflows.quantize import quantize
 from quant.importance import InputSums
+from tests.workflows.forwards import assert_forwards, steps_of
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = np.load(ROOT / "tests" / "data" / "tiny-mixtral" / "imatrix-4-chunks.npz")
@@ -73,6 +75,18 @@ def test_ctrl_c_keeps_what_was_gathered(model: Path, tmp_path: Path) -> None:
     report = calibrate(settings(model, tmp_path / "cut.gguf", n_tokens=8 * 512), stop)
     assert report.interrupted and report.n_chunk == 4
     assert read_imatrix(tmp_path / "cut.gguf").entries["blk.0.attn_q.weight"].counts.tolist() == [2048]
+
+
+def test_a_family_that_cannot_be_cut_is_run_as_a_quick_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot(_: LayerByLayer) -> None:
+        raise CutError("this model cannot be run layer by layer")
+
+    monkeypatch.setattr(LayerByLayer, "start", cannot)
+    told: list[Progress] = []
+    report = calibrate(settings(ROOT / "models" / "stories260K", tmp_path / "out.gguf", n_tokens=4 * 512), told.append)
+    assert report.notes == ("this model cannot be run layer by layer. It was run as a quick quantized file.",)
+    assert_forwards(told)
+    assert steps_of(told) == ["quick file", "calibration"]
 
 
 def test_an_error_of_the_observer_is_raised_after_the_batch(

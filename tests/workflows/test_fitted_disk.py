@@ -27,6 +27,7 @@ from ggufkit.reports.plan_text import render, said, said_to_lack
 from ggufkit.workflows import fitted
 from ggufkit.workflows.fitted import FitReport, FitSettings, FittedJob, opened, quantize_fitted
 from ggufkit.workflows.plan import plan, plan_report
+from tests.workflows.forwards import assert_forwards, steps_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PLENTY = 1 << 40
@@ -86,14 +87,16 @@ def few_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "MAX_CHUNKS", 1)
 
 
-def run(job: FittedJob, disk: FakeDisk, steps: list[tuple[str, float]]) -> FitReport:
+def run(job: FittedJob, disk: FakeDisk, told: list[Progress] | None = None) -> FitReport:
+    seen: list[Progress] = [] if told is None else told
+
     def on_progress(progress: Progress) -> None:
         disk.look()
-        found = re.match(r"step \d of \d, (.*?) (\d+) %", progress.what)
-        assert found
-        steps.append((found[1], int(found[2])))
+        seen.append(progress)
 
-    return job.run(on_progress)
+    report = job.run(on_progress)
+    assert_forwards(seen)
+    return report
 
 
 def noted(report: FitReport) -> list[str]:
@@ -119,7 +122,7 @@ CASES: dict[str, dict[str, Any]] = {
 def test_the_most_that_lay_there_is_what_was_said(case: str, disk: FakeDisk, tmp_path: Path) -> None:
     with opened(settings(tmp_path / "disk" / "out.gguf", **CASES[case])) as job:
         planned, room = job.said, needed(job)
-        report = run(job, disk, [])
+        report = run(job, disk)
     labels = 8192 * len(shapes_of(job.model))  # names and checksums, which are nothing in a real model
     assert disk.streams <= 2
     assert (0.8 if case in ("experts", "dense") else 0.5) * room < disk.most <= room + labels
@@ -148,11 +151,11 @@ def test_without_room_for_all_of_them_some_are_gathered_twice_to_the_same_bytes(
     with opened(settings(out, **STORIES)) as job:
         ample = job.said
         disk.nbytes = needed(job) - ample.kept_nbytes // 4  # of five layers one has no room, or two
-    steps: list[tuple[str, float]] = []
+    told: list[Progress] = []
     with opened(settings(out, **STORIES)) as job:
         tight, lacking = job.said, said_to_lack(job.said)
         text = render(plan_report(job.planned(), fitting=tight))
-        report = run(job, disk, steps)
+        report = run(job, disk, told)
     assert tight.kept_nbytes + tight.again_nbytes == ample.kept_nbytes
     assert 0 < tight.again_nbytes < ample.kept_nbytes / 2
     assert tight.disk_nbytes < ample.disk_nbytes and disk.most <= disk.nbytes
@@ -164,9 +167,10 @@ def test_without_room_for_all_of_them_some_are_gathered_twice_to_the_same_bytes(
     assert out.read_bytes() == roomy.quantize.output.read_bytes()
     assert disk.streams <= 2
     assert len(noted(report)) == 1
-    names, again = [name for name, _ in steps], [percent for name, percent in steps if name == AGAIN]
-    assert again == sorted(again) and again[-1] == 100
-    assert names.index(AGAIN) > names.index("types")
+    assert steps_of(told) == ["weighing tokens", "calibration and types", "encoding"]
+    steps = [one.step for one in told]
+    assert steps.index(AGAIN) > max(i for i, step in enumerate(steps) if step == "types")
+    assert "read again" in told[steps.index(AGAIN)].what
 
 
 @pytest.mark.usefixtures("few_gradients")
@@ -183,7 +187,7 @@ def test_a_disk_that_lacks_the_room_for_moments_is_taken_and_a_smaller_one_is_no
     disk.nbytes = least + 100_000  # journals and the like
     with opened(fit) as job:
         assert job.kept.nbytes < job.kept.again_nbytes
-        run(job, disk, [])
+        run(job, disk)
     assert fit.quantize.output.read_bytes() == whole.quantize.output.read_bytes()
 
 
@@ -193,7 +197,7 @@ def test_a_run_goes_on_where_what_it_had_taken_leaves_too_little_for_another(dis
     quantize_fitted(whole)
 
     def stop(progress: Progress) -> None:
-        if "encoding" in progress.what and "blk.0.ffn_up" in progress.what:
+        if progress.step == "encoding" and "blk.0.ffn_up" in progress.what:
             raise KeyboardInterrupt
 
     with opened(fit) as job:
@@ -205,7 +209,7 @@ def test_a_run_goes_on_where_what_it_had_taken_leaves_too_little_for_another(dis
     again = dataclasses.replace(fit, quantize=dataclasses.replace(fit.quantize, resume=True))
     with opened(again) as job:
         assert job.said.again_nbytes == 0  # what is kept is there
-        run(job, disk, [])
+        run(job, disk)
     assert fit.quantize.output.read_bytes() == whole.quantize.output.read_bytes()
 
 
@@ -240,9 +244,9 @@ def test_a_disk_that_filled_up_meanwhile_costs_time_and_the_bar_says_so(
     disk: FakeDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit = settings(tmp_path / "disk" / "out.gguf", **STORIES)
-    steps: list[tuple[str, float]] = []
+    told: list[Progress] = []
     with opened(fit) as job:
         monkeypatch.setattr(notebook, "_SPARE_NBYTES", PLENTY)  # nothing was said beforehand
-        report = run(job, disk, steps)
-    again = [percent for name, percent in steps if name == AGAIN]
-    assert again[-1] == 100 and len(noted(report)) == 1
+        report = run(job, disk, told)
+    again = [one.what for one in told if one.step == AGAIN]
+    assert "encoding" in again[0] and again[-1].endswith("read again") and len(noted(report)) == 1

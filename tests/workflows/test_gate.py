@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ggufkit.errors import InputError
+from ggufkit.progress import Progress
 from ggufkit.proof.limits import GateConfig
 from ggufkit.proof.trial import Check
 from ggufkit.reports.result import as_dict
@@ -16,6 +17,7 @@ from ggufkit.workflows.gate import GateResult, GateSettings, gate
 from quant.confseq import Outcome
 from tests.workflows import faults
 from tests.workflows.faults import only, rewrite
+from tests.workflows.forwards import assert_forwards, steps_of
 
 Tiny = Callable[[str], Path]
 
@@ -26,7 +28,12 @@ N_CTX = 128  # short chunks keep the tests short
 def run(baseline: Path, candidate: Path, config: GateConfig | None = None, **changes: object) -> GateResult:
     config = config or GateConfig(limits=LIMITS, chunks=64)
     settings = GateSettings(candidate=candidate, baseline=baseline, config=config, n_ctx=N_CTX, threads=1)
-    return gate(dataclasses.replace(settings, **changes))
+    told: list[Progress] = []
+    result = gate(dataclasses.replace(settings, **changes), told.append)
+    if told:  # ends where the answer is sure
+        assert_forwards(told, ends=False)
+        assert steps_of(told) in (["weights", "quality"], ["weights"], ["quality"])
+    return result
 
 
 def failed(result: GateResult) -> dict[str, str]:

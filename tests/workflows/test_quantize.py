@@ -104,7 +104,9 @@ def test_resume_finishes_to_the_same_bytes(after: int, tmp_path: Path, monkeypat
     report = quantize(settings(out, resume=True, threads=1), seen.append)
     assert report.resumed_nbytes > 0
     looked = [now for now in seen if now.what == "looking through what is there"]
-    assert looked[-1].done == looked[-1].total == report.resumed_nbytes
+    assert looked[-1].done == looked[-1].there == report.resumed_nbytes
+    parts = [now.part for now in seen]
+    assert parts == sorted(parts) and parts[-1] == 1
     assert sha256(out) == sha256(whole)
     assert not partial_path(out).exists()
     assert not journal_path(out).exists()
