@@ -74,7 +74,7 @@ def prepare(settings: QuantizeSettings, model: Model, encoder: RowEncoder) -> Jo
         plan, Threads(threads).n_slabs, settings.max_memory or DEFAULT_MAX_MEMORY,
         held_nbytes=encoder.held_nbytes, bytes_per_weight=encoder.bytes_per_weight, n_workers=settings.workers,
     )  # fmt: skip
-    digest = identity(settings, model, output_header(plan), encoder)
+    digest = identity(settings, model, _known_header(plan, encoder), encoder)
     return Job(settings, model, plan, encoder.covers, encoder.notes, threads, slab_weights, peak, digest)
 
 
@@ -106,6 +106,13 @@ class _Stored(NamedTuple):
 def output_header(plan: QuantPlan) -> bytes:
     """Everything before the tensor data."""
     return header_bytes(plan.metadata, tensor_rows(plan.tensors), plan.alignment)
+
+
+def _known_header(plan: QuantPlan, encoder: RowEncoder) -> bytes:
+    """The header without what the encoder says in it, which grows with what it has seen, and where the data begin."""
+    late = {kv.key for kv in encoder.metadata}
+    known = tuple(kv for kv in plan.metadata if kv.key not in late)
+    return output_header(dataclasses.replace(plan, metadata=known)) + plan.data_offset.to_bytes(8, "little")
 
 
 def check_place(job: Job) -> None:

@@ -19,6 +19,7 @@ from ggufkit.formats.unfinished import kept_path, partial_path
 from ggufkit.progress import Progress
 from ggufkit.recipes.search import Target
 from ggufkit.workflows.fitted import FitSettings, quantize_fitted
+from tests.workflows.forwards import assert_forwards
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "models" / "stories260K"
@@ -82,6 +83,33 @@ def test_killed_in_a_step_it_goes_on_there(step: str, whole: bytes, tmp_path: Pa
         assert seen["calibration"][0] > 25  # killed at 50: the layer in hand is read again, no other
     if step == "encoding":
         assert "calibration" not in seen and "weighing tokens" not in seen
+
+
+def test_experts_that_were_counted_before_the_kill_do_not_make_it_another_run(tmp_path: Path) -> None:
+    """The header says how many tokens each expert saw; a run that goes on reads no text to know it at once."""
+    source = ROOT / "models" / "tiny-mixtral"
+    fits = []
+    for name in ("whole.gguf", "out.gguf"):
+        job = QuantizeSettings(source=source, output=tmp_path / name, threads=1)
+        fits.append(FitSettings(quantize=job, n_tokens=8 * 512, target=Target(bpw=4.5)))
+    whole, fit = fits
+    told: list[Progress] = []
+
+    def stop(progress: Progress) -> None:
+        told.append(progress)
+        if progress.step == "encoding" and "blk.1" in progress.what:
+            raise KeyboardInterrupt
+
+    quantize_fitted(whole)
+    with pytest.raises(KeyboardInterrupt):
+        quantize_fitted(fit, stop)
+    assert_forwards(told, ends=False)
+    told.clear()
+    again = dataclasses.replace(fit, quantize=dataclasses.replace(fit.quantize, resume=True))
+    report = quantize_fitted(again, told.append)
+    assert_forwards(told)
+    assert report.quantized.resumed_nbytes > 0
+    assert fit.quantize.output.read_bytes() == whole.quantize.output.read_bytes()
 
 
 def test_what_was_kept_for_another_text_is_refused(tmp_path: Path) -> None:
