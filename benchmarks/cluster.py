@@ -40,7 +40,8 @@ from ggufkit.encoding import job as job_module
 from ggufkit.fitting.encoders import Effort
 from ggufkit.progress import Progress
 from ggufkit.reports.units import human_bytes
-from ggufkit.workflows.fitted import FitSettings, quantize_fitted
+from ggufkit.workflows.fit_settings import FitSettings
+from ggufkit.workflows.fitted import quantize_fitted
 from ggufkit.workflows.quantize import QuantizeSettings, quantize
 
 LOOK_EVERY_S = 0.2

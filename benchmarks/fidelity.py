@@ -49,7 +49,8 @@ from ggufkit.runtime.loading import Device
 from ggufkit.runtime.scoring import iter_logits, open_for_scoring
 from ggufkit.runtime.vocabulary import open_vocabulary
 from ggufkit.workflows.calibrate import CalibrateSettings, calibrate
-from ggufkit.workflows.fitted import FitSettings, quantize_fitted
+from ggufkit.workflows.fit_settings import FitSettings
+from ggufkit.workflows.fitted import quantize_fitted
 from ggufkit.workflows.quantize import quantize
 from quant import logits
 

@@ -45,7 +45,9 @@ from ggufkit.recipes.search import Target
 from ggufkit.reports import plan_text
 from ggufkit.reports.units import human_bytes, human_seconds
 from ggufkit.runtime.machine import choose_threads
-from ggufkit.workflows.fitted import N_TOKENS, FitSettings, opened
+from ggufkit.workflows.fit_plan import opened
+from ggufkit.workflows.fit_settings import N_TOKENS, FitSettings
+from ggufkit.workflows.fitted import carry_out
 from ggufkit.workflows.plan import FitCost
 
 
@@ -89,12 +91,12 @@ class Clock:
 
 def made(settings: FitSettings, answers: Any) -> None:
     """In a process of its own: what was planned, the rates that it follows from, seconds by step, and of all."""
-    with opened(settings) as job:
-        job.measure()
-        print(plan_text.said(job.said), file=sys.stderr, flush=True)
+    with opened(settings) as plan:
+        plan.measure()
+        print(plan_text.said(plan.said), file=sys.stderr, flush=True)
         started, clock = time.perf_counter(), Clock()
-        job.run(clock)
-        answers.send((job.said, job.rates, clock.taken, time.perf_counter() - started))
+        carry_out(plan, clock)
+        answers.send((plan.said, plan.rates, clock.taken, time.perf_counter() - started))
 
 
 def watched(settings: FitSettings) -> tuple[FitCost, Rates, dict[str, float], float, int]:

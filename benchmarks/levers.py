@@ -35,7 +35,7 @@ from ggufkit.fitting.sources.whole_model import WholeModel
 from ggufkit.fitting.weighing import weigher
 from ggufkit.formats.text import shipped_text
 from ggufkit.recipes.plan import PlannedTensor
-from ggufkit.workflows.fitted import N_TOKENS
+from ggufkit.workflows.fit_settings import N_TOKENS
 from ggufkit.workflows.quantize import encode
 from quant import feedback
 from quant.curvature import Curvature

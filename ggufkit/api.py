@@ -99,7 +99,8 @@ def quantize(
     from ggufkit.fitting.encoders import Effort
     from ggufkit.fitting.sources.layer_by_layer import Stream
     from ggufkit.reports.quantize_text import QuantizeResult, fit_notes
-    from ggufkit.workflows.fitted import FitSettings, quantize_fitted
+    from ggufkit.workflows.fit_settings import FitSettings
+    from ggufkit.workflows.fitted import quantize_fitted
     from ggufkit.workflows.quantize import quantize as run
 
     target = _target(target_size, target_bpw, max_kld, type or recipe)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from ggufkit.encoding.settings import QuantizeSettings
     from ggufkit.formats.model import Model
     from ggufkit.recipes.search import Target
-    from ggufkit.workflows.fitted import FitReport, FitSettings, FittedJob
+    from ggufkit.workflows.fit_plan import FitPlan
+    from ggufkit.workflows.fit_settings import FitSettings
+    from ggufkit.workflows.fitted import FitReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +77,23 @@ class FitOptions:
         return bool(self.calibrate or self.effort or self.has_target or self.stream != "original" or self.evidence)
 
 
-def prepared(settings: "FitSettings", model: "Model") -> "FittedJob":
-    """The job of a model that is open, its cost said."""
-    from ggufkit.workflows.fitted import FittedJob
+def prepared(settings: "FitSettings", model: "Model") -> "FitPlan":
+    """The plan for a model that is open, its cost said."""
+    from ggufkit.workflows.fit_plan import FitPlan
 
-    job = FittedJob(settings, model)
-    job.check_place()  # before seconds go by
-    _say_cost(job)
-    return job
+    plan = FitPlan(settings, model)
+    plan.check_place()  # before seconds go by
+    _say_cost(plan)
+    return plan
 
 
-def run(job: "FittedJob", save_recipe: Path | None) -> "FitReport":
+def run(plan: "FitPlan", save_recipe: Path | None) -> "FitReport":
     """Calibrate, choose, encode; returns the FitReport."""
-    output = job.settings.quantize.output
+    from ggufkit.workflows.fitted import carry_out
+
+    output = plan.settings.quantize.output
     with console.progress(f"quantize {output.name}") as update, resumable(output):
-        report = job.run(update)
+        report = carry_out(plan, update)
     if save_recipe and report.found is not None:
         _save(save_recipe, report.found.recipe.to_toml())
     return report
@@ -100,7 +104,7 @@ def settings_of(settings: "QuantizeSettings", chosen: FitOptions, *, type_given:
     from ggufkit.errors import UsageError
     from ggufkit.fitting.encoders import Effort
     from ggufkit.fitting.sources.layer_by_layer import Stream
-    from ggufkit.workflows.fitted import FitSettings
+    from ggufkit.workflows.fit_settings import FitSettings
 
     if sum(value is not None for value in chosen.targets) > 1:
         raise UsageError("give one of --target-size, --target-bpw and --max-kld")
@@ -147,18 +151,18 @@ def _again() -> str:
     return shlex.join(["ggufkit", *words, "--resume"])
 
 
-def _say_cost(job: "FittedJob") -> None:
+def _say_cost(plan: "FitPlan") -> None:
     import quant
     from ggufkit.reports.plan_text import said, said_to_lack
 
-    fit = job.settings
-    job.measure()
-    console.say(said(job.said))
-    if lacking := said_to_lack(job.said):
+    fit = plan.settings
+    plan.measure()
+    console.say(said(plan.said))
+    if lacking := said_to_lack(plan.said):
         console.say(lacking)
     if fit.quantize.cluster:
         console.say("this is the time of this machine alone; the workers of --cluster take their part of it")
-    if fit.quantize.encoder is quant.Encoder.GGML and job.encoder.name is not quant.Encoder.GGML:
+    if fit.quantize.encoder is quant.Encoder.GGML and plan.encoder.name is not quant.Encoder.GGML:
         console.say(
             "--encoder ggml: error feedback is ggufkit's own, and the file says so; ggml goes with --effort fast"
         )

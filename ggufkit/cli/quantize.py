@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ggufkit.encoding.settings import QuantizeSettings
     from ggufkit.formats.model import Model
     from ggufkit.workflows.check import BeforeAfter
-    from ggufkit.workflows.fitted import FitSettings
+    from ggufkit.workflows.fit_settings import FitSettings
     from ggufkit.workflows.plan import FitCost
     from ggufkit.workflows.quantize import QuantizeReport
 
@@ -147,15 +147,15 @@ def _plain(settings: "QuantizeSettings", model: "Model") -> _Work:
 
 
 def _fitted(settings: "FitSettings", model: "Model", save_recipe: Path | None) -> _Work:
-    job = fitting.prepared(settings, model)
+    plan = fitting.prepared(settings, model)
 
     def run() -> "tuple[QuantizeReport, tuple[str, ...]]":
         from ggufkit.reports.quantize_text import fit_notes
 
-        report = fitting.run(job, save_recipe)
+        report = fitting.run(plan, save_recipe)
         return report.quantized, fit_notes(report)
 
-    return _Work(job.plain, job.planned, run, job.said)
+    return _Work(plan.plain, plan.planned, run, plan.said)
 
 
 def _require_check(job: "Job", text: Path | None) -> None:

@@ -73,7 +73,7 @@ class Evidence:
         self.on_weighed: OnChunk = lambda *_: None
         self.weights: TokenWeights | None = None  # of the corpus, from the first walk on
         self.ahead: Callable[[frozenset[str]], None] | None = None
-        self.with_moments, self.with_sums, self._weigh = moments, sums, weigh
+        self.with_moments, self.with_sums, self.weigh = moments, sums, weigh
         self.walks = source.walks(shapes, max_nbytes) if moments else [frozenset(shapes)] if shapes else []
         self.sums: dict[str, InputSums] = {}
         self.counts: dict[str, I64Array] = {}  # tokens of each expert, of the walks that are done
@@ -160,10 +160,10 @@ class Evidence:
         return reading
 
     def _weigh_tokens(self) -> None:
-        if not self.with_moments or self._weigh is None or self.weights is not None:
+        if not self.with_moments or self.weigh is None or self.weights is not None:
             return
         kept = self.notebook.load("weights")
-        self.weights = TokenWeights.restored(kept) if kept else self._weigh(self.on_weighed)
+        self.weights = TokenWeights.restored(kept) if kept else self.weigh(self.on_weighed)
         if not kept:
             self.notebook.save("weights", self.weights.state())
 

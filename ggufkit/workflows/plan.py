@@ -149,16 +149,15 @@ def plan(
 
 
 def _fitted(settings: QuantizeSettings, effort: "Effort", target: Target | None, n_tokens: int | None) -> PlanReport:
-    from ggufkit.workflows import fitted
+    from ggufkit.workflows.fit_plan import opened as fit_opened
+    from ggufkit.workflows.fit_settings import N_TOKENS, FitSettings
 
     if settings.imatrix is not None:
         raise UsageError("--imatrix and --effort exclude each other: calibration gathers its own evidence.")
-    fit = fitted.FitSettings(
-        quantize=settings, effort=effort, target=target, n_tokens=n_tokens or fitted.N_TOKENS
-    )  # fmt: skip
-    with fitted.opened(fit, outline=True, placed=False) as job:
-        job.measure()
-        return plan_report(job.planned(), fitting=job.said)
+    fit = FitSettings(quantize=settings, effort=effort, target=target, n_tokens=n_tokens or N_TOKENS)
+    with fit_opened(fit, outline=True, placed=False) as fit_plan:
+        fit_plan.measure()
+        return plan_report(fit_plan.planned(), fitting=fit_plan.said)
 
 
 def _guessed(job: Job, target: Target) -> Job:

@@ -15,7 +15,8 @@ from ggufkit.fitting.encoders import Effort
 from ggufkit.fitting.relay import Relay
 from ggufkit.progress import Progress
 from ggufkit.recipes.search import Target
-from ggufkit.workflows.fitted import FitReport, FitSettings, quantize_fitted
+from ggufkit.workflows.fit_settings import FitSettings
+from ggufkit.workflows.fitted import FitReport, quantize_fitted
 
 ROOT = Path(__file__).resolve().parents[2]
 

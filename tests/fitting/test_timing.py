@@ -11,8 +11,9 @@ from ggufkit.errors import EngineError
 from ggufkit.fitting.encoders import Effort
 from ggufkit.fitting.timing import measured_rates
 from ggufkit.recipes.build import make_plan
-from ggufkit.workflows import fitted
-from ggufkit.workflows.fitted import FitSettings, opened
+from ggufkit.workflows import fit_plan
+from ggufkit.workflows.fit_plan import opened
+from ggufkit.workflows.fit_settings import FitSettings
 from tests.architectures import tiny
 from tests.conftest import TINY_MIXTRAL
 
@@ -47,7 +48,7 @@ def test_short_runs_and_weights_that_are_not_there_are_assumed(tmp_path: Path, m
         before = dict(job.seconds)
         job.measure()
         assert job.seconds == before and not job.said.are_measured, "a run of seconds"
-        monkeypatch.setattr(fitted, "_WORTH_MEASURING_S", 0.0)
+        monkeypatch.setattr(fit_plan, "_WORTH_MEASURING_S", 0.0)
         for weights in folder.glob("*.safetensors"):
             weights.write_bytes(weights.read_bytes()[:-1])
         job.measure()
@@ -55,7 +56,7 @@ def test_short_runs_and_weights_that_are_not_there_are_assumed(tmp_path: Path, m
 
 
 def test_a_run_of_more_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitted, "_WORTH_MEASURING_S", 0.0)
+    monkeypatch.setattr(fit_plan, "_WORTH_MEASURING_S", 0.0)
     settings = FitSettings(quantize=QuantizeSettings(source=TINY_MIXTRAL, output=tmp_path / "out.gguf", threads=1))
     with opened(settings) as job:
         job.measure()

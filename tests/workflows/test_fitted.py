@@ -16,7 +16,7 @@ from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.errors import CutError, InputError, OutputError, UsageError
 from ggufkit.fitting import cost
 from ggufkit.fitting.corpus import Corpus
-from ggufkit.fitting.cost import shapes_of
+from ggufkit.fitting.cost import EffortCost, shapes_of
 from ggufkit.fitting.encoders import Effort
 from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.prober import Prober
@@ -29,7 +29,9 @@ from ggufkit.formats.unfinished import journal_path, partial_path
 from ggufkit.progress import Progress
 from ggufkit.recipes.search import Target
 from ggufkit.workflows.calibrate import CalibrateSettings, calibrate
-from ggufkit.workflows.fitted import FitReport, FitSettings, cost_of, opened, quantize_fitted
+from ggufkit.workflows.fit_plan import opened
+from ggufkit.workflows.fit_settings import FitSettings
+from ggufkit.workflows.fitted import FitReport, quantize_fitted
 from ggufkit.workflows.quantize import quantize
 from tests.architectures import tiny
 from tests.workflows.faults import only, rewrite
@@ -155,6 +157,11 @@ def test_coverage_is_the_same_at_every_effort(base: Path, tmp_path: Path) -> Non
     rows = zip(fast.coverage.layers, balanced.coverage.layers, strict=True)
     assert all(a.layer == b.layer and np.array_equal(a.counts, b.counts) for a, b in rows)
     assert sum(row.counts.sum() for row in fast.coverage.layers) == 4 * 2 * N_TOKENS
+
+
+def cost_of(settings: FitSettings) -> EffortCost:
+    with opened(settings) as plan:
+        return plan.cost
 
 
 def least_memory(settings: FitSettings) -> int:

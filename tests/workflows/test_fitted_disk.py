@@ -24,8 +24,10 @@ from ggufkit.formats.unfinished import taken_nbytes
 from ggufkit.progress import Progress
 from ggufkit.recipes.search import Target
 from ggufkit.reports.plan_text import render, said, said_to_lack
-from ggufkit.workflows import fitted
-from ggufkit.workflows.fitted import FitReport, FitSettings, FittedJob, opened, quantize_fitted
+from ggufkit.workflows import fit_plan
+from ggufkit.workflows.fit_plan import FitPlan, opened
+from ggufkit.workflows.fit_settings import FitSettings
+from ggufkit.workflows.fitted import FitReport, carry_out, quantize_fitted
 from ggufkit.workflows.plan import plan, plan_report
 from tests.workflows.forwards import assert_forwards, steps_of
 
@@ -87,14 +89,14 @@ def few_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "MAX_CHUNKS", 1)
 
 
-def run(job: FittedJob, disk: FakeDisk, told: list[Progress] | None = None) -> FitReport:
+def run(job: FitPlan, disk: FakeDisk, told: list[Progress] | None = None) -> FitReport:
     seen: list[Progress] = [] if told is None else told
 
     def on_progress(progress: Progress) -> None:
         disk.look()
         seen.append(progress)
 
-    report = job.run(on_progress)
+    report = carry_out(job, on_progress)
     assert_forwards(seen)
     return report
 
@@ -103,9 +105,9 @@ def noted(report: FitReport) -> list[str]:
     return [note for note in report.quantized.notes if "had no room for all moments" in note]
 
 
-def needed(job: FittedJob) -> int:
+def needed(job: FitPlan) -> int:
     """Bytes of a disk that holds what is said, and the output."""
-    return job.said.disk_nbytes + job._file_nbytes()
+    return job.said.disk_nbytes + job.file_nbytes
 
 
 STORIES = {"model": "stories260K", "target": Target(nbytes=290_000)}
@@ -180,7 +182,7 @@ def test_a_disk_that_lacks_the_room_for_moments_is_taken_and_a_smaller_one_is_no
     whole, fit = (settings(folder / "out.gguf", **STORIES) for folder in (tmp_path, tmp_path / "disk"))
     quantize_fitted(whole)
     with opened(fit) as job:
-        least = job._disk.needs.least + 290_000
+        least = job.disk.needs.least + 290_000
     disk.nbytes = least - 1
     with opened(fit) as job, pytest.raises(OutputError, match=r"out.gguf, with what lies beside it on the way, needs"):
         job.check()
@@ -203,8 +205,8 @@ def test_a_run_goes_on_where_what_it_had_taken_leaves_too_little_for_another(dis
     with opened(fit) as job:
         disk.nbytes = needed(job) + 500_000  # names and checksums, journals
         with pytest.raises(KeyboardInterrupt) as stopped:
-            job.run(stop)
-        assert disk.free < job._disk.needs.least + 290_000
+            carry_out(job, stop)
+        assert disk.free < job.disk.needs.least + 290_000
     assert re.search(r", [1-6]?\d % of the file$", stopped.value.__notes__[0])
     again = dataclasses.replace(fit, quantize=dataclasses.replace(fit.quantize, resume=True))
     with opened(again) as job:
@@ -216,7 +218,7 @@ def test_a_run_goes_on_where_what_it_had_taken_leaves_too_little_for_another(dis
 def test_a_plan_leaves_out_what_a_disk_without_room_costs_and_says_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fitted, "_WORTH_MEASURING_S", math.inf)
+    monkeypatch.setattr(fit_plan, "_WORTH_MEASURING_S", math.inf)
     source, figures = ROOT / "models" / "tiny-mixtral", {}
     for free in (PLENTY, 1 << 20):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
@@ -234,7 +236,7 @@ def test_a_plan_leaves_out_what_a_disk_without_room_costs_and_says_it(
 def test_evidence_that_finds_no_place_is_said(disk: FakeDisk, tmp_path: Path) -> None:
     fit = settings(tmp_path / "disk" / "out.gguf", target=None, evidence=tmp_path / "disk" / "stays")
     with opened(fit) as job:
-        disk.nbytes = job._disk.needs.least + job.plain.plan.file_nbytes
+        disk.nbytes = job.disk.needs.least + job.plain.plan.file_nbytes
     with opened(fit) as job:
         assert AGAIN not in job.said.seconds
         assert said_to_lack(job.said).endswith("of moments: the next file has to gather them anew")

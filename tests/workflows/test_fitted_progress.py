@@ -11,7 +11,8 @@ from ggufkit.fitting.encoders import Effort
 from ggufkit.fitting.sources.layer_by_layer import Stream
 from ggufkit.progress import Progress
 from ggufkit.recipes.search import Target
-from ggufkit.workflows.fitted import FitSettings, quantize_fitted
+from ggufkit.workflows.fit_settings import FitSettings
+from ggufkit.workflows.fitted import quantize_fitted
 from tests.workflows.forwards import assert_forwards, steps_of
 
 MODELS = Path(__file__).resolve().parents[2] / "models"

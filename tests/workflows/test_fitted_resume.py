@@ -18,7 +18,8 @@ from ggufkit.fitting.sources.layer_by_layer import LayerByLayer
 from ggufkit.formats.unfinished import kept_path, partial_path
 from ggufkit.progress import Progress
 from ggufkit.recipes.search import Target
-from ggufkit.workflows.fitted import FitSettings, quantize_fitted
+from ggufkit.workflows.fit_settings import FitSettings
+from ggufkit.workflows.fitted import quantize_fitted
 from tests.workflows.forwards import assert_forwards
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,7 +18,7 @@ from ggufkit.recipes.search import Target
 from ggufkit.reports.plan_text import render
 from ggufkit.reports.result import as_dict
 from ggufkit.runtime import memory
-from ggufkit.workflows import fitted
+from ggufkit.workflows import fit_plan
 from ggufkit.workflows.plan import headroom, plan, plan_report
 from ggufkit.workflows.quantize import quantize
 from tests.recipes.narrow import Narrow, write_narrow
@@ -118,7 +118,7 @@ def test_a_divergence_cannot_be_planned() -> None:
 
 
 def test_a_plan_of_an_effort_says_what_fitting_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitted, "_WORTH_MEASURING_S", math.inf)
+    monkeypatch.setattr(fit_plan, "_WORTH_MEASURING_S", math.inf)
     report = plan(MODELS / "tiny-mixtral", effort=Effort.BALANCED, target=Target(bpw=4.0), n_tokens=4096, threads=2)
     cost = report.fitting
     assert cost is not None and cost.by_layer and cost.n_readings == 1 and not cost.are_measured

@@ -21,7 +21,7 @@ class WholeModel:
 
     def __init__(self, corpus: Corpus, ready: Callable[[], object] = lambda: None) -> None:
         """`ready` is called before the file is opened: it may have to be made first."""
-        self.corpus, self._ready = corpus, ready
+        self.corpus, self.ready = corpus, ready
         self.text_sha256 = hashlib.sha256(corpus.text.encode()).hexdigest()
 
     @property
@@ -34,7 +34,7 @@ class WholeModel:
 
     def observe(self, observer: Observer, on_chunk: OnChunk = lambda *_: None, *, first_group: int = 0) -> int:
         corpus = self.corpus
-        self._ready()
+        self.ready()
         tap = ActivationTap(load(), naming(observer, corpus.model.name), observer.wants)
         with Engine.open(
             corpus.model, n_ctx=corpus.n_ctx, n_batch=corpus.n_ctx, n_outputs=corpus.n_ctx,
