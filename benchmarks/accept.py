@@ -1,6 +1,6 @@
 """The whole way on real models, as a user would go it: every command, kills and resumes, what must hold asserted.
 
-Run it: python benchmarks/accept.py [MODEL …] [--tokens 10240] [--keep]
+Run it: python benchmarks/accept.py [MODEL …] [--tokens N] [--keep]
 
 For each model, from its Hugging Face folder: plan, quantize, the same again killed and resumed to the same bytes,
 the vocabulary and shapes against the GGUF that the model came from, calibrate, a fitted file under a size (killed in
@@ -32,6 +32,7 @@ import models
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.unfinished import journal_path
 
+N_TOKENS = {"smollm2": 10_240, "qwen2.5-coder": 2_560, "smollm2-moe": 10_240}
 MEMORY_SLACK = 1.15  # of what was planned: allocators round up
 VOCABULARY = ("tokens", "token_type", "merges", "bos_token_id", "eos_token_id")
 
@@ -283,7 +284,7 @@ def damaged(source: Path, target: Path) -> Path:
 def main() -> None:
     parser = arguments.parser(__doc__)
     parser.add_argument("models", nargs="*", type=arguments.real_model, default=models.NAMES, metavar="MODEL")
-    parser.add_argument("--tokens", type=arguments.count, default=10_240, help="to calibrate on")
+    parser.add_argument("--tokens", type=arguments.count, help="to calibrate on; fewer of a large model, for the hour")
     parser.add_argument("--keep", action="store_true", help="leave the files that were made")
     options = parser.parse_args()
     ways = []
@@ -291,7 +292,7 @@ def main() -> None:
         work = models.home() / "accept" / name
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        way = Way(name, models.folder(name), work, options.tokens)
+        way = Way(name, models.folder(name), work, options.tokens or N_TOKENS[name])
         go(way)
         ways.append(way)
         if not options.keep:
