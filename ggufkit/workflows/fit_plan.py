@@ -71,6 +71,7 @@ class FitPlan:
         corpus = Corpus(
             running_path(self.job, CALIBRATION_COPY), text, n_tokens=settings.n_tokens,
             threads=self.job.threads or None, device=settings.device, type_name=quick_type(model) if is_quick else "",
+            is_judged=settings.gathers_for is not Effort.FAST,
         )  # fmt: skip
         self.source = self._source(corpus)
         self.evidence = Evidence(
