@@ -15,6 +15,7 @@ from ggufkit.errors import ClusterError, GgufkitError
 
 PER_THREAD = 2  # tasks on their way for each thread: one in work, one waiting at its door
 _LOOK_EVERY_S = 1.0
+_A_MOMENT_S = 0.2  # until the scheduler knows of a worker that went
 _LONELY_S = 60.0  # without a single worker before giving up: a restarted one takes seconds
 _MOST_TRIES = 4  # of a task whose worker, or what was handed over for it, is lost
 
@@ -204,13 +205,19 @@ class Cluster:
 
     def _hand_over(self, handed: Handed) -> Any:
         if handed.key not in self._handed:
-            value = handed.make()
+            value, until = handed.make(), time.monotonic() + _LONELY_S
             while handed.key not in self._handed:
                 try:
                     (self._handed[handed.key],) = self._client.scatter(
                         [value], workers=list(self._admitted), hash=False
                     )
-                except (KeyError, TimeoutError):  # one of these workers is gone, or all are
+                except (KeyError, OSError) as error:  # one of these workers is gone, or all are
+                    if time.monotonic() > until:
+                        raise ClusterError(
+                            f"{self.place}: no worker takes what is handed over: {error}. What is done is kept; run "
+                            "again with --resume."
+                        ) from error
+                    time.sleep(_A_MOMENT_S)
                     self._see_who_is_there()
         return self._handed[handed.key]
 
@@ -236,7 +243,11 @@ class Cluster:
                 raise error
             self._put_back(row, queue)  # cancelled: what was handed over for it died with its worker
             return
-        result = future.result()
+        try:
+            result = future.result()
+        except (CancelledError, OSError):  # gone with its worker, on the way: errors of the work are Failures
+            self._put_back(row, queue)
+            return
         if isinstance(result, Failure):
             result.error.add_note(f"This is from worker {result.worker}.")
             raise result.error from result.cause
@@ -288,7 +299,7 @@ class Cluster:
             workers: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
             if workers:
                 return workers
-            time.sleep(0.2)
+            time.sleep(_A_MOMENT_S)
         raise ClusterError(
             f"{self.place} has no workers any more. What is done is kept; start workers and run again with --resume."
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from distributed.comm.core import CommClosedError
 
 from ggufkit.cluster.opening import connected
 from ggufkit.cluster.tasks import Cluster, Handed, Task
@@ -91,6 +92,25 @@ def test_what_is_handed_over_is_made_again_where_its_worker_dies(
     assert found == {v: float(np.arange(k, k + 100_000).sum()) + v for v, k in enumerate(keys)}
     assert made >= 4
     assert [note for note in cluster.notes if "was lost; others did its work" in note]
+
+
+def test_a_worker_that_goes_while_something_is_handed_to_it_is_passed_over(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scatter, calls = cluster._client.scatter, list[int]()
+
+    def gone_first(*args: object, **more: object) -> object:
+        calls.append(1)
+        if len(calls) == 1:
+            raise CommClosedError("in <TCP (closed) ConnectionPool.scatter>: Stream is closed")  # as Dask says it
+        return scatter(*args, **more)
+
+    monkeypatch.setattr(cluster._client, "scatter", gone_first)
+    cluster.admit(fine)
+    found: dict[int, float] = {}
+    rows = (Task(slow_sum, (v,), Handed(0, lambda: np.ones(100_000)), tag=v) for v in range(12))
+    cluster.run(rows, lambda task, result: found.update({task.tag: result}))
+    assert found == {v: 100_000.0 + v for v in range(12)} and len(calls) > 1
 
 
 def test_an_error_comes_back_with_its_cause_and_ends_the_rest(cluster: Cluster) -> None:
