@@ -39,7 +39,7 @@ def refined(w: F32Array, encoded: U8Array, grid: Grid, moments: F32Array, n_refi
     if not n_refine:
         return out
     tiles, active = _tiles(grid, moments), np.arange(len(w))
-    gradient = product(dequantize(out.reshape(len(w), -1), grid.qtype) - w, moments)  # (ŵ - w) H, kept up to date
+    gradient = product(_values(out, grid) - w, moments)  # (ŵ - w) H, kept up to date
     for turn in range(n_refine + 1):
         moved = np.zeros(len(active), dtype=np.int64)
         for tile in tiles:

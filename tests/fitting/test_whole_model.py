@@ -61,7 +61,8 @@ def test_the_inputs_of_the_first_layer_are_numpys(first_group: int, corpus: Corp
 
 def test_the_file_is_made_before_it_is_opened(corpus: Corpus, tmp_path: Path) -> None:
     later = tmp_path / "later.gguf"
-    source = WholeModel(dataclasses.replace(corpus, model=later), lambda: later.write_bytes(corpus.model.read_bytes()))
+    source = WholeModel(dataclasses.replace(corpus, model=later))
+    source.ready = lambda: later.write_bytes(corpus.model.read_bytes())
     assert source.observe(Groups()) == N_CHUNK
 
 

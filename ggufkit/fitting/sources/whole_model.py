@@ -14,14 +14,17 @@ from quant.errors import NonFiniteError
 
 
 class WholeModel:
-    """The `MomentSource` for models that run here as they are."""
+    """The `MomentSource` for models that run here as they are.
+
+    ready  called before the file is opened: it may have to be made first
+    """
 
     notes: tuple[str, ...] = ()
     starts_anywhere = True
 
-    def __init__(self, corpus: Corpus, ready: Callable[[], object] = lambda: None) -> None:
-        """`ready` is called before the file is opened: it may have to be made first."""
-        self.corpus, self.ready = corpus, ready
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus = corpus
+        self.ready: Callable[[], object] = lambda: None
         self.text_sha256 = hashlib.sha256(corpus.text.encode()).hexdigest()
 
     @property
