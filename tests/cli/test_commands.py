@@ -252,41 +252,41 @@ def test_the_reader_may_go_away() -> None:
     assert (len(done.stdout.splitlines()), done.stderr) == (1, "")
 
 
-def test_no_guess_before_there_is_something_to_go_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    now = [0.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(click, "echo", lambda message, err: said.append(message))
-    update = console.plain("work")
-    for done in (1, 50):
-        now[0] += 10.0
-        update(Progress(done, 100, "chunks"))
-    assert ["left" in line for line in said] == [False, True]
+class PlainLines:
+    """A bar without a terminal: what it says of "work", on a clock that the test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.said = 0.0, list[str]()
+        monkeypatch.setattr(console.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(click, "echo", lambda message, err: self.said.append(message))
+        self._update = console.plain("work")
+
+    def at(self, seconds: float, progress: Progress) -> None:
+        self.now = seconds
+        self._update(progress)
 
 
-def test_the_guess_after_a_resume_knows_this_run_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    now = [0.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(click, "echo", lambda message, err: said.append(message))
-    update = console.plain("work")
-    for found in (300, 600):
-        now[0] += 1.0
-        update(Progress(found, 1000, "chunks", "looking through what is there", there=found))
-    now[0] = 12.0
-    update(Progress(700, 1000, "chunks", "second", there=600))
-    assert said == ["work: 70 %  700 of 1000 chunks, 30 s left  second"]
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> PlainLines:
+    return PlainLines(monkeypatch)
 
 
-def test_what_knows_how_long_it_takes_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    now = [0.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(click, "echo", lambda message, err: said.append(message))
-    update = console.plain("work")
-    now[0] = 60.0
-    update(Progress(25, 100, "%", "step 1 of 2, read 50 %", step="read", left=240.0))
-    assert said == ["work: 25 %  1:00 of about 5:00, 4:00 left  step 1 of 2, read 50 %"]
+def test_no_guess_before_there_is_something_to_go_by(lines: PlainLines) -> None:
+    for seconds, done in ((10.0, 1), (20.0, 50)):
+        lines.at(seconds, Progress(done, 100, "chunks"))
+    assert ["left" in line for line in lines.said] == [False, True]
+
+
+def test_the_guess_after_a_resume_knows_this_run_only(lines: PlainLines) -> None:
+    for seconds, found in ((1.0, 300), (2.0, 600)):
+        lines.at(seconds, Progress(found, 1000, "chunks", "looking through what is there", there=found))
+    lines.at(12.0, Progress(700, 1000, "chunks", "second", there=600))
+    assert lines.said == ["work: 70 %  700 of 1000 chunks, 30 s left  second"]
+
+
+def test_what_knows_how_long_it_takes_is_believed(lines: PlainLines) -> None:
+    lines.at(60.0, Progress(25, 100, "%", "step 1 of 2, read 50 %", step="read", left=240.0))
+    assert lines.said == ["work: 25 %  1:00 of about 5:00, 4:00 left  step 1 of 2, read 50 %"]
 
 
 @pytest.mark.parametrize("unit", ["bytes", "chunks", "weights"])

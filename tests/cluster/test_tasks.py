@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from distributed import Future
 from distributed.comm.core import CommClosedError
 
+from ggufkit.cluster import tasks
 from ggufkit.cluster.opening import connected
 from ggufkit.cluster.tasks import Cluster, Handed, Task
 from ggufkit.encoding.executors.distributed import look
@@ -111,6 +113,33 @@ def test_a_worker_that_goes_while_something_is_handed_to_it_is_passed_over(
     rows = (Task(slow_sum, (v,), Handed(0, lambda: np.ones(100_000)), tag=v) for v in range(12))
     cluster.run(rows, lambda task, result: found.update({task.tag: result}))
     assert found == {v: 100_000.0 + v for v in range(12)} and len(calls) > 1
+
+
+def test_what_no_worker_takes_ends_the_run(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise CommClosedError("Stream is closed")
+
+    monkeypatch.setattr(cluster._client, "scatter", gone)
+    monkeypatch.setattr(tasks, "_LONELY_S", 0.5)
+    cluster.admit(fine)
+    with pytest.raises(ClusterError, match=r"no worker takes what is handed over: Stream is closed\. .*--resume"):
+        cluster.run([Task(slow_sum, (0,), Handed(0, lambda: np.ones(3)))], lambda *_: None)
+
+
+def test_a_result_that_goes_with_its_worker_is_made_again(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    result, lost = Future.result, list[int]()
+
+    def gone_first(self: Future, *args: object, **more: object) -> object:
+        if not lost:
+            lost.append(1)
+            raise CommClosedError("Stream is closed")
+        return result(self, *args, **more)
+
+    cluster.admit(fine)
+    monkeypatch.setattr(Future, "result", gone_first)
+    found: dict[int, int] = {}
+    cluster.run((Task(square, (v,), tag=v) for v in range(12)), lambda task, one: found.update({task.tag: one}))
+    assert found == {v: v * v for v in range(12)} and lost
 
 
 def test_an_error_comes_back_with_its_cause_and_ends_the_rest(cluster: Cluster) -> None:
