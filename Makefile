@@ -35,7 +35,7 @@ schemas: $(READY) ## write docs/schemas anew: the JSON that commands print
 fuzz: $(READY)   ## mutate files at the parsers; N=100000 for longer
 	@$(BIN)/python tests/formats/fuzz.py $(or $(N),20000)
 
-accept: $(READY)           ## the whole way on real models, every command, kills and resumes (an hour; fetches 4 GB)
+accept: $(READY)           ## the whole way on real models, every command, kills and resumes (long; fetches 4 GB)
 	@$(BIN)/python benchmarks/accept.py $(MODELS)
 
 bench-real: $(READY)       ## real models beside llama.cpp's own tools: time, memory, disk, tokens a second

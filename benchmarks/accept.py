@@ -6,7 +6,7 @@ For each model, from its Hugging Face folder: plan, quantize, the same again kil
 the vocabulary and shapes against the GGUF that the model came from, calibrate, a fitted file under a size (killed in
 its steps and resumed; the same bytes as an unbroken run), compare, gate (an honest file passes, a damaged one does
 not), a chat and a continuation, inspect, diff, report, card. One table at the end: seconds, peak memory, what was
-seen. Exit code 1 where something did not hold. At most an hour on two cores for all three.
+seen. Exit code 1 where something did not hold.
 """
 
 import hashlib
@@ -284,7 +284,7 @@ def damaged(source: Path, target: Path) -> Path:
 def main() -> None:
     parser = arguments.parser(__doc__)
     parser.add_argument("models", nargs="*", type=arguments.real_model, default=models.NAMES, metavar="MODEL")
-    parser.add_argument("--tokens", type=arguments.count, help="to calibrate on; fewer of a large model, for the hour")
+    parser.add_argument("--tokens", type=arguments.count, help="to calibrate on; by the model where not given")
     parser.add_argument("--keep", action="store_true", help="leave the files that were made")
     options = parser.parse_args()
     ways = []
