@@ -34,6 +34,7 @@ from ggufkit import __version__
 from ggufkit.cli.boundary import ENGINE_COMMANDS, guarded
 from ggufkit.cli.places import checked
 from ggufkit.errors import GgufkitError
+from ggufkit.sigint import hear
 
 # command -> what it does; the module is ggufkit.cli.<command>, its attribute `command`
 COMMANDS = {
@@ -105,6 +106,7 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         _steady_streams()
+        hear()
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):

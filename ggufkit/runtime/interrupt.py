@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from ggufkit.sigint import postponed_sigint
+from ggufkit.sigint import called_from_c, postponed_sigint
 
 
 class Interrupt:
@@ -22,7 +22,7 @@ class Interrupt:
     def __init__(self, lib: ModuleType) -> None:
         self._lib = lib
         flag = self._flag = [False]  # of its own: the callback must not keep this, which keeps the callback
-        self._callback = lib.ggml_abort_callback(lambda _user: flag[0])
+        self._callback = lib.ggml_abort_callback(called_from_c(lambda _user: flag[0]))
         self._none = lib.ggml_abort_callback()
 
     def set(self) -> None:

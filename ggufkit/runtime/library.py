@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ggufkit.errors import EngineError
+from ggufkit.sigint import called_from_c, hear
 from quant import _ggml as quant_library
 from quant import waiting
 
@@ -121,6 +122,7 @@ def load() -> ModuleType:
         raise EngineError(
             f"{folder}: the llama.cpp library does not load ({error}). Reinstall llama-cpp-python."
         ) from error
+    hear()
     _capture_log(lib)
     _check_structs(lib)
     lib.llama_backend_init()
@@ -128,6 +130,7 @@ def load() -> ModuleType:
 
 
 def _capture_log(lib: ModuleType) -> None:
+    @called_from_c
     def on_log(level: int, text: bytes, _user: object) -> None:
         _THREAD.ring.add(level, text.decode("utf-8", errors="replace"))
 

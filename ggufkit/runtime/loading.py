@@ -15,7 +15,7 @@ from ggufkit.errors import EngineError, UsageError
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.gguf_source import read_hparams
 from ggufkit.runtime import library, machine, memory, probe
-from ggufkit.sigint import postponed_sigint
+from ggufkit.sigint import called_from_c, postponed_sigint
 
 N_BATCH, N_UBATCH = 2048, 512  # llama.cpp's own defaults
 MAX_CTX = 1 << 24
@@ -144,6 +144,7 @@ def load_model(lib: ModuleType, path: Path, settings: ContextSettings, on_load: 
         )
     stop: list[bool] = []
 
+    @called_from_c
     def on_progress(fraction: float, _user: Any) -> bool:
         if on_load is not None:
             on_load(fraction)

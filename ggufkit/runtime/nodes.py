@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ggufkit.errors import EngineError
 from ggufkit.runtime.library import INSTALL, library_folder
+from ggufkit.sigint import called_from_c
 
 F32, I32 = 0, 26  # ggml.h enum ggml_type
 _LAST_OP = "GLU"  # ggml.h enum ggml_op; there are no names after it
@@ -67,11 +68,12 @@ class NodeCallback:
             return False
         try:
             return self._on_node(Tensor.from_address(address), ask)
-        except BaseException as error:  # an exception cannot cross C; Ctrl-C arrives here too
+        except BaseException as error:  # an exception cannot cross C
             self._error = error
             return False
 
 
+@called_from_c
 def _call(callback: weakref.ref[NodeCallback], address: int, ask: bool, _user: Any) -> bool:
     there = callback()
     return there is not None and there.called(address, ask)

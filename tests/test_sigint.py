@@ -1,0 +1,60 @@
+"""Ctrl-C is not lost where Python drops what is raised."""
+
+import signal
+import time
+
+import pytest
+
+from ggufkit import sigint
+from ggufkit.runtime import library
+
+
+@pytest.fixture(autouse=True)
+def heard():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    sigint.hear()
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def _wait() -> None:
+    for _ in range(500):
+        time.sleep(0.01)
+
+
+def test_ctrl_c_while_llama_cpp_tells_its_log_is_heard(monkeypatch):
+    lib = library.load()
+    sent: list[bool] = []
+
+    def add(_level: int, _text: str) -> None:
+        if not sent:
+            sent.append(True)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(library._THREAD.ring, "add", add)
+    with pytest.raises(KeyboardInterrupt):
+        lib.llama_model_load_from_file(b"/no/such/file.gguf", lib.llama_model_default_params())
+        _wait()
+    assert sent
+
+
+def test_ctrl_c_while_an_object_goes_is_heard():
+    class Gone:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        gone = Gone()
+        del gone
+        _wait()
+
+
+def test_ctrl_c_elsewhere_comes_at_once():
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_handler_of_somebody_elses_stays():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sigint.hear()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
