@@ -62,7 +62,7 @@ class Variant(FittedEncoder):
             return quant.quantize(w, planned.qtype)
         curve = known.curve
         if self._search == "diagonal":
-            curve = Diagonal(curve.moments, curve.factor)
+            curve = Diagonal(curve.moments, curve.order, curve.factor)
         weighted = self._search != "flat"
         fitted = feedback.encode(w, planned.qtype, curve, weighted=weighted, n_refine=self._n_refine)
         if not self._judged:

@@ -3,6 +3,9 @@
 H = A D Aᵀ with A unit upper triangular and D diagonal; see `quant.feedback`. Knows one expert's moments; does not know
 where they come from.
 
+Columns are taken in groups, those of a super-block together, groups whose inputs are largest first: what is rounded
+first is made good by all that follows. (GPTQ's act-order, for whole super-blocks, whose scales neighbours share.)
+
     U = A √D, in blocks of LEAF columns, the last first:
 
     H = | B  C |    C = U₁ U₀ᵀ  with  U₀ U₀ᵀ = E        B - U₁ U₁ᵀ is what remains to be factored
@@ -23,10 +26,12 @@ from quant.products import product
 
 F32Array = NDArray[np.float32]
 F64Array = NDArray[np.float64]
+I64Array = NDArray[np.int64]
 
 DAMPING = 0.04  # of the mean of H's diagonal, added to the diagonal, with any number of tokens
 DAMPING_PER_TOKEN = 1.6  # more where there are few: times columns over tokens
 LEAF = 128  # columns that are factored in one piece
+GROUPS = (256, 32, 1)  # columns that are rounded together: the largest that divides a block of columns
 LINES = 256  # of what remains are a thread's task
 
 
@@ -35,11 +40,14 @@ class Curvature:
     """What the encoder needs to know of one expert's inputs; one entry for each diagonal block of columns.
 
     moments  (n_block, width, width) float32, H damped
-    factor   (n_block, width, width) float32, D on the diagonal and A above it; below it anything may stand
+    order    (n_block, width) columns as they are rounded, in whole groups
+    factor   (n_block, width, width) float32 of H in that order, D on the diagonal and A above it; below it anything may
+             stand
     A row's last block may be narrower: its columns are the first of what is there.
     """
 
     moments: F32Array
+    order: I64Array
     factor: F32Array
 
     @property
@@ -52,8 +60,10 @@ class Curvature:
 
     @property
     def column_cost(self) -> F32Array:
-        """(n_block * width,) D: the cost of a unit error in a column after the columns behind it made it good."""
-        return np.ascontiguousarray(np.diagonal(self.factor, axis1=1, axis2=2).reshape(-1))
+        """(n_block * width,) D: the cost of a unit error in a column after those that follow it made it good."""
+        cost = np.empty(self.order.shape, dtype=np.float32)
+        np.put_along_axis(cost, self.order, np.diagonal(self.factor, axis1=1, axis2=2), axis=1)
+        return cost.reshape(-1)
 
 
 def damping_for(n_tokens: float, width: int) -> float:
@@ -75,10 +85,19 @@ def curvature(moments: F32Array, *, damping: float = DAMPING, each: Each = map, 
     for h in damped:
         level = damping * max(float(np.mean(np.diagonal(h))), 1e-20)
         h[np.diag_indices_from(h)] += np.float32(level)
-    factors = damped.copy()
+    order = np.stack([_order(h) for h in damped])
+    factors = np.stack([h[columns[:, None], columns] for h, columns in zip(damped, order, strict=True)])
     for factor in factors:
         _decompose(factor, each)
-    return Curvature(damped, factors)
+    return Curvature(damped, order, factors)
+
+
+def _order(h: F32Array) -> I64Array:
+    """Columns by the mean of their group's diagonal, the largest first."""
+    size = next(size for size in GROUPS if len(h) % size == 0)
+    groups = np.arange(len(h)).reshape(-1, size)
+    mean = np.diagonal(h).reshape(-1, size).mean(axis=1, dtype=np.float64)
+    return groups[np.argsort(-mean, kind="stable")].reshape(-1)
 
 
 def _decompose(h: F32Array, each: Each) -> None:

@@ -4,10 +4,10 @@ What is made small is the error of the matrix's outputs on its calibration input
 
     Σ_rows (ŵ - w) H (ŵ - w)ᵀ        H = XᵀX / n, the second moments of the inputs, (n_per_row, n_per_row)
 
-1. Columns in order (LDLQ, the same as GPTQ): H = A D Aᵀ with A unit upper triangular; the error of column j is added to
-   the columns behind it along A[j, :]. The scales of a super-block are searched by `quant.quantize` on the weights as
-   they stand when it is reached. The importance of a column in that search is D[j], what its error costs after all
-   columns behind it have done their best; the plain H[j, j] also counts what they will repair.
+1. Columns one after the other (LDLQ, the same as GPTQ): H = A D Aᵀ with A unit upper triangular; the error of column j
+   is added to the columns that follow along A[j, :]. The scales of a super-block are searched by `quant.quantize` on
+   the weights as they stand when it is reached. The importance of a column in that search is D[j], what its error costs
+   after all columns that follow have done their best; the plain H[j, j] also counts what they will repair.
 2. Refinement (`quant.refinement`): scales, minimums and levels are chosen anew under H, part by part, all else held.
 
 Frantar et al., GPTQ (2210.17323); Chee et al., QuIP (2307.13304). Knows arrays and one matrix at a time. Does not know
@@ -29,6 +29,7 @@ from quant.types import QuantType
 
 F32Array = NDArray[np.float32]
 F64Array = NDArray[np.float64]
+I64Array = NDArray[np.int64]
 U8Array = NDArray[np.uint8]
 
 
@@ -73,7 +74,7 @@ def encode(
         first, last = block * curve.width, (block + 1) * curve.width
         cost = curve.column_cost[first:last] if weighted else None
         part = _columns(w, block, curve.width)
-        encoded = _feedback(part, grid, curve.factor[block], cost)
+        encoded = _feedback(part, grid, curve.order[block], curve.factor[block], cost)
         encoded = refined(part, encoded, grid, curve.moments[block], n_refine)
         there = out[:, int(first * ratio) : int(last * ratio)]
         there[:] = encoded.reshape(len(w), -1)[:, : there.shape[1]]
@@ -86,22 +87,22 @@ def _columns(w: F32Array, block: int, width: int) -> F32Array:
     return np.ascontiguousarray(np.pad(part, ((0, 0), (0, width - part.shape[1]))), dtype=np.float32)
 
 
-def _feedback(w: F32Array, grid: Grid, factor: F32Array, cost: F32Array | None) -> U8Array:
-    """Blocks (n_rows, n_blocks, type_size) of one diagonal block of columns."""
+def _feedback(w: F32Array, grid: Grid, order: I64Array, factor: F32Array, cost: F32Array | None) -> U8Array:
+    """Blocks (n_rows, n_blocks, type_size) of one diagonal block of columns, encoded in `order`."""
     from quant.kernels.feedback import round_columns
 
     n_rows, width = w.shape
     size = grid.qtype.block_size
-    left = w.copy()
+    left = w[:, order]
     out = np.empty((n_rows, width // size, grid.qtype.type_size), dtype=np.uint8)
-    for index in range(width // size):
-        at = slice(index * size, (index + 1) * size)
+    for first in range(0, width, size):
+        at, home = slice(first, first + size), slice(order[first], order[first] + size)
         now = np.ascontiguousarray(left[:, at])
-        blocks = quantize(now, grid.qtype, importance=None if cost is None else cost[at])
+        blocks = quantize(now, grid.qtype, importance=None if cost is None else cost[home])
         scale, offset = grid.scales(blocks)
         level, error = np.empty(now.shape, dtype=np.uint8), np.empty_like(now)
-        part = np.ascontiguousarray(w[:, at]), now
+        part = np.ascontiguousarray(w[:, home]), now
         round_columns(*part, scale, offset, grid.values, np.ascontiguousarray(factor[at, at]), level, error)
-        out[:, index] = grid.pack(blocks, level)
+        out[:, home.start // size] = grid.pack(blocks, level)
         left[:, at.stop :] += product(error, factor[at, at.stop :])
     return out
