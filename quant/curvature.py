@@ -86,8 +86,11 @@ def curvature(moments: F32Array, *, damping: float = DAMPING, each: Each = map, 
         level = damping * max(float(np.mean(np.diagonal(h))), 1e-20)
         h[np.diag_indices_from(h)] += np.float32(level)
     order = np.stack([_order(h) for h in damped])
-    factors = np.stack([h[columns[:, None], columns] for h, columns in zip(damped, order, strict=True)])
-    for factor in factors:
+    factors = np.empty_like(damped)
+    for h, columns, factor in zip(damped, order, factors, strict=True):
+        for first in range(0, len(h), LINES):  # no second copy in between
+            lines = slice(first, first + LINES)
+            factor[lines] = np.take(h[columns[lines]], columns, axis=1)
         _decompose(factor, each)
     return Curvature(damped, order, factors)
 

@@ -93,7 +93,7 @@ def _feedback(w: F32Array, grid: Grid, order: I64Array, factor: F32Array, cost: 
 
     n_rows, width = w.shape
     size = grid.qtype.block_size
-    left = w[:, order]
+    left = np.take(w, order, axis=1)
     out = np.empty((n_rows, width // size, grid.qtype.type_size), dtype=np.uint8)
     for first in range(0, width, size):
         at, home = slice(first, first + size), slice(order[first], order[first] + size)
