@@ -1,12 +1,13 @@
 """The whole way on real models, as a user would go it: every command, kills and resumes, what must hold asserted.
 
-Run it: python benchmarks/accept.py [MODEL …] [--tokens N] [--keep]
+Run it: python benchmarks/accept.py [MODEL …] [--tokens N] [--from STEP] [--keep]
 
 For each model, from its Hugging Face folder: plan, quantize, the same again killed and resumed to the same bytes,
 the vocabulary and shapes against the GGUF that the model came from, calibrate, a fitted file under a size (killed in
 its steps and resumed; the same bytes as an unbroken run), compare, gate (an honest file passes, a damaged one does
 not), a chat and a continuation, inspect, diff, report, card. One table at the end: seconds, peak memory, what was
-seen. Exit code 1 where something did not hold.
+seen. Exit code 1 where something did not hold. With --from, a run that was broken
+off goes on at that step, with the files that it left.
 """
 
 import hashlib
@@ -34,6 +35,8 @@ from ggufkit.formats.unfinished import journal_path
 
 N_TOKENS = {"smollm2": 10_240, "qwen2.5-coder": 2_560, "smollm2-moe": 10_240}
 MEMORY_SLACK = 1.15  # of what was planned: allocators round up
+STEPS = ("plan", "quantize", "resumed", "convert", "calibrate", "fitted", "compare", "gate", "chat", "continuation",
+         "inspect", "diff", "report", "card")  # fmt: skip
 VOCABULARY = ("tokens", "token_type", "merges", "bos_token_id", "eos_token_id")
 
 
@@ -114,12 +117,19 @@ class Way:
     def broken_off(self, output: Path, *args: object, kills: list[Moment]) -> tuple[Done, str]:
         """`ggufkit quantize ARGS -o output`, killed at these moments, each time resumed, to its end at last."""
         n_killed = 0
-        for kill in kills:
-            if not output.exists():
-                n_killed += self.run("quantize", *args, "-o", output, "--resume", kill=kill).code == -signal.SIGKILL
+        for kill in [*kills, None]:
+            done = self.run("quantize", *args, "-o", output, "--resume", kill=kill)
+            if done.code == 0:
+                break
+            n_killed += 1
         must(n_killed > 0, "it ended before it was killed")
-        done = self.run("quantize", *args, "-o", output, "--resume", *(["--force"] if output.exists() else []))
         return done, f"killed {n_killed} times: same bytes"
+
+    def fresh(self, name: str) -> Path:
+        """Where a step writes: what an earlier run left there is gone."""
+        for left in self.work.glob(f"{name}*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        return self.work / name
 
     def step(self, title: str, act: Callable[[], tuple[Done, str]]) -> None:
         """Do it, and keep its line; what breaks is kept and the way goes on."""
@@ -143,7 +153,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def go(way: Way) -> None:
+def go(way: Way, first: str) -> None:
+    """All steps from the one called `first` on."""
     q4, bf16 = way.work / "Q4_K_M.gguf", way.work / "BF16.gguf"
     planned: dict[str, Any] = {}
 
@@ -153,7 +164,9 @@ def go(way: Way) -> None:
         return done, f"{done.json['file_nbytes'] / 2**20:.1f} MiB"
 
     def quantize() -> tuple[Done, str]:
-        done = way.run("quantize", way.folder, "-o", q4, "--type", "Q4_K_M", "--json")
+        if not planned:
+            plan()
+        done = way.run("quantize", way.folder, "-o", way.fresh(q4.name), "--type", "Q4_K_M", "--json")
         size, said = q4.stat().st_size, planned["file_nbytes"]
         must(size == said, f"the file has {size} bytes, the plan said {said}")
         memory = planned["peak_nbytes"]
@@ -161,7 +174,7 @@ def go(way: Way) -> None:
         return done, f"as planned; {done.peak / memory:.2f} of the planned memory"
 
     def resumed() -> tuple[Done, str]:
-        again = way.work / "again.gguf"
+        again = way.fresh("again.gguf")
         kills = [after_slabs(again, 5), after_slabs(again, 10)]
         done, seen = way.broken_off(again, way.folder, "--type", "Q4_K_M", kills=kills)
         must(sha256(again) == sha256(q4), "other bytes after kills and --resume")
@@ -169,7 +182,7 @@ def go(way: Way) -> None:
         return done, seen
 
     def convert() -> tuple[Done, str]:
-        done = way.run("quantize", way.folder, "-o", bf16, "--type", "BF16")
+        done = way.run("quantize", way.folder, "-o", way.fresh(bf16.name), "--type", "BF16")
         source, made = (GgufFile.open(path) for path in (models.original(way.name.removesuffix("-moe")), bf16))
         for key in VOCABULARY:
             a, b = (file.value(f"tokenizer.ggml.{key}") for file in (source, made))
@@ -182,7 +195,7 @@ def go(way: Way) -> None:
         return done, "vocabulary, template and shapes of the original"
 
     def calibrate() -> tuple[Done, str]:
-        out = way.work / "imatrix.gguf"
+        out = way.fresh("imatrix.gguf")
         way.run("calibrate", bf16, "-o", out, "--tokens", way.n_tokens, kill=after(3))
         must(not out.exists(), "a killed calibration left a file under its final name")
         done = way.run("calibrate", bf16, "-o", out, "--tokens", way.n_tokens, "--force", "--json")
@@ -190,7 +203,7 @@ def go(way: Way) -> None:
 
     def fitted() -> tuple[Done, str]:
         size = int(q4.stat().st_size * 0.95)
-        one, two = way.work / "fitted.gguf", way.work / "fitted-again.gguf"
+        one, two = way.fresh("fitted.gguf"), way.fresh("fitted-again.gguf")
         how = ["--effort", "balanced", "--target-size", size, "--tokens", way.n_tokens]
         said = way.run("quantize", bf16, "-o", one, *how, "--dry-run", "--json").json["fitting"]
         done = way.run("quantize", bf16, "-o", one, *how, "--json")
@@ -252,8 +265,9 @@ def go(way: Way) -> None:
         must("Q4_K_M" in done.out, "the card does not name its file")
         return done, f"{len(done.out.splitlines())} lines"
 
-    for act in (plan, quantize, resumed, convert, calibrate, fitted, compare, gate, chat, continuation, inspect, diff,
-                report, card):  # fmt: skip
+    acts = (plan, quantize, resumed, convert, calibrate, fitted, compare, gate, chat, continuation, inspect, diff,
+            report, card)  # fmt: skip
+    for act in acts[STEPS.index(first) :]:
         way.step(act.__name__, act)
 
 
@@ -285,15 +299,17 @@ def main() -> None:
     parser = arguments.parser(__doc__)
     parser.add_argument("models", nargs="*", type=arguments.real_model, default=models.NAMES, metavar="MODEL")
     parser.add_argument("--tokens", type=arguments.count, help="to calibrate on; by the model where not given")
+    parser.add_argument("--from", dest="first", type=arguments.one_of("step", STEPS), default=STEPS[0], metavar="STEP")
     parser.add_argument("--keep", action="store_true", help="leave the files that were made")
     options = parser.parse_args()
     ways = []
     for name in options.models:
         work = models.home() / "accept" / name
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
+        if options.first == STEPS[0]:
+            shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True, exist_ok=True)
         way = Way(name, models.folder(name), work, options.tokens or N_TOKENS[name])
-        go(way)
+        go(way, options.first)
         ways.append(way)
         if not options.keep:
             shutil.rmtree(work)
