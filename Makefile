@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .PHONY: help setup demo test lint types format schemas fuzz clean bench-encode bench-pipeline bench-generate bench-perplexity \
-        accept bench-real bench-calibrate bench-layers bench-fidelity bench-fitted bench-mixtral bench-cluster bench-memory bench-levers bench-swaps bench-rare bench-compare bench-gate bench-inspect
+        accept bench-real bench-calibrate bench-layers bench-fidelity bench-fitted bench-mixtral bench-cluster bench-memory bench-levers bench-limits bench-swaps bench-rare bench-compare bench-gate bench-inspect
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
@@ -76,6 +76,9 @@ bench-memory: $(READY)     ## memory of the commands that run models, planned an
 
 bench-levers: $(READY)     ## what each lever of fitting buys
 	@$(BIN)/python benchmarks/levers.py
+
+bench-limits: $(READY)     ## how much error feedback can give on a model, and how much of it we get (MODEL=smollm2)
+	@$(BIN)/python benchmarks/limits.py $(MODEL)
 
 bench-swaps: $(READY)      ## how far predicted costs of types can be trusted, and what swaps could gain at most (MODEL=smollm2)
 	@$(BIN)/python benchmarks/swaps.py $(MODEL)

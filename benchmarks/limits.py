@@ -1,6 +1,6 @@
 """How much error feedback can give on a model, and how much of it our encoder gets, by kind of projection.
 
-Run it: python benchmarks/limits.py [MODEL …] [--type Q4_K] [--tokens 51200] [--layers 3] [--rows 512] [--threads 2]
+Run it: python benchmarks/limits.py [MODEL …] [--type Q4_0] [--tokens 51200] [--layers 3] [--rows 512] [--threads 2]
 
 An error in one column can be made good by the columns that follow, as far as their inputs go together with its own.
 With H = A D Aᵀ their second moments, rounding leaves an error of Σ H[j, j] of a step's square, and feedback,
@@ -98,7 +98,7 @@ def rows(name: str, qtype: quant.QuantType, found: Iterator[Errors], command: st
 def main() -> None:
     parser = arguments.parser(__doc__)
     parser.add_argument("models", nargs="*", type=arguments.real_model, default=("smollm2", "qwen2.5-coder"))
-    parser.add_argument("--type", default="Q4_K")
+    parser.add_argument("--type", default="Q4_0")
     parser.add_argument("--tokens", type=arguments.count, default=51_200)
     parser.add_argument("--layers", type=arguments.count, default=3)
     parser.add_argument("--rows", type=arguments.count, default=512)

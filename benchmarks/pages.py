@@ -113,17 +113,6 @@ def evidence(rows: list[Row]) -> str:
     )  # fmt: skip
 
 
-def limits(rows: list[Row]) -> str:
-    """What feedback can leave of rounding's error, and what our encoder leaves of llama.cpp's, on held-out text."""
-    shown = [(row, *row.figure.split(", ")) for row in by_size(rows, "limits")]
-    return table(
-        ("model", "type", "projection", "feedback leaves at least", "ours, of llama.cpp's error"),
-        ((TITLES[row.model], type_name, f"`{kind}`", row.note.removeprefix("limit "),
-          f"{statistics.mean(a / b for a, b in zip(row.ours, row.peer, strict=True)):.2f}")
-         for row, type_name, kind in shown),
-    )  # fmt: skip
-
-
 def encoders(rows: list[Row]) -> str:
     """Speed and error of each type beside ggml_quantize_chunk, with and without importance."""
     found = {row.figure: row for row in rows if row.part == "encode"}
@@ -153,7 +142,7 @@ def waiting(rows: list[Row]) -> str:
 
 TABLES: dict[str, Callable[[list[Row]], str]] = {
     "speed": speed, "fidelity": fidelity, "tails": tails, "evidence": evidence, "encoders": encoders,
-    "limits": limits, "waiting": waiting,
+    "waiting": waiting,
 }  # fmt: skip
 
 
