@@ -87,7 +87,7 @@ def fidelity(rows: list[Row]) -> str:
     for model, type_name in dict.fromkeys((model, type_name) for model, type_name, _ in shown):
         found = [shown.get((model, type_name, label)) for label in FITS]
         peer = next(row.peer[0] for row in found if row)
-        shares = (f"{row.ours[0] / row.peer[0]:.2f} ± {row.error:.2f}" if row else "" for row in found)
+        shares = (f"{row.ours[0] / row.peer[0]:.2f} ± {row.error:.2f}" if row else "not run" for row in found)
         lines.append((TITLES[model], type_name, f"{peer:.4f}", *shares))
     return table(("model", "bytes of", "llama.cpp + importance, nats", *FITS.values()), lines)
 
