@@ -6,8 +6,8 @@ For each model, from its Hugging Face folder: plan, quantize, the same again kil
 the vocabulary and shapes against the GGUF that the model came from, calibrate, a fitted file under a size (killed in
 its steps and resumed; the same bytes as an unbroken run), compare, gate (an honest file passes, a damaged one does
 not), a chat and a continuation, inspect, diff, report, card. One table at the end: seconds, peak memory, what was
-seen. Exit code 1 where something did not hold. With --from, a run that was broken
-off goes on at that step, with the files that it left.
+seen. Exit code 1 where something did not hold. With --from, a run that was broken off goes on at that step, with the
+files that it left.
 """
 
 import hashlib
@@ -35,12 +35,11 @@ from ggufkit.formats.unfinished import journal_path
 
 N_TOKENS = {"smollm2": 10_240, "qwen2.5-coder": 2_560, "smollm2-moe": 10_240}
 MEMORY_SLACK = 1.15  # of what was planned: allocators round up
-STEPS = ("plan", "quantize", "resumed", "convert", "calibrate", "fitted", "compare", "gate", "chat", "continuation",
-         "inspect", "diff", "report", "card")  # fmt: skip
 VOCABULARY = ("tokens", "token_type", "merges", "bos_token_id", "eos_token_id")
 
 
 Moment = Callable[[float], bool]  # of the seconds that a command has run: whether it is now
+Act = Callable[[], tuple["Done", str]]  # a step: the command that stands for it, and what was seen
 
 
 def after(seconds: float) -> Moment:
@@ -131,7 +130,7 @@ class Way:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         return self.work / name
 
-    def step(self, title: str, act: Callable[[], tuple[Done, str]]) -> None:
+    def step(self, title: str, act: Act) -> None:
         """Do it, and keep its line; what breaks is kept and the way goes on."""
         print(f"{self.name}: {title}", file=sys.stderr, flush=True)
         try:
@@ -153,8 +152,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def go(way: Way, first: str) -> None:
-    """All steps from the one called `first` on."""
+def steps(way: Way) -> dict[str, Act]:
+    """All steps in their order, by name."""
     q4, bf16 = way.work / "Q4_K_M.gguf", way.work / "BF16.gguf"
     planned: dict[str, Any] = {}
 
@@ -267,8 +266,7 @@ def go(way: Way, first: str) -> None:
 
     acts = (plan, quantize, resumed, convert, calibrate, fitted, compare, gate, chat, continuation, inspect, diff,
             report, card)  # fmt: skip
-    for act in acts[STEPS.index(first) :]:
-        way.step(act.__name__, act)
+    return {act.__name__: act for act in acts}
 
 
 # wide enough for Q4_K_M of small models, far too narrow for a damaged tensor
@@ -299,17 +297,20 @@ def main() -> None:
     parser = arguments.parser(__doc__)
     parser.add_argument("models", nargs="*", type=arguments.real_model, default=models.NAMES, metavar="MODEL")
     parser.add_argument("--tokens", type=arguments.count, help="to calibrate on; by the model where not given")
-    parser.add_argument("--from", dest="first", type=arguments.one_of("step", STEPS), default=STEPS[0], metavar="STEP")
+    names = list(steps(Way("", Path(), Path(), 0)))
+    parser.add_argument("--from", dest="first", type=arguments.one_of("step", names), default=names[0], metavar="STEP")
     parser.add_argument("--keep", action="store_true", help="leave the files that were made")
     options = parser.parse_args()
     ways = []
     for name in options.models:
         work = models.home() / "accept" / name
-        if options.first == STEPS[0]:
+        if options.first == names[0]:
             shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True, exist_ok=True)
         way = Way(name, models.folder(name), work, options.tokens or N_TOKENS[name])
-        go(way, options.first)
+        acts = steps(way)
+        for title in names[names.index(options.first) :]:
+            way.step(title, acts[title])
         ways.append(way)
         if not options.keep:
             shutil.rmtree(work)

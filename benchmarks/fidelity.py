@@ -1,7 +1,7 @@
 """How close quantized files come to their original, on text that took no part in calibration: one table, one run.
 
 Run it: python benchmarks/fidelity.py [MODEL …] [--types Q2_K,…] [--efforts fast,balanced] [--chunks 24]
-                                     [--tokens 50000] [--threads 2] [--peer LLAMA_IMATRIX] [--again]
+                                     [--tokens 51200] [--threads 2] [--peer LLAMA_IMATRIX] [--again]
 
 MODEL is a checkpoint folder, a 16-bit GGUF, or a name of benchmarks/models (smollm2, qwen2.5-coder, smollm2-moe).
 For every type: llama_model_quantize plain; the same with the importance of llama-imatrix (of --peer, LLAMA_IMATRIX or
@@ -252,7 +252,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", type=arguments.any_model, default=MODELS, metavar="MODEL")
     parser.add_argument("--types", type=arguments.listed(arguments.mixture), default=TYPES)
     parser.add_argument("--efforts", type=arguments.listed(arguments.one_of("effort", Effort)), default="fast,balanced")
-    parser.add_argument("--tokens", type=arguments.count_or_0, default=50_000, help="to calibrate on")
+    parser.add_argument("--tokens", type=arguments.count_or_0, default=51_200, help="to calibrate on")
     parser.add_argument("--again", action="store_true", help="also what is there already")
     options = parser.parse_args()
     done = {(row.model, row.figure.split(",")[0]) for row in history.read(history.path(history.machine()))}

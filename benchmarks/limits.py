@@ -6,9 +6,9 @@ An error in one column can be made good by the columns that follow, as far as th
 With H = A D Aᵀ their second moments, rounding leaves an error of Σ H[j, j] of a step's square, and feedback,
 where it is perfect and steps are as they were, Σ D[j]: their ratio is the limit, which model and text set.
 
-Layers are spread over the model, rows over each matrix; of a mixture, the first expert stands for all. Moments are of
-four fifths of the text, and errors are told on the fifth left over: of llama.cpp's encoder with importance and of ours,
-which refines levels and scales, too, and so may go below the limit. Rows are kept in benchmarks/history/.
+MODEL is a dense one of benchmarks/models. Layers are spread over it, rows over each matrix. Moments are of four fifths
+of the text, and errors are told on the fifth left over: of llama.cpp's encoder with importance and of ours, which
+refines levels and scales, too, and so may go below the limit.
 """
 
 import sys
@@ -19,31 +19,26 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import arguments
-import history
 import numpy as np
 from numpy.typing import NDArray
-from swaps import kind_of
+from swaps import evidence_of, kind_of
 
 import models
 import quant
 from ggufkit.architectures.source import open_source
-from ggufkit.fitting.corpus import Corpus
-from ggufkit.fitting.cost import shapes_of
 from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, encode_fitted, fits
 from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.moments import ExpertEvidence
-from ggufkit.fitting.sources.whole_model import WholeModel
-from ggufkit.fitting.weighing import weigher
 from ggufkit.formats.model import Model
-from ggufkit.formats.text import CALIBRATION_TEXT, shipped_text
-from ggufkit.recipes.quantizable import layer_of
 from quant import _ggml, feedback
+
+DENSE = ("smollm2", "qwen2.5-coder")
 
 
 class Errors(NamedTuple):
-    """Of one matrix, on held-out text, as shares of the energy of its products."""
+    """Of one matrix's products, on held-out text."""
 
-    kind: str
+    name: str
     limit: float
     theirs: float
     ours: float
@@ -73,49 +68,43 @@ def errors(model: Model, evidence: Evidence, qtype: quant.QuantType, n_rows: int
             continue
         w = np.ascontiguousarray(tensor.rows(0, 0, tensor.n_rows)[:: max(1, tensor.n_rows // n_rows)])
         forms = theirs(w, qtype, known.importance), encode_fitted(w, qtype, known, REFINE_ROUNDS[Effort.BALANCED])[0]
-        energy = feedback.energies(w, known.held_out).sum()
-        off = [float(feedback.row_errors(w, form, qtype, known.held_out).sum() / energy) for form in forms]
-        yield Errors(kind_of(tensor.name), limit_of(known), *off)
-        print(f"{tensor.name:32} limit {limit_of(known):.2f}, ours / llama.cpp's {off[1] / off[0]:.2f}", flush=True)
+        off = [float(feedback.row_errors(w, form, qtype, known.held_out).sum()) for form in forms]
+        yield Errors(tensor.name, limit_of(known), *off)
 
 
-def rows(name: str, qtype: quant.QuantType, found: Iterator[Errors], command: str) -> list[history.Row]:
-    """One for each kind: errors and limits as they are on average over the layers."""
+def by_kind(found: Iterator[Errors]) -> None:
+    """Print them, and what they are on average over the layers."""
     of_kind = defaultdict(list)
-    for each in found:
-        of_kind[each.kind].append(each)
-    made = []
+    for one in found:
+        said(one.name, [one])
+        of_kind[kind_of(one.name)].append(one)
     for kind, several in of_kind.items():
-        ours, peer = ([getattr(each, whose) for each in several] for whose in ("ours", "theirs"))
-        limit = np.mean([each.limit for each in several])
-        made.append(history.Row(
-            "limits", name, f"{qtype.name}, {kind}", "of the products' energy", "less", ours, peer, command,
-            "ggml_quantize_chunk with importance", f"limit {limit:.2f}",
-        ))  # fmt: skip
-    return made
+        said(f"all {kind}", several)
+
+
+def said(what: str, several: list[Errors]) -> None:
+    limit, share = np.mean([(one.limit, one.ours / one.theirs) for one in several], axis=0)
+    print(f"{what:32} limit {limit:.2f}, ours / llama.cpp's {share:.2f}", flush=True)
 
 
 def main() -> None:
     parser = arguments.parser(__doc__)
-    parser.add_argument("models", nargs="*", type=arguments.real_model, default=("smollm2", "qwen2.5-coder"))
+    parser.add_argument(
+        "models", nargs="*", type=arguments.one_of("dense model", DENSE), default=DENSE, metavar="MODEL"
+    )
     parser.add_argument("--type", default="Q4_0")
     parser.add_argument("--tokens", type=arguments.count, default=51_200)
     parser.add_argument("--layers", type=arguments.count, default=3)
     parser.add_argument("--rows", type=arguments.count, default=512)
     parser.add_argument("--threads", type=arguments.count, default=2)
     options = parser.parse_args()
-    qtype, kind = quant.quant_type(options.type), history.machine()
+    qtype = quant.quant_type(options.type)
     for name in options.models:
-        source = models.original(name) if not name.endswith("-moe") else models.folder(name)
+        source = models.original(name)
         with open_source(source) as model:
             layers = sampled(model.hparams.n_layer, options.layers)
-            shapes = {each: shape for each, shape in shapes_of(model).items() if layer_of(each) in layers}
-            corpus = Corpus(source, shipped_text(CALIBRATION_TEXT), n_tokens=options.tokens, threads=options.threads)
-            evidence = Evidence(WholeModel(corpus), shapes, weigh=weigher(corpus, model))
-            command = f"benchmarks/limits.py {name} --type {options.type} --tokens {options.tokens}"
-            history.keep(
-                history.path(kind), kind, rows(name, qtype, errors(model, evidence, qtype, options.rows), command)
-            )
+            evidence = evidence_of(model, source, options.tokens, options.threads, layers)
+            by_kind(errors(model, evidence, qtype, options.rows))
 
 
 if __name__ == "__main__":

@@ -141,9 +141,13 @@ def thrown(key: Callable[[str], str], names: Sequence[str], sigma: float, seed: 
     return lambda name: of_key[key(name)]
 
 
-def evidence_of(model: Model, source: Path, n_tokens: int, threads: int) -> Evidence:
+def evidence_of(
+    model: Model, source: Path, n_tokens: int, threads: int, layers: frozenset[int] | None = None
+) -> Evidence:
+    """Of all tensors, or of those of some layers, gathered in one reading."""
     corpus = Corpus(source, shipped_text(CALIBRATION_TEXT), n_tokens=n_tokens, threads=threads)
-    return Evidence(WholeModel(corpus), shapes_of(model), max_nbytes=1 << 40, weigh=weigher(corpus, model))
+    shapes = {name: shape for name, shape in shapes_of(model).items() if layers is None or layer_of(name) in layers}
+    return Evidence(WholeModel(corpus), shapes, max_nbytes=1 << 40, weigh=weigher(corpus, model))
 
 
 def ceiling(plans: Plans) -> None:

@@ -13,6 +13,7 @@ from ggufkit.runtime import library
 def heard():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     sigint.hear()
+    assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     yield
     signal.signal(signal.SIGINT, before)
 
