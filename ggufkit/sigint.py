@@ -1,12 +1,15 @@
 """Ctrl-C that is heard wherever it comes, and Ctrl-C while something must come to its end first.
 
-Python raises KeyboardInterrupt in whatever frame is running. In a function that C called, or in `__del__`, it is
-printed and dropped, and the command goes on as if nobody had pressed a key. `hear` sets a handler that waits until such
-a frame is left; what C calls is marked with `called_from_c`.
+Python raises KeyboardInterrupt in whatever frame is running. In a function that C called (llama.cpp, the garbage
+collector, a weak reference) or in `__del__` it is printed and dropped, and the command goes on as if nobody had pressed
+a key. `hear` sets a handler that waits until such a frame is left, where it can know it: what C calls of ours is marked
+with `called_from_c`, and so is done to its end. Where it cannot know it, a library's function, what Python is about to
+drop comes back to `_on_dropped`, and the signal is sent again.
 """
 
 import _thread
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +34,18 @@ def hear() -> None:
     in_main = threading.current_thread() is threading.main_thread()
     if in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _on_sigint)
+        sys.unraisablehook = _on_dropped(sys.unraisablehook)
+
+
+def _on_dropped(otherwise: Callable[["sys.UnraisableHookArgs"], Any]) -> Callable[["sys.UnraisableHookArgs"], None]:
+    @called_from_c
+    def hook(dropped: "sys.UnraisableHookArgs") -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            _thread.start_new_thread(_send_again, ())
+        else:
+            otherwise(dropped)
+
+    return hook
 
 
 def _on_sigint(number: int, frame: FrameType | None) -> None:

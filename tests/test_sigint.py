@@ -1,7 +1,10 @@
 """Ctrl-C is not lost where Python drops what is raised."""
 
+import gc
 import signal
+import sys
 import time
+import weakref
 
 import pytest
 
@@ -10,7 +13,8 @@ from ggufkit.runtime import library
 
 
 @pytest.fixture(autouse=True)
-def heard():
+def heard(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     sigint.hear()
     assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
@@ -48,6 +52,44 @@ def test_ctrl_c_while_an_object_goes_is_heard():
         gone = Gone()
         del gone
         _wait()
+
+
+def _ctrl_c(*_: object) -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_in_what_a_library_has_given_to_the_garbage_collector_is_heard(capfd):
+    def once(*_: object) -> None:
+        gc.callbacks.remove(once)
+        _ctrl_c()
+
+    gc.callbacks.append(once)
+    with pytest.raises(KeyboardInterrupt):
+        gc.collect()
+        _wait()
+    assert once not in gc.callbacks and not capfd.readouterr().err
+
+
+def test_ctrl_c_in_the_callback_of_a_weak_reference_is_heard(capfd):
+    class Gone:
+        pass
+
+    gone = Gone()
+    kept = weakref.ref(gone, _ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        del gone
+        _wait()
+    assert kept() is None and not capfd.readouterr().err
+
+
+def test_what_else_is_dropped_is_told_as_before(capfd):
+    class Gone:
+        def __del__(self) -> None:
+            raise ValueError("told")
+
+    gone = Gone()
+    del gone
+    assert "ValueError: told" in capfd.readouterr().err
 
 
 def test_ctrl_c_elsewhere_comes_at_once():
