@@ -11,7 +11,10 @@ from ggufkit.errors import ClusterError, UsageError
 from ggufkit.sigint import postponed_sigint
 
 TIMEOUT_S = 10
-_QUIET = {"distributed.worker.profile.enabled": False}  # it looks at every thread a hundred times a second
+SETTINGS = {
+    "distributed.worker.profile.enabled": False,  # it looks at every thread a hundred times a second
+    "distributed.deploy.lost-worker-timeout": "1 day",  # one that is gone then, maybe once more, never returns
+}
 EXTRA = "pip install 'ggufkit[cluster]'"
 
 
@@ -49,7 +52,7 @@ def local(n: int, threads: int) -> Iterator[Cluster]:
     from dask import config
 
     with ExitStack() as stack:
-        stack.enter_context(config.set(_QUIET))
+        stack.enter_context(config.set(SETTINGS))
         with _interrupts_wait():
             cluster = dask.LocalCluster(
                 n_workers=n, threads_per_worker=threads, processes=True, memory_limit=0, host="127.0.0.1",

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dask import config
 from distributed import Client, LocalCluster
 
-from ggufkit.cluster.opening import connected
+from ggufkit.cluster.opening import SETTINGS, connected
 from ggufkit.cluster.tasks import Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +24,7 @@ MODEL = ROOT / "models" / "tiny-mixtral"
 @pytest.fixture(scope="session")
 def address() -> Iterator[str]:
     """Of a scheduler with three workers of one thread, each a process that is started again when it is killed."""
-    with LocalCluster(
+    with config.set(SETTINGS), LocalCluster(
         n_workers=3, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", memory_limit=0,
         silence_logs=logging.CRITICAL, host="127.0.0.1",
     ) as cluster:  # fmt: skip
