@@ -109,8 +109,7 @@ class Covariance:
         return squares(pooled_mean((self,), expert, prior), self.width)
 
     def _add_rows(self, expert: int, rows: F32Array, each: Each) -> None:
-        # not BLAS: its threads go on spinning against those of the model, and its sums depend on how many there are
-        from quant.kernels.feedback import add_outer
+        from quant.kernels.products import add_product
 
         width = self.width
         parts = [np.ascontiguousarray(rows[:, at : at + width]) for at in range(0, self.n_per_row, width)]
@@ -119,7 +118,7 @@ class Covariance:
         def add(task: tuple[int, Strip]) -> None:
             block, strip = task
             x, out = parts[block], strip.of(self.sums[expert, block])
-            add_outer(np.ascontiguousarray(x[:, strip.lines]), x, out, 0, strip.first, width - strip.first)
+            add_product(np.ascontiguousarray(x[:, strip.lines].T), x, strip.first, out, 0, width - strip.first)
 
         for _ in each(add, [(block, strip) for block in range(len(parts)) for strip in strips(width)]):
             pass

@@ -126,18 +126,18 @@ def _root(h: F32Array) -> tuple[F64Array, F64Array]:
 
 def _eliminate(h: F32Array, at: slice, inverse: F32Array, scale: F32Array, each: Each) -> None:
     """The columns `at` of A before them, and what remains of the columns before."""
-    from quant.kernels.feedback import add_outer
+    from quant.kernels.products import add_product
 
     x = np.empty((len(inverse), at.start), dtype=np.float32)
 
     def solve(first: int) -> None:
         lines = slice(first, min(first + LINES, at.start))
-        x[:, lines] = product(inverse, h[at, lines])
+        x[:, lines] = product(inverse, h[at], lines)
         h[lines, at] = (x[:, lines] / scale).T
 
     def subtract(first: int) -> None:
         last = min(first + LINES, at.start)
-        add_outer(-x[:, first:last], x, h, first, 0, last)
+        add_product(np.ascontiguousarray(-x[:, first:last].T), x, 0, h, first, last)
 
     for step in (solve, subtract):
         for _ in each(step, range(0, at.start, LINES)):

@@ -104,5 +104,5 @@ def _feedback(w: F32Array, grid: Grid, order: I64Array, factor: F32Array, cost: 
         part = np.ascontiguousarray(w[:, home]), now
         round_columns(*part, scale, offset, grid.values, np.ascontiguousarray(factor[at, at]), level, error)
         out[:, home.start // size] = grid.pack(blocks, level)
-        left[:, at.stop :] += product(error, factor[at, at.stop :])
+        left[:, at.stop :] += product(error, factor[at], slice(at.stop, None))
     return out

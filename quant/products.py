@@ -10,12 +10,13 @@ F64Array = NDArray[np.float64]
 Float = TypeVar("Float", np.float32, np.float64)
 
 
-def product(a: NDArray[Float], b: NDArray[Float]) -> NDArray[Float]:
-    """a @ b; each row's sums do not depend on the other rows, and no threads of BLAS are left spinning."""
-    from quant.kernels.feedback import add_product
+def product(a: NDArray[Float], b: NDArray[Float], columns: slice = slice(None)) -> NDArray[Float]:
+    """a @ b[:, columns]; each row's sums do not depend on the other rows, and no threads of BLAS are left spinning."""
+    from quant.kernels.products import add_product
 
-    out = np.zeros((len(a), b.shape[1]), dtype=a.dtype)
-    add_product(np.ascontiguousarray(a), np.ascontiguousarray(b), out)
+    first, last, _ = columns.indices(b.shape[1])
+    out = np.zeros((len(a), last - first), dtype=a.dtype)
+    add_product(np.ascontiguousarray(a), np.ascontiguousarray(b), first, out, 0, last - first)
     return out
 
 

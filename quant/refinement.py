@@ -5,7 +5,7 @@
     d and dmin of each block     solved for, levels and codes held
 
 No step makes the error larger. A round goes through the columns a few hundred at a time: what is used again and again
-of the moments stays in a near cache, and columns elsewhere learn of all that changed at once, in one product.
+of the moments stays in a near cache, and what changed in all other columns is learned of at once, in one product.
 
 Knows one diagonal block of columns at a time.
 """
@@ -39,17 +39,17 @@ def refined(w: F32Array, encoded: U8Array, grid: Grid, moments: F32Array, n_refi
     if not n_refine:
         return out
     tiles, active = _tiles(grid, moments), np.arange(len(w))
-    gradient = product(_values(out, grid) - w, moments)  # (ŵ - w) H, kept up to date
+    error = _values(out, grid) - w
     for turn in range(n_refine + 1):
         moved = np.zeros(len(active), dtype=np.int64)
         for tile in tiles:
-            before, there = out[active, tile.blocks], gradient[:, tile.columns].copy()
-            now = tile.refined(before, there, moved) if turn else tile.solve_halves(before, there)
+            before = out[active, tile.blocks]
+            gradient = product(error, moments, tile.columns)  # (ŵ - w) H
+            now = tile.refined(before, gradient, moved) if turn else tile.solve_halves(before, gradient)
             out[active, tile.blocks] = now
-            asked = slice(tile.columns.stop if turn == n_refine else 0, None)  # columns whose gradient is used again
-            gradient[:, asked] += product(_values(now, grid) - _values(before, grid), moments[tile.columns, asked])
+            error[:, tile.columns] = _values(now, grid) - w[active, tile.columns]
         if turn:
-            active, gradient = active[moved > 0], gradient[moved > 0]
+            active, error = active[moved > 0], error[moved > 0]
         if not len(active):
             break
     return out
