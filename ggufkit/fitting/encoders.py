@@ -45,9 +45,9 @@ _FEEDBACK_BYTES = 48  # a weight, on top of a plain slab's: what is left, levels
 
 
 def n_products(effort: Effort) -> float:
-    """Products of a row with the moments that fitting takes: half of one to round it, one to begin, one for each time
-    that its columns are gone through, half of one the last time."""
-    return 2.0 + REFINE_ROUNDS[effort]
+    """Products of a row with the moments that fitting takes: half of one to round it, one to solve for its halves, one
+    for each time that its columns are gone through."""
+    return 1.5 + REFINE_ROUNDS[effort]
 
 
 def bytes_per_weight(effort: Effort) -> int:
