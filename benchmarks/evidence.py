@@ -1,13 +1,15 @@
 """What more calibration text buys, and whether it ever costs: types held, from 10,000 tokens to all that ships.
 
 Run it: python benchmarks/evidence.py [--model smollm2] [--type Q3_K_M] [--tokens 10240,25600,51200,102400,0]
-                                      [--chunks 24] [--threads 2] [--peer LLAMA_IMATRIX]
+                                      [--second-text] [--chunks 24] [--threads 2] [--peer LLAMA_IMATRIX]
 
 For every number of tokens (0 takes the whole text): llama_model_quantize with the importance of the same tokens, and
 `--effort balanced` with the same types; mean KL divergence on text that took no part, as in benchmarks/fidelity.py,
-whose columns these are. The rows are kept in benchmarks/history/.
+whose columns these are. With --second-text tokens are of Python's reference manual and of its modules, 260,000 of them
+(benchmarks/second_text.py), not of the shipped text. The rows are kept in benchmarks/history/.
 """
 
+import dataclasses
 import sys
 import tempfile
 from pathlib import Path
@@ -16,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import arguments
 import history
 from fidelity import Bench, bench_parser, found
+from second_text import NAME, second_text
 
 from ggufkit.fitting.encoders import Effort
 
@@ -25,11 +28,16 @@ def main() -> None:
     parser.add_argument("--model", type=arguments.real_model, default="smollm2")
     parser.add_argument("--type", type=arguments.mixture, default="Q3_K_M")
     parser.add_argument("--tokens", type=arguments.listed(arguments.count_or_0), default="10240,25600,51200,102400,0")
+    parser.add_argument("--second-text", action="store_true", help="instead of the shipped one")
     options = parser.parse_args()
+    text = second_text() if options.second_text else None
     for n in options.tokens:
         with tempfile.TemporaryDirectory() as folder:
             options.tokens = n
-            kept = Bench(options.model, found(options.model), Path(folder), options).held(options.type, Effort.BALANCED)
+            bench = Bench(options.model, found(options.model), Path(folder), options, text)
+            kept = bench.held(options.type, Effort.BALANCED)
+        if options.second_text:
+            kept = dataclasses.replace(kept, figure=f"{kept.figure}, {NAME}")
         kind = history.machine()
         history.keep(history.path(kind), kind, [kept])
 

@@ -125,14 +125,14 @@ def llama_quantize(source: Path, output: Path, type_name: str, imatrix: Path | N
         raise SystemExit(f"llama_model_quantize failed for {type_name}")
 
 
-def calibration_text(base: Path, folder: Path, n_tokens: int) -> Path:
-    """What both sides read, all of it: so many tokens of the model, spread over the shipped text; 0 takes that."""
-    out, shipped = folder / "calibration.txt", shipped_text(CALIBRATION_TEXT)
+def calibration_text(base: Path, folder: Path, text: str, n_tokens: int) -> Path:
+    """What both sides read, all of it: so many tokens of the model, spread over `text`; 0 takes that."""
+    out = folder / "calibration.txt"
     if n_tokens:
         with open_vocabulary(base) as vocab:
-            chunks = text_chunks(vocab, shipped, N_CTX, n_tokens=n_tokens, spread=True)
-            shipped = "".join(vocab.detokenize(chunk) for chunk in chunks)
-    out.write_text(shipped, encoding="utf-8", newline="")
+            chunks = text_chunks(vocab, text, N_CTX, n_tokens=n_tokens, spread=True)
+            text = "".join(vocab.detokenize(chunk) for chunk in chunks)
+    out.write_text(text, encoding="utf-8", newline="")
     return out
 
 
@@ -154,9 +154,11 @@ def found(name: str) -> Path:
 
 
 class Bench:
-    """All rows of one model."""
+    """All rows of one model. `text` to calibrate on is the shipped one without."""
 
-    def __init__(self, name: str, source: Path, folder: Path, options: argparse.Namespace) -> None:
+    def __init__(
+        self, name: str, source: Path, folder: Path, options: argparse.Namespace, text: str | None = None
+    ) -> None:
         self.name, self.options, self.folder = name, options, folder
         self.base = source
         if source.is_dir():
@@ -164,7 +166,7 @@ class Bench:
             with open_source(source) as model:
                 widest = "F32" if next(iter(model.tensors)).dtype == "F32" else "BF16"
             quantize(QuantizeSettings(source=source, output=self.base, recipe=widest, threads=options.threads))
-        self.text = calibration_text(self.base, folder, options.tokens)
+        self.text = calibration_text(self.base, folder, text or shipped_text(CALIBRATION_TEXT), options.tokens)
         self.imatrix, maker = importance_file(self.base, self.text, folder, options)
         self.judge = Judge(self.base, options.chunks, options.threads)
         self.kept: list[history.Row] = []

@@ -104,12 +104,13 @@ def tails(rows: list[Row]) -> str:
 
 
 def evidence(rows: list[Row]) -> str:
-    """Closeness by the number of calibration tokens, types held."""
+    """Closeness by the number of calibration tokens and their text, types held."""
     shown = [(row, *row.figure.split(", ")) for row in by_size(rows, "evidence")]
     return table(
         ("model", "bytes of", "calibration tokens", "llama.cpp + importance, nats", "`balanced`, nats", "share"),
-        ((TITLES[row.model], type_name, n.removesuffix(" tokens"), f"{row.peer[0]:.4f}", f"{row.ours[0]:.4f}",
-          f"{row.ours[0] / row.peer[0]:.2f} ± {row.error:.2f}") for row, type_name, _, n in shown),
+        ((TITLES[row.model], type_name, " of ".join([n.removesuffix(" tokens"), *(text or ["the shipped text"])]),
+          f"{row.peer[0]:.4f}", f"{row.ours[0]:.4f}", f"{row.ours[0] / row.peer[0]:.2f} ± {row.error:.2f}")
+         for row, type_name, _, n, *text in shown),
     )  # fmt: skip
 
 
