@@ -2,9 +2,9 @@
 
 Run it: python benchmarks/stand_in.py [MODEL …] [--type Q3_K_M] [--tokens 51200] [--chunks 24] [--threads 2]
 
-MODEL is a checkpoint folder, or a name of benchmarks/models. `--effort balanced` with types held, on the same text: layer by
-layer in the original's weights, on the whole model in 16 bits, and on quick files of it, as were made where the original
-did not fit. The figures are those of benchmarks/fidelity.py, shares those of the first row.
+MODEL is a checkpoint folder, or a name of benchmarks/models. `--effort balanced` with types held, on the same text:
+layer by layer in the original's weights, on the whole model in 16 bits, and on quick files of it, as were made where
+the original did not fit. The figures are those of benchmarks/fidelity.py, shares those of the first row.
 """
 
 import argparse
