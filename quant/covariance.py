@@ -38,7 +38,7 @@ F64Array = NDArray[np.float64]
 Each = Callable[..., Iterable[None]]
 
 SUPER_BLOCK = 256
-LINES = 128  # of the sums are a strip, and a thread's task
+LINES = 256  # of the sums are a strip, and a thread's task
 
 
 @dataclass(slots=True)
