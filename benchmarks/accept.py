@@ -7,8 +7,8 @@ the vocabulary and shapes against the GGUF that the model came from, calibrate, 
 its steps and resumed; the same bytes as an unbroken run), compare, gate (an honest file passes, a damaged one does
 not), a chat and a continuation, inspect, diff, report, card. One table at the end: seconds, peak memory, what was
 seen. Exit code 1 where something did not hold. With --from, a run that was broken off goes on at that step, with the
-files that it left. The fitted file is `balanced`, and of the largest model `fast` with types chosen: that is twice ten
-minutes instead of twice half an hour.
+files that it left. The fitted file is `balanced`, and of the largest model `fast` with types chosen, which spares
+error feedback on all of its weights, twice.
 """
 
 import hashlib

@@ -5,7 +5,7 @@ Run it: python benchmarks/evidence.py [--model smollm2] [--type Q3_K_M] [--token
 
 For every number of tokens (0 takes the whole text): llama_model_quantize with the importance of the same tokens, and
 `--effort balanced` with the same types; mean KL divergence on text that took no part, as in benchmarks/fidelity.py,
-whose columns these are. With --second-text tokens are of Python's reference manual and of its modules, 260,000 of them
+whose columns these are. With --second-text tokens are of Python's reference manual and of its modules
 (benchmarks/second_text.py), not of the shipped text. The rows are kept in benchmarks/history/.
 """
 
@@ -36,8 +36,10 @@ def main() -> None:
             options.tokens = n
             bench = Bench(options.model, found(options.model), Path(folder), options, text)
             kept = bench.held(options.type, Effort.BALANCED)
+        command = f"benchmarks/evidence.py --model {options.model} --type {options.type} --tokens {n}"
+        kept = dataclasses.replace(kept, command=command)
         if options.second_text:
-            kept = dataclasses.replace(kept, figure=f"{kept.figure}, {NAME}")
+            kept = dataclasses.replace(kept, figure=f"{kept.figure}, {NAME}", command=f"{command} --second-text")
         kind = history.machine()
         history.keep(history.path(kind), kind, [kept])
 

@@ -153,6 +153,22 @@ def found(name: str) -> Path:
     return models.folder(name) if name in models.NAMES else Path(name)
 
 
+def base_file(source: Path, folder: Path, threads: int) -> Path:
+    """The source itself where it is a GGUF, else all of it in its own precision."""
+    if source.is_file():
+        return source
+    with open_source(source) as model:
+        widest = "F32" if next(iter(model.tensors)).dtype == "F32" else "BF16"
+    quantize(QuantizeSettings(source=source, output=folder / "base.gguf", recipe=widest, threads=threads))
+    return folder / "base.gguf"
+
+
+def share_of(mine: NDArray[np.float64], his: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean of the one by the mean of the other, (n_chunk,) each of the same chunks, and its standard error."""
+    share = mine.mean() / his.mean()
+    return float(share), float(np.std(mine - share * his, ddof=1) / np.sqrt(len(his)) / his.mean())
+
+
 class Bench:
     """All rows of one model. `text` to calibrate on is the shipped one without."""
 
@@ -160,12 +176,7 @@ class Bench:
         self, name: str, source: Path, folder: Path, options: argparse.Namespace, text: str | None = None
     ) -> None:
         self.name, self.options, self.folder = name, options, folder
-        self.base = source
-        if source.is_dir():
-            self.base = folder / "base.gguf"
-            with open_source(source) as model:
-                widest = "F32" if next(iter(model.tensors)).dtype == "F32" else "BF16"
-            quantize(QuantizeSettings(source=source, output=self.base, recipe=widest, threads=options.threads))
+        self.base = base_file(source, folder, options.threads)
         self.text = calibration_text(self.base, folder, text or shipped_text(CALIBRATION_TEXT), options.tokens)
         self.imatrix, maker = importance_file(self.base, self.text, folder, options)
         self.judge = Judge(self.base, options.chunks, options.threads)
@@ -227,8 +238,6 @@ class Bench:
 
     def _result(self, type_name: str, label: str, ours: Scores, peer: Scores, seconds: float) -> history.Row:
         mine, his = ours.kld.mean(axis=1), peer.kld.mean(axis=1)
-        share = mine.mean() / his.mean()
-        error = np.std(mine - share * his, ddof=1) / np.sqrt(len(his)) / his.mean()
         tail = " and ".join(f"{np.quantile(scores.kld, 0.999):.2f}" for scores in (ours, peer))
         top = " and ".join(f"{100 * scores.same_top.mean():.1f}" for scores in (ours, peer))
         return history.Row(
@@ -236,7 +245,7 @@ class Bench:
             f"benchmarks/fidelity.py {self.name} --tokens {self.options.tokens} --chunks {len(his)}",
             f"llama_model_quantize {type_name} with importance",
             f"p99.9 {tail} nats, same top {top} %, {seconds:.0f} s",
-            float(error), (self.folder / "out.gguf").stat().st_size,
+            share_of(mine, his)[1], (self.folder / "out.gguf").stat().st_size,
         )  # fmt: skip
 
 

@@ -15,15 +15,13 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import arguments
-import numpy as np
-from fidelity import Judge, calibration_text, found
+from fidelity import Judge, base_file, calibration_text, found, share_of
 
 from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.fitting.encoders import Effort
 from ggufkit.formats.text import CALIBRATION_TEXT, shipped_text
 from ggufkit.workflows.fit_settings import FitSettings
 from ggufkit.workflows.fitted import quantize_fitted
-from ggufkit.workflows.quantize import quantize
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("smollm2", str(ROOT / "models" / "tiny-mixtral"))
@@ -43,8 +41,8 @@ def fitted(source: Path, output: Path, text: Path, stand_in: str | None, options
 
 
 def rows(name: str, folder: Path, options: argparse.Namespace) -> None:
-    source, base, output = found(name), folder / "base.gguf", folder / "out.gguf"
-    quantize(QuantizeSettings(source=source, output=base, recipe="BF16", threads=options.threads))
+    source, output = found(name), folder / "out.gguf"
+    base = base_file(source, folder, options.threads)
     text = calibration_text(base, folder, shipped_text(CALIBRATION_TEXT), options.tokens)
     judge, first = Judge(base, options.chunks, options.threads), None
     print(f"\n{source.name}, {options.type}, {options.tokens} tokens")
@@ -52,8 +50,7 @@ def rows(name: str, folder: Path, options: argparse.Namespace) -> None:
         seconds = fitted(source, output, text, stand_in, options)
         means = judge.scores(output).kld.mean(axis=1)
         first = means if first is None else first
-        share = means.mean() / first.mean()
-        error = np.std(means - share * first, ddof=1) / np.sqrt(len(means)) / first.mean()
+        share, error = share_of(means, first)
         label = "layer by layer" if stand_in is None else f"the whole in {stand_in}"
         print(f"{label:22} kld {means.mean():.5f}  {share:.3f} ± {error:.3f}  {seconds:6.1f} s", flush=True)
 

@@ -14,9 +14,7 @@ SHAPES: dict[str, Shape] = {
     "output.weight": (1, 64),
 }
 ONE = 2 * 4 * 64 * 64  # two parts of the text, float32, a square matrix
-WIDE = (
-    2 * 4 * 2 * (4096 * (4096 + 256) // 2)
-)  # two experts, of each half a square and strips of 256 lines along its diagonal
+WIDE = 2 * 4 * 2 * (4096 * (4096 + 256) // 2)  # two experts, of each half a square and strips along its diagonal
 WALKS = plan_layer_walks(SHAPES, 1 << 40)  # one a layer
 ALL = 5 * ONE + ONE + WIDE + ONE
 
