@@ -43,7 +43,8 @@ Each = Callable[..., Iterable[float]]
 
 TYPES = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "Q8_0")
 SAMPLE_ROWS = 64  # of each expert, evenly spread, and as many of those that count most
-TABLE_REFINE = 2
+REFINED_ROWS = 32  # of them all, evenly spread
+TABLE_REFINE = 2  # rounds
 
 
 def measure_costs(
@@ -191,14 +192,28 @@ def expert_costs(tensor: ModelTensor, expert: int, known: Known, each: Each = ma
     at = _sampled(tensor.n_rows, known.product)
     w = _rows_at(tensor, expert, at)
     evidence = known.of_expert(expert)
-    cost = functools.partial(_cost, known, expert, evidence, at)
     names = candidates(tensor)
 
-    def of_type(name: str) -> float:
-        blocks = _encoded(w, name, evidence, TABLE_REFINE)
-        return cost(quant.dequantize(blocks, quant.quant_type(name)) - w)
+    def cost(rows: slice, error: F32Array) -> float:
+        return _cost(known, expert, evidence, at[rows], error)
 
-    return dict(zip(names, each(of_type, names), strict=True)), cost(w)
+    costs = each(lambda name: type_cost(w, name, evidence, cost), names)
+    return dict(zip(names, costs, strict=True)), cost(slice(None), w)
+
+
+def type_cost(
+    w: F32Array, type_name: str, known: ExpertEvidence | None, cost: Callable[[slice, F32Array], float]
+) -> float:
+    """What the errors of rows `w` in that type cost, by `cost` of a slice of them and its errors.
+
+    Refinement takes most of the time of encoding and leaves much the same part of each row's error: that of some rows.
+    """
+    error = _error(w, type_name, known, 0)
+    whole = cost(slice(None), error)
+    if not _is_fitted(type_name, known):
+        return whole
+    some = slice(None, None, max(1, len(w) // REFINED_ROWS))
+    return whole * cost(some, _error(w[some], type_name, known, TABLE_REFINE)) / max(cost(some, error[some]), 1e-30)
 
 
 def _summed(tensor: ModelTensor, experts: Sequence[Costs]) -> Costs:
@@ -211,11 +226,19 @@ def _summed(tensor: ModelTensor, experts: Sequence[Costs]) -> Costs:
     return {name: value / max(all_, 1e-30) for name, value in lost.items()}, all_
 
 
+def _error(w: F32Array, type_name: str, known: ExpertEvidence | None, n_refine: int) -> F32Array:
+    return quant.dequantize(_encoded(w, type_name, known, n_refine), quant.quant_type(type_name)) - w
+
+
 def _encoded(w: F32Array, type_name: str, known: ExpertEvidence | None, n_refine: int) -> NDArray[np.uint8]:
     qtype = quant.quant_type(type_name)
-    if known is None or not fits(qtype, known.curve.width):
+    if known is None or not _is_fitted(type_name, known):
         return quant.quantize(w, qtype)
     return feedback.encode(w, qtype, known.curve, n_refine=n_refine)
+
+
+def _is_fitted(type_name: str, known: ExpertEvidence | None) -> bool:
+    return known is not None and fits(quant.quant_type(type_name), known.curve.width)
 
 
 def _sampled(n_rows: int, product: Stiffness | None) -> NDArray[np.int64]:

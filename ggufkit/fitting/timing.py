@@ -20,7 +20,7 @@ from ggufkit.fitting.duration import active_weights, moments_madds
 from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, encode_fitted, fits, n_products
 from ggufkit.fitting.moments import ExpertEvidence, MomentsObserver
 from ggufkit.fitting.rates import Rates
-from ggufkit.fitting.sensitivity import TABLE_REFINE, candidates
+from ggufkit.fitting.sensitivity import SAMPLE_ROWS, candidates, type_cost
 from ggufkit.fitting.sources.cut import cut, input_scale
 from ggufkit.fitting.sources.layer_run import LayerRun
 from ggufkit.fitting.sources.layer_tape import LayerTape
@@ -43,7 +43,6 @@ _MAX_TOKENS, _LEAST_TOKENS, _WARM_TOKENS = 512, 64, 16
 _SLAB_WEIGHTS = 1 << 20
 _SLAB_MADDS = 1e10  # of the rows that are encoded at a time, some tenths of a second
 _LEAST_ROWS = 16
-_TABLE_ROWS = 64
 _WORTH = 0.05  # of the weights: types of fewer are taken to be as fast as others
 
 
@@ -194,14 +193,14 @@ def _slab_rows(tensor: ModelTensor, effort: Effort) -> int:
 def _table_rate(tensor: ModelTensor, known: ExpertEvidence, threads: int) -> float:
     """Weights of sampled rows a second, at all types that the tensor may get; by the coarsest and the finest."""
     names = candidates(tensor)
-    rows = tensor.rows(0, 0, min(tensor.n_rows, _TABLE_ROWS))
+    rows = tensor.rows(0, 0, min(tensor.n_rows, 2 * SAMPLE_ROWS))
+
+    def cost(_: slice, error: F32Array) -> float:
+        assert known.held_out is not None, "as costs are"
+        return float(feedback.energies(error, known.held_out).sum())
 
     def encode(name: str, w: F32Array = rows) -> None:
-        qtype = quant.quant_type(name)
-        if fits(qtype, known.curve.width):
-            blocks = feedback.encode(w, qtype, known.curve, n_refine=TABLE_REFINE)
-            assert known.held_out is not None, "as costs are"
-            feedback.energies(quant.dequantize(blocks, qtype) - w, known.held_out)
+        type_cost(w, name, known, cost)
 
     if not names:
         return np.inf
