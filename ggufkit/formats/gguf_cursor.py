@@ -166,6 +166,13 @@ class GgufArray(Sequence[Any]):
             return cls(item_type, count, cursor.take(count * PACKERS[item_type].size, what), label)
         return cls(item_type, count, cursor.skip_strings(count, what), label)
 
+    @classmethod
+    def of_strings(cls, items: Sequence[str], raw: bytes, label: str) -> Self:
+        """An array whose items are known."""
+        out = cls(_T.STRING, len(items), raw, label)
+        out._items = list(items)
+        return out
+
     def __len__(self) -> int:
         return self._count
 

@@ -4,8 +4,10 @@ Knows encodings and padding. Does not add, reorder or interpret an entry, and wr
 tensors always give the same bytes. This is the one place where shapes are turned into ggml's order, row length first.
 """
 
+import dataclasses
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import gguf
@@ -40,6 +42,14 @@ def header_bytes(metadata: Sequence[KV], tensors: Sequence[TensorRow], alignment
     return header + bytes(-len(header) % alignment)
 
 
+def packed(kv: KV) -> KV:
+    """The same entry; an array of strings with its bytes, which then are not made again. Raises GgufError."""
+    if kv.type is not _T.ARRAY or kv.item_type is not _T.STRING or isinstance(kv.value, GgufArray):
+        return kv
+    with _named(kv):
+        return dataclasses.replace(kv, value=GgufArray.of_strings(kv.value, _strings(kv.value), kv.key))
+
+
 def _check_unique(names: list[str], what: str) -> None:
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -51,11 +61,22 @@ def _string(text: str) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
-def _entry(kv: KV) -> bytes:
+def _strings(texts: Iterable[str]) -> bytes:
+    pack = struct.Struct("<Q").pack
+    return b"".join([part for raw in map(str.encode, texts) for part in (pack(len(raw)), raw)])
+
+
+@contextmanager
+def _named(kv: KV) -> Iterator[None]:
     try:
-        return _string(kv.key) + struct.pack("<I", kv.type) + _value(kv)
+        yield
     except (struct.error, UnicodeEncodeError, OverflowError, AttributeError, TypeError, ValueError) as error:
         raise GgufError(f"metadata {kv.key} cannot be written as {kv.type.name}: {error}.") from error
+
+
+def _entry(kv: KV) -> bytes:
+    with _named(kv):
+        return _string(kv.key) + struct.pack("<I", kv.type) + _value(kv)
 
 
 def _value(kv: KV) -> bytes:
@@ -72,7 +93,7 @@ def _items(item_type: gguf.GGUFValueType, values: Sequence[Any]) -> bytes:
     if isinstance(values, GgufArray) and values.item_type is item_type:
         return values.raw
     if item_type is _T.STRING:
-        return b"".join(map(_string, values))
+        return _strings(values)
     if isinstance(values, np.ndarray):
         return np.ascontiguousarray(values, dtype=NUMBERS[item_type][1]).tobytes()
     return struct.pack(f"<{len(values)}{NUMBERS[item_type][0]}", *values)

@@ -43,6 +43,7 @@ from ggufkit.formats.unfinished import (
 
 SCHEMA = "ggufkit/journal@1"
 _VERIFY_CHUNK = 8 << 20
+_SYNC_EVERY = 64 << 20  # bytes: the disk is at work while others are computed, and has little left to do at the end
 _NO_FALLOCATE = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 
@@ -67,6 +68,7 @@ class PartialFile:
         self.nbytes = nbytes
         self._lock = threading.Lock()
         self._rows: list[Range] = []
+        self._unsynced = 0
         self._fd = -1
         earlier: list[Range] = []
         try:
@@ -97,6 +99,8 @@ class PartialFile:
     def write(self, offset: int, data: NDArray[np.uint8]) -> None:
         """Write at `offset` and record it. Any thread."""
         self.record(write_at(self._fd, offset, data))
+        if self._sync_is_due(data.nbytes):
+            os.fsync(self._fd)
 
     def record(self, row: Range) -> None:
         """That range is written, here or by a worker that shares the folder (`share`). Any thread."""
@@ -105,6 +109,13 @@ class PartialFile:
             self._done_nbytes += row.nbytes
             self._journal.write(f"{row.offset} {row.nbytes} {row.crc}\n")
             self._journal.flush()
+
+    def _sync_is_due(self, nbytes: int) -> bool:
+        with self._lock:
+            self._unsynced += nbytes
+            if is_due := self._unsynced >= _SYNC_EVERY:
+                self._unsynced = 0
+            return is_due
 
     def share(self) -> AbstractContextManager[SharedPlace]:
         """What other processes need to write into it as long as the block lasts; see `record`."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from gguf import GGML_QUANT_VERSION, GGUF_DEFAULT_ALIGNMENT, GGUFValueType
 
 from ggufkit.errors import RecipeError, UsageError
-from ggufkit.formats.gguf_writer import TensorRow, header_bytes
+from ggufkit.formats.gguf_writer import TensorRow, header_bytes, packed
 from ggufkit.formats.model import KV, Hparams, Model, ModelTensor
 from ggufkit.recipes.fallback import fitting
 from ggufkit.recipes.mixtures import Mixture, ModelTraits, Place, choose, mixture
@@ -60,7 +60,7 @@ def make_plan(
     choices = choose_types(tensors, model.hparams, recipe, has_importance=importance is not None)
     choices = _with_mtp_pinned(tensors, choices, model.hparams, recipe, importance)
     _require_importance(tensors, choices, recipe, importance)
-    metadata = _metadata(model, recipe.file_type, extra_metadata)
+    metadata = tuple(map(packed, _metadata(model, recipe.file_type, extra_metadata)))
     alignment = int(model.kv("general.alignment") or GGUF_DEFAULT_ALIGNMENT)
     planned = _placed(tensors, choices, alignment)
     return QuantPlan(

@@ -94,12 +94,12 @@ def merge_pairs(
     pairs = []
     for rank, merge in enumerate(listed):
         pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+        if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], str)):
             raise TokenizerError(f'{where}: merge {rank} is {merge!r:.80}, wanted "a b" or ["a", "b"].')
         left, right = pair
-        for token in (left, right, left + right):
-            if token not in vocab:
-                raise TokenizerError(f"{where}: merge {rank} needs token {token!r}, which the vocabulary lacks.")
+        if not (left in vocab and right in vocab and left + right in vocab):
+            token = next(token for token in (left, right, left + right) if token not in vocab)
+            raise TokenizerError(f"{where}: merge {rank} needs token {token!r}, which the vocabulary lacks.")
         pairs.append((left.replace(" ", _SPACE_IN_MERGE), right.replace(" ", _SPACE_IN_MERGE)))
     return pairs
 
