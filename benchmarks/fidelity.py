@@ -97,10 +97,11 @@ class Judge:
             yield whole[np.linspace(0, len(whole) - 1, n_chunks // 2).astype(int)].reshape(-1)
 
 
-def judged_model(folder: Path, options: argparse.Namespace) -> tuple[Path, Judge, dict[str, tuple[int, int]]]:
-    """The shipped model as BF16, its judge, and (n_expert, n_per_row) of its tensors."""
-    base = folder / "base.gguf"
-    quantize(QuantizeSettings(source=TINY, output=base, recipe="BF16", threads=options.threads))
+def judged_model(
+    folder: Path, options: argparse.Namespace, source: Path = TINY
+) -> tuple[Path, Judge, dict[str, tuple[int, int]]]:
+    """A model as one file of its own precision, its judge, and (n_expert, n_per_row) of its tensors."""
+    base = base_file(source, folder, options.threads)
     with open_source(base) as model:
         shapes = shapes_of(model)
     return base, Judge(base, options.chunks, options.threads), shapes

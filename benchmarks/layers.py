@@ -3,8 +3,9 @@
 Run it: python benchmarks/layers.py [--model smollm2 | qwen2.5-coder | smollm2-moe] [--tokens 50000] [--threads 2]
 The checkpoint is fetched where it is missing. llama-imatrix needs the whole of it as a GGUF of the checkpoint's own
 type, which is made first and not counted. Prints the largest relative difference of any sum and of any count, and
-seconds, processor seconds and peak memory of the whole commands, medians of rounds in turns. With --fitted also a whole
-`quantize --effort balanced --target-bpw 4.5` on the same tokens, beside the time and memory that --dry-run says.
+seconds, processor seconds and peak memory of the whole commands, medians of rounds in turns. With --fitted instead a
+whole `quantize --effort balanced --target-bpw 4.5` on the same tokens, once, beside the time of llama-imatrix and the
+time and memory that --dry-run says.
 """
 
 import argparse
@@ -41,17 +42,20 @@ def main() -> None:
         whole, ours, theirs = (Path(work) / name for name in ("whole.gguf", "ours.gguf", "theirs.gguf"))
         measured([*GGUFKIT, "quantize", str(folder), "-o", str(whole), "--type", "BF16"])
         n_chunk, threads = options.tokens // N_CTX, str(options.threads)
-        runs = in_turns(
-            options.rounds,
-            lambda: measured([*GGUFKIT, "calibrate", str(folder), "-o", str(ours), "--force", "--text", TEXT,
-                              "--tokens", str(n_chunk * N_CTX), "--threads", threads]),
-            lambda: measured([str(imatrix), "-m", str(whole), "-o", str(theirs), "-f", TEXT, "-c", str(N_CTX),
-                              "--chunks", str(n_chunk), "-t", threads]),
-        )  # fmt: skip
-        peer_seconds = statistics.median(theirs.seconds for _, theirs in runs)
-        report(runs, *(read_imatrix(path).entries for path in (ours, theirs)), options)
+
+        def read_by_peer() -> Measured:
+            return measured([str(imatrix), "-m", str(whole), "-o", str(theirs), "-f", TEXT, "-c", str(N_CTX),
+                             "--chunks", str(n_chunk), "-t", threads])  # fmt: skip
+
+        def read_by_us() -> Measured:
+            return measured([*GGUFKIT, "calibrate", str(folder), "-o", str(ours), "--force", "--text", TEXT,
+                             "--tokens", str(n_chunk * N_CTX), "--threads", threads])  # fmt: skip
+
         if options.fitted:
-            fitted(folder, Path(work) / "fitted.gguf", n_chunk * N_CTX, threads, peer_seconds)
+            fitted(folder, Path(work) / "fitted.gguf", n_chunk * N_CTX, threads, read_by_peer().seconds)
+            return
+        runs = in_turns(options.rounds, read_by_us, read_by_peer)
+        report(runs, *(read_imatrix(path).entries for path in (ours, theirs)), options)
 
 
 def fitted(folder: Path, output: Path, n_tokens: int, threads: str, peer_seconds: float) -> None:

@@ -51,7 +51,9 @@ class WithPrior(ImportanceEncoder):
             mean[sums.counts == 0] = 1.0
         return mean
 
-    def __call__(self, planned: PlannedTensor, expert: int, w: NDArray[np.float32]) -> NDArray[np.uint8]:
+    def __call__(
+        self, planned: PlannedTensor, expert: int, w: NDArray[np.float32], first: int = 0
+    ) -> NDArray[np.uint8]:
         known = self._means.get(planned.name) if planned.qtype.is_quantized else None
         return quant.quantize(w, planned.qtype, importance=None if known is None else known[expert])
 

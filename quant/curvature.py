@@ -91,7 +91,7 @@ def curvature(moments: F32Array, *, damping: float = DAMPING, each: Each = map, 
         for first in range(0, len(h), LINES):  # no second copy in between
             lines = slice(first, first + LINES)
             factor[lines] = np.take(h[columns[lines]], columns, axis=1)
-        _decompose(factor, each)
+        decompose(factor, each)
     return Curvature(damped, order, factors)
 
 
@@ -103,8 +103,9 @@ def _order(h: F32Array) -> I64Array:
     return groups[np.argsort(-mean, kind="stable")].reshape(-1)
 
 
-def _decompose(h: F32Array, each: Each) -> None:
-    """Make h (n, n), symmetric, its factor. What remains to be factored is kept below the diagonal."""
+def decompose(h: F32Array, each: Each = map) -> None:
+    """Make h (n, n), symmetric, its factor: D on the diagonal and A above it. What remains to be factored is kept below
+    the diagonal."""
     for last in range(len(h), 0, -LEAF):
         at = slice(max(0, last - LEAF), last)
         root, inverse = _root(h[at, at])

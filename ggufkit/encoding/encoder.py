@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import gguf
@@ -27,6 +28,8 @@ Tally = Mapping[str, int]
 
 # bytes a weight while a slab is in work: stored (4 at most), widened (4), encoded (4 at most), encoder scratch (4)
 BYTES_PER_WEIGHT = 16
+# the same of rows that are encoded together, a few at a time: stored (2), widened (4), lost of them (4), encoded (2)
+BYTES_PER_WEIGHT_TOGETHER = 12
 
 
 class ExpertEncoder(Protocol):
@@ -37,16 +40,17 @@ class ExpertEncoder(Protocol):
         """About how many bytes it has to travel."""
         ...
 
-    def __call__(self, w: F32Array) -> tuple[U8Array, Tally]:
-        """Blocks of these rows, and what there is to count of them. Called from several threads."""
+    def __call__(self, w: F32Array, first: int = 0) -> tuple[U8Array, Tally]:
+        """Blocks of these rows, the first of which has that number, and what there is to count of them. Called from
+        several threads."""
         ...
 
 
 class RowEncoder(Protocol):
     """Turns rows of one expert of one planned tensor into blocks. Called from several threads.
 
-    Rows are encoded independently of each other, whatever slabs they come in. Whether rows may hold numbers that are
-    not finite has been decided before.
+    Rows are encoded independently of each other, or in groups that come as a whole, whatever slabs they come in.
+    Whether rows may hold numbers that are not finite has been decided before.
     """
 
     @property
@@ -85,7 +89,12 @@ class RowEncoder(Protocol):
         """Bytes that each weight of a slab in work takes."""
         ...
 
-    def __call__(self, planned: PlannedTensor, expert: int, w: F32Array) -> U8Array: ...
+    @property
+    def rows_together(self) -> Mapping[str, int]:
+        """Rows that are encoded together, by tensor; others are encoded one by one."""
+        ...
+
+    def __call__(self, planned: PlannedTensor, expert: int, w: F32Array, first: int = 0) -> U8Array: ...
 
     def of_expert(self, planned: PlannedTensor, expert: int) -> ExpertEncoder:
         """The same for one expert, to be called elsewhere."""
@@ -108,7 +117,7 @@ class PlainRows:
     def nbytes(self) -> int:
         return 0 if self.importance is None else self.importance.nbytes
 
-    def __call__(self, w: F32Array) -> tuple[U8Array, Tally]:
+    def __call__(self, w: F32Array, first: int = 0) -> tuple[U8Array, Tally]:
         blocks = quant.quantize(
             w, self.qtype, importance=self.importance, encoder=self.encoder, allow_nonfinite=True
         )  # fmt: skip
@@ -122,6 +131,7 @@ class PlainEncoder:
     """
 
     bytes_per_weight = BYTES_PER_WEIGHT
+    rows_together: Mapping[str, int] = MappingProxyType({})
 
     def __init__(
         self, name: quant.Encoder = quant.Encoder.GGUFKIT, imatrix: Imatrix | None = None, file: Path | None = None
@@ -150,8 +160,8 @@ class PlainEncoder:
         rows.append(KV("ggufkit.imatrix.sha256", string, self._sha256))
         return tuple(rows)
 
-    def __call__(self, planned: PlannedTensor, expert: int, w: F32Array) -> U8Array:
-        return self.of_expert(planned, expert)(w)[0]
+    def __call__(self, planned: PlannedTensor, expert: int, w: F32Array, first: int = 0) -> U8Array:
+        return self.of_expert(planned, expert)(w, first)[0]
 
     def of_expert(self, planned: PlannedTensor, expert: int) -> PlainRows:
         importance = None

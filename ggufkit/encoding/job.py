@@ -10,7 +10,7 @@ Does not print, does not know click.
 
 import dataclasses
 import threading
-from collections.abc import Callable, Collection, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -46,6 +46,7 @@ class Job:
     """What `--dry-run` shows.
 
     covers  names of the tensors that have importance, None where there is none at all
+    together  rows that are encoded together, by tensor
     notes   what a person should know of the encoder
     """
 
@@ -58,6 +59,7 @@ class Job:
     slab_weights: int
     peak_nbytes: int
     identity: str
+    together: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def with_notes(self, notes: Iterable[str]) -> "Job":
         """The same, with more to know."""
@@ -73,9 +75,21 @@ def prepare(settings: QuantizeSettings, model: Model, encoder: RowEncoder) -> Jo
     slab_weights, peak = slab_size(
         plan, Threads(threads).n_slabs, settings.max_memory or DEFAULT_MAX_MEMORY,
         held_nbytes=encoder.held_nbytes, bytes_per_weight=encoder.bytes_per_weight, n_workers=settings.workers,
+        together=encoder.rows_together,
     )  # fmt: skip
     digest = identity(settings, model, _known_header(plan, encoder), encoder)
-    return Job(settings, model, plan, encoder.covers, encoder.notes, threads, slab_weights, peak, digest)
+    return Job(
+        settings,
+        model,
+        plan,
+        encoder.covers,
+        encoder.notes,
+        threads,
+        slab_weights,
+        peak,
+        digest,
+        encoder.rows_together,
+    )
 
 
 def threads_of(settings: QuantizeSettings) -> int:
@@ -161,7 +175,7 @@ class Output:
 
     def todo(self, names: Container[str] | None = None) -> list[Slab]:
         """Slabs of those tensors, or of all, that an earlier run did not leave."""
-        every = slabs(self._job.plan, self._job.slab_weights, names)
+        every = slabs(self._job.plan, self._job.slab_weights, names, self._job.together)
         return [slab for slab in every if not self._out.kept(slab.offset, slab.nbytes)]
 
     def encode(self, encoder: RowEncoder, names: Collection[str] | None = None) -> None:

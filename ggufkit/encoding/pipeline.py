@@ -1,7 +1,7 @@
 """The pipeline: rows are read, widened, encoded and written, slab by slab.
 
-Rows are independent: the bytes do not depend on slabs, executors or order. Does not know why a tensor has its type,
-nor where the plan came from.
+Rows, or groups of them that come as a whole, are independent: the bytes do not depend on slabs, executors or order.
+Does not know why a tensor has its type, nor where the plan came from.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ from ggufkit.recipes.plan import PlannedTensor
 from quant.codec import require_finite
 
 F16_MAX = 65504.0
-EncodeRows = Callable[[PlannedTensor, int, F32Array], U8Array]  # as `RowEncoder.__call__`
+EncodeRows = Callable[[PlannedTensor, int, F32Array, int], U8Array]  # as `RowEncoder.__call__`
 
 
 class Target(Protocol):
@@ -80,7 +80,7 @@ def encode_slab(slab: Slab, encode: EncodeRows, *, allow_nonfinite: bool) -> U8A
     ):  # encoding their values again need not give them back
         blocks = tensor.raw_rows(slab.expert, slab.start, slab.stop)
     else:
-        blocks = encode(slab.planned, slab.expert, w)
+        blocks = encode(slab.planned, slab.expert, w, slab.start)
     return np.pad(blocks.reshape(-1), (0, slab.nbytes - blocks.size))
 
 

@@ -1,11 +1,14 @@
 """Slabs: the plan cut into whole rows of one expert, each with its place in the file. Knows a plan and nothing else."""
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ggufkit.recipes.plan import PlannedTensor, QuantPlan
 
 SLAB_WEIGHTS = 2 << 20  # weights of a slab when memory is plenty: 8 MiB of float32, a few tens of milliseconds of work
+
+ONE_BY_ONE: Mapping[str, int] = MappingProxyType({})
 
 
 class Slab(NamedTuple):
@@ -19,14 +22,20 @@ class Slab(NamedTuple):
     nbytes: int
 
 
-def slabs(plan: QuantPlan, slab_weights: int, names: Container[str] | None = None) -> Iterator[Slab]:
-    """Slabs of those tensors, or of all, in file order; none crosses an expert."""
+def slabs(
+    plan: QuantPlan, slab_weights: int, names: Container[str] | None = None, together: Mapping[str, int] = ONE_BY_ONE
+) -> Iterator[Slab]:
+    """Slabs of those tensors, or of all, in file order; none crosses an expert.
+
+    together  rows that no slab divides, by tensor
+    """
     for planned in plan.tensors:
         if names is not None and planned.name not in names:
             continue
         tensor = planned.tensor
         row_nbytes = planned.qtype.row_nbytes(tensor.n_per_row)
-        step = max(1, slab_weights // tensor.n_per_row)
+        least = max(1, together.get(planned.name, 1))
+        step = max(least, slab_weights // tensor.n_per_row // least * least)
         for expert in range(tensor.n_expert):
             for start in range(0, tensor.n_rows, step):
                 stop = min(start + step, tensor.n_rows)

@@ -17,6 +17,7 @@ from ggufkit.encoding.executors.threads import Threads
 from ggufkit.encoding.memory import fixed_nbytes, slabs_nbytes
 from ggufkit.errors import UsageError
 from ggufkit.fitting.corpus import N_CTX
+from ggufkit.fitting.couplings import couplings_nbytes, groups_of, layer_together_nbytes, together_nbytes
 from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, bytes_per_weight, n_products
 from ggufkit.fitting.layer_gradients import HEAD_TOKENS
 from ggufkit.fitting.rates import PLAIN, PRODUCTS, RECODED
@@ -74,7 +75,9 @@ def effort_cost(
     """
     shapes = shapes_of(model)
     largest = max(t.tensor.n_weights for t in plan.tensors)
-    slabs = slabs_nbytes(plan, Threads(threads).n_slabs, min(_SLAB_WEIGHTS, largest), bytes_per_weight(effort))
+    groups = {} if effort is Effort.FAST else groups_of(model)
+    n_slabs, weights = Threads(threads).n_slabs, min(_SLAB_WEIGHTS, largest)
+    slabs = slabs_nbytes(plan, n_slabs, weights, bytes_per_weight(effort), groups)
     by_layer = n_tokens is not None
     alone = replace(model.hparams, n_layer=1, n_vocab=N_DUMMY) if by_layer else model.hparams
     running = _running_nbytes(alone, shapes)
@@ -84,7 +87,7 @@ def effort_cost(
         sums = sum(3 * 8 * n_expert * n_per_row for n_expert, n_per_row in shapes.values())
         walks, moments, cases, budget = 1, sums, 0, sums
     else:
-        cases = _cases_nbytes(shapes)
+        cases = _cases_nbytes(shapes) + couplings_nbytes(model)
         cases *= 1 + n_workers
         budget = max(0, max_memory - fixed - cases)
         planned = (plan_walks if n_tokens is None else plan_layer_walks)(shapes, budget)
@@ -95,7 +98,8 @@ def effort_cost(
         if by_layer:
             head = replace(model.hparams, n_layer=1)
             more = _running_nbytes(head, shapes, HEAD_TOKENS) - _running_nbytes(alone, shapes, HEAD_TOKENS)
-            taped = max(layer_tape_nbytes(model.hparams, shapes, n_taped), more + head_tape_nbytes(model.hparams))
+            layer = layer_tape_nbytes(model.hparams, shapes, n_taped) + layer_together_nbytes(model)
+            taped = max(layer, more + head_tape_nbytes(model.hparams))
         else:
             taped = tape_nbytes(model.hparams, shapes, n_taped)
     peak = fixed + max(cases + moments, taped)
@@ -175,7 +179,8 @@ def token_weights_nbytes(model: Model, n_weighed: int) -> int:
     """What these tokens count for in every tensor, and its rows."""
     used = max(1, model.hparams.n_expert_used)
     tensors = [t for t in model.tensors if kept_reason(t) is None]
-    return sum(4 * n_weighed * (used if t.n_expert > 1 else 1) + 8 * t.n_rows for t in tensors)
+    each = (4 * n_weighed * (used if t.n_expert > 1 else 1) + 8 * t.n_rows + together_nbytes(t) for t in tensors)
+    return sum(each)
 
 
 def tape_nbytes(hparams: Hparams, shapes: Mapping[str, Shape], n: int) -> int:

@@ -81,5 +81,5 @@ class Disk:
     def _owed(self, beside: int) -> int:
         copy = copy_path(self._output, CALIBRATION_COPY)
         there = (partial_path(self._output), partial_path(copy), copy, self.layers, self.gradients)
-        taken = taken_nbytes(*there, self.notes / "weights.npz")
+        taken = taken_nbytes(*there, self.notes / "weights.npz", *self.notes.glob("together-*.npz"))
         return max(0, self._file_nbytes + beside - taken)

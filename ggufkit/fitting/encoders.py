@@ -11,7 +11,7 @@ not know how types were chosen or files are written.
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from enum import StrEnum
 
 import gguf
@@ -20,11 +20,14 @@ from numpy.typing import NDArray
 
 import quant
 from ggufkit.encoding.encoder import BYTES_PER_WEIGHT, ExpertEncoder, PlainRows, Tally
-from ggufkit.fitting.evidence import Case, Evidence
+from ggufkit.fitting.case import Case
+from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.moments import ExpertEvidence, ExpertMeans
+from ggufkit.fitting.token_weights import NO_GROUPS
 from ggufkit.formats.model import KV
 from ggufkit.recipes.plan import PlannedTensor
-from quant import feedback
+from quant import coupling, feedback
+from quant.coupling import Coupling
 from quant.grid import has_grid
 from quant.importance import importance
 
@@ -79,6 +82,10 @@ class Calibrated:
         return self.evidence.shapes
 
     @property
+    def rows_together(self) -> Mapping[str, int]:
+        return NO_GROUPS if self.effort is Effort.FAST else self.evidence.groups
+
+    @property
     def notes(self) -> tuple[str, ...]:
         return self.evidence.source.notes
 
@@ -120,8 +127,8 @@ class ImportanceEncoder(Calibrated):
         self.name = name
         self._means: dict[str, F32Array] = {}
 
-    def __call__(self, planned: PlannedTensor, expert: int, w: F32Array) -> U8Array:
-        return self.of_expert(planned, expert)(w)[0]
+    def __call__(self, planned: PlannedTensor, expert: int, w: F32Array, first: int = 0) -> U8Array:
+        return self.of_expert(planned, expert)(w, first)[0]
 
     def of_expert(self, planned: PlannedTensor, expert: int) -> PlainRows:
         known = self._mean(planned.name) if planned.qtype.is_quantized else None
@@ -139,12 +146,13 @@ class ImportanceEncoder(Calibrated):
 class FittedEncoder(Calibrated):
     """Row encoder with error feedback, called from several threads."""
 
-    def __call__(self, planned: PlannedTensor, expert: int, w: F32Array) -> U8Array:
+    def __call__(self, planned: PlannedTensor, expert: int, w: F32Array, first: int = 0) -> U8Array:
         qtype = planned.qtype
         known = self.evidence.of_expert(planned.name, expert, whole=True) if qtype.is_quantized else None
         if known is None or not fits(qtype, known.curve.width):
             return _plain(qtype, known)(w)[0]
-        blocks, tally = encode_fitted(w, qtype, known, REFINE_ROUNDS[self.effort])
+        rows = self.evidence.coupling(planned.name)
+        blocks, tally = encode_fitted(w, qtype, known, REFINE_ROUNDS[self.effort], rows=rows, first=first)
         self.count(planned, tally)
         return blocks
 
@@ -156,33 +164,46 @@ class FittedEncoder(Calibrated):
         means = moments.means_of(expert, whole=True)
         if not fits(qtype, means.width):
             return _plain(qtype, means)
-        return FittedRows(qtype, REFINE_ROUNDS[self.effort], means)
+        return FittedRows(qtype, REFINE_ROUNDS[self.effort], means, self.evidence.coupling(planned.name))
 
 
 class FittedRows:
     """The `ExpertEncoder` with error feedback: its evidence is made where its first rows are encoded."""
 
-    def __init__(self, qtype: quant.QuantType, n_refine: int, means: ExpertMeans) -> None:
-        self._qtype, self._n_refine, self._means = qtype, n_refine, means
+    def __init__(self, qtype: quant.QuantType, n_refine: int, means: ExpertMeans, rows: Coupling | None = None) -> None:
+        self._qtype, self._n_refine, self._means, self._rows = qtype, n_refine, means, rows
         self._case = Case(means.evidence)
 
     @property
     def nbytes(self) -> int:
-        return self._means.nbytes
+        return self._means.nbytes + (0 if self._rows is None else self._rows.nbytes)
 
-    def __reduce__(self) -> tuple[type["FittedRows"], tuple[quant.QuantType, int, ExpertMeans]]:
-        return FittedRows, (self._qtype, self._n_refine, self._means)
+    def __reduce__(
+        self,
+    ) -> tuple[type["FittedRows"], tuple[quant.QuantType, int, ExpertMeans, Coupling | None]]:
+        return FittedRows, (self._qtype, self._n_refine, self._means, self._rows)
 
-    def __call__(self, w: F32Array) -> tuple[U8Array, Tally]:
-        return encode_fitted(w, self._qtype, self._case.made(), self._n_refine)
+    def __call__(self, w: F32Array, first: int = 0) -> tuple[U8Array, Tally]:
+        return encode_fitted(w, self._qtype, self._case.made(), self._n_refine, rows=self._rows, first=first)
 
 
-def encode_fitted(w: F32Array, qtype: quant.QuantType, known: ExpertEvidence, n_refine: int) -> tuple[U8Array, Tally]:
-    """Encoded rows, and how many were fitted, or searched with importance because they are not finite."""
+def encode_fitted(
+    w: F32Array, qtype: quant.QuantType, known: ExpertEvidence, n_refine: int, *, rows: Coupling | None = None,
+    first: int = 0,
+) -> tuple[U8Array, Tally]:  # fmt: skip
+    """Encoded rows, and how many were fitted, or searched with importance because they are not finite.
+
+    rows   how they depend on each other; None where each stands for itself
+    first  number of the first of them in its matrix
+    """
     finite = np.asarray(np.isfinite(w).all(axis=1))
+    numbers = w if finite.all() else np.where(finite[:, None], w, np.float32(0))
+    if rows is None:
+        fitted = feedback.encode(numbers, qtype, known.curve, n_refine=n_refine)
+    else:
+        fitted = coupling.encode(numbers, qtype, known.curve, rows, first=first, n_refine=n_refine)
     if finite.all():
-        return feedback.encode(w, qtype, known.curve, n_refine=n_refine), {"fitted": len(w), "plain": 0}
-    fitted = feedback.encode(np.where(finite[:, None], w, np.float32(0)), qtype, known.curve, n_refine=n_refine)
+        return fitted, {"fitted": len(w), "plain": 0}
     tally = {"fitted": int(finite.sum()), "plain": int((~finite).sum())}
     return np.where(finite[:, None], fitted, _plain(qtype, known)(w)[0]), tally
 

@@ -15,23 +15,23 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufkit.fitting.case import Case
 from ggufkit.fitting.corpus import GROUP_CHUNKS, require_parts
+from ggufkit.fitting.couplings import Couplings, kept_apart
 from ggufkit.fitting.coverage import Coverage, coverage_of
-from ggufkit.fitting.moments import ExpertEvidence, Moments, MomentsObserver
+from ggufkit.fitting.moments import ExpertEvidence, Moments
 from ggufkit.fitting.notebook import Notebook
-from ggufkit.fitting.sources import MomentSource, Observer, OnChunk
-from ggufkit.fitting.sums import SumsObserver
-from ggufkit.fitting.token_weights import TokenWeights
+from ggufkit.fitting.reading import Reading
+from ggufkit.fitting.sources import MomentSource, OnChunk
+from ggufkit.fitting.token_weights import NO_GROUPS, Stiffness, TokenWeights
 from ggufkit.fitting.walks import Shape
 from ggufkit.recipes.quantizable import layer_of
-from ggufkit.runtime.activations import Activations
 from ggufkit.runtime.machine import choose_threads
-from quant.covariance import Each
+from quant.coupling import Coupling
 from quant.importance import InputSums
 
 I64Array = NDArray[np.int64]
@@ -51,6 +51,7 @@ class Evidence:
     weigh    measures what each token counts for in the moments, once, before the first of them; None: all count alike
     walks    names that are gathered together
     notebook what was gathered by a run that did not end, and is now
+    groups   rows of a group by tensor, where rows are encoded together; see `quant.coupling`
     seen     names of the walks that are done
     n_again  readings that were done more than once, for lack of a place where moments could wait
     ahead    asked before a walk is read that the notebook does not have: others may read it, and later ones with it
@@ -66,6 +67,7 @@ class Evidence:
         max_nbytes: int = DEFAULT_MAX_NBYTES,
         weigh: Weigh | None = None,
         notebook: Notebook | None = None,
+        groups: Mapping[str, int] = NO_GROUPS,
         on_chunk: OnChunk = lambda *_: None,
     ) -> None:
         self.source, self.shapes, self.on_chunk = source, shapes, on_chunk
@@ -74,6 +76,7 @@ class Evidence:
         self.weights: TokenWeights | None = None  # of the corpus, from the first walk on
         self.ahead: Callable[[frozenset[str]], None] | None = None
         self.with_moments, self.with_sums, self.weigh = moments, sums, weigh
+        self.groups = groups if moments else NO_GROUPS
         self.walks = source.walks(shapes, max_nbytes) if moments else [frozenset(shapes)] if shapes else []
         self.sums: dict[str, InputSums] = {}
         self.counts: dict[str, I64Array] = {}  # tokens of each expert, of the walks that are done
@@ -84,9 +87,10 @@ class Evidence:
         self._saved_chunks = 0  # of the reading in hand
         self._held: frozenset[str] = frozenset()
         self._moments: dict[str, Moments] = {}
-        self._cases: OrderedDict[tuple[str, int, bool], Case] = OrderedDict()
+        self._cases: OrderedDict[tuple[str, int, bool], Case[ExpertEvidence]] = OrderedDict()
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(source.corpus.threads or choose_threads().n)  # adds moments, factors them
+        self._couplings = Couplings(self.groups, self._pool.map)
 
     @property
     def coverage(self) -> Coverage:
@@ -128,7 +132,7 @@ class Evidence:
         """These tensors are encoded: their moments are not asked for again."""
         self.notebook.drop(self.label(names))
 
-    def _read(self, names: frozenset[str]) -> "Reading":
+    def _read(self, names: frozenset[str]) -> Reading:
         """One reading of the corpus, from where an earlier run left it, and kept every now and then."""
         self._weigh_tokens()
         if self.ahead is not None and self.with_moments and not self.notebook.has(self.label(names)):
@@ -165,9 +169,19 @@ class Evidence:
         kept = self.notebook.load("weights")
         self.weights = TokenWeights.restored(kept) if kept else self.weigh(self.on_weighed)
         if not kept:
+            self.weights = self.weights.with_all(self.keep_together(self.weights.by_name))
             self.notebook.save("weights", self.weights.state())
 
-    def _take(self, names: frozenset[str], reading: "Reading") -> None:
+    def keep_together(self, found: Mapping[str, Stiffness]) -> dict[str, Stiffness]:
+        """The same without how rows go together, as far as the notebook has that from now on: it is large."""
+        return kept_apart(found, self.notebook)
+
+    def coupling(self, name: str) -> Coupling | None:
+        """How a tensor's rows depend on each other; None where they are encoded one by one."""
+        stiffness = self.weights and self.weights.by_name.get(name)
+        return self._couplings.of(name, stiffness, self.notebook) if stiffness and name in self.groups else None
+
+    def _take(self, names: frozenset[str], reading: Reading) -> None:
         self._n_tokens = reading.n_chunk * self.source.corpus.n_ctx
         self.sums |= reading.sums.sums
         self.counts |= reading.counts
@@ -218,70 +232,3 @@ class Evidence:
 
     def _made(self, moments: Moments, expert: int, whole: bool) -> ExpertEvidence:
         return moments.of_expert(expert, whole=whole, each=self._pool.map)
-
-
-class Case:
-    """Evidence of one expert, made once: who wants it meanwhile waits, who is at work on another one does not."""
-
-    def __init__(self, make: Callable[[], ExpertEvidence]) -> None:
-        self._make, self._lock = make, threading.Lock()
-        self._made: ExpertEvidence | None = None
-
-    @property
-    def nbytes(self) -> int:
-        return 0 if self._made is None else self._made.nbytes
-
-    def made(self) -> ExpertEvidence:
-        with self._lock:
-            if self._made is None:
-                self._made = self._make()
-            return self._made
-
-
-class Reading:
-    """What is gathered in one reading of the corpus: moments, sums or both.
-
-    n_group  groups that are in it; n_chunk  chunks of the corpus, once all of it has been read
-    """
-
-    def __init__(
-        self, names: frozenset[str], weights: TokenWeights | None, each: Each, *, moments: bool, sums: bool
-    ) -> None:
-        self.moments, self.sums = MomentsObserver(names, weights, each), SumsObserver(names.__contains__)
-        self._observers: list[Observer] = [*([self.moments] if moments else []), *([self.sums] if sums else [])]
-        self.n_group = self.n_chunk = 0
-        self.save_seconds = 0.0
-
-    @property
-    def counts(self) -> dict[str, I64Array]:
-        """Tokens of each expert (n_expert,), by name."""
-        return self.moments.counts | {name: one.counts for name, one in self.sums.sums.items()}
-
-    def wants(self, name: str) -> bool:
-        return any(one.wants(name) for one in self._observers)
-
-    def begin_group(self, index: int) -> None:
-        for one in self._observers:
-            one.begin_group(index)
-
-    def __call__(self, seen: Activations) -> None:
-        for one in self._observers:
-            if one.wants(seen.name):
-                one(seen)
-
-    def state(self, *, small: bool = False) -> dict[str, NDArray[Any]]:
-        """All of it as arrays, or without the moments themselves."""
-        moments = {f"{name}.n_seen": counts for name, counts in self.moments.counts.items()}
-        done = {"n_group": np.array(self.n_group), "n_chunk": np.array(self.n_chunk)}
-        return (moments if small else self.moments.state()) | self.sums.state() | done
-
-    def kept_as(self, label: str) -> dict[str, dict[str, NDArray[Any]]]:
-        """What the notebook keeps of a walk that is complete, by name: all of it, and what is small."""
-        return {label: self.state(), f"{label}-small": self.state(small=True)}
-
-    def restore(self, state: Mapping[str, NDArray[Any]] | None) -> None:
-        """Go on from what an earlier run kept, if anything."""
-        if state is not None:
-            self.moments.restore(state)
-            self.sums.restore(state)
-            self.n_group, self.n_chunk = int(state["n_group"]), int(state["n_chunk"])

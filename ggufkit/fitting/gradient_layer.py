@@ -5,7 +5,8 @@ Chunk by chunk, in the order in which they are given: on the way there, what the
 back, from the gradient of what it gives to that of what went in, and what its tokens count for.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ class GradientLayer:
     n_run        of them that are run at a time: all, or fewer at the head, whose logits are by far the largest values
     input_scale  see `LayerRun`
     wants        says by a tensor's name whether its products are looked at
+    groups       rows of a group by tensor, see `GradientSums`
     """
 
     part: Model
@@ -49,6 +51,7 @@ class GradientLayer:
     n_run: int
     input_scale: float
     wants: Wants
+    groups: Mapping[str, int]
 
     def ahead(self, path: Path, inputs: Inputs, threads: int) -> Generator[F32Array, None, None]:
         """What the layer gives. path  for its file, which is there meanwhile"""
@@ -68,13 +71,15 @@ class GradientLayer:
         gradients  of what the layer gives; none at the head, where they begin
         give       is called with those of what went in, None of tokens
         """
-        sums = GradientSums(self.wants)
+        pool = ThreadPoolExecutor(threads)
+        sums = GradientSums(self.wants, self.groups, pool.map)
 
         def on_output(name: str, gradient: F32Array, experts: I32Array | None) -> None:
             if not (self.is_head and name.startswith("blk.")):
                 sums(whole_name(name, self.number), gradient, experts)
 
         with (
+            pool,
             self._written(path, threads),
             LayerTape(
                 path, n_ctx=self.n_run, threads=threads, on_output=on_output, takes_rows=self.number > 0,

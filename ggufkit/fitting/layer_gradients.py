@@ -14,7 +14,7 @@ import functools
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ from ggufkit.formats.model import Model
 
 F32Array = NDArray[np.float32]
 I32Array = NDArray[np.int32]
+Keep = Callable[[Mapping[str, Stiffness]], dict[str, Stiffness]]
 
 BACK_READINGS = 4  # a layer there and back with its tape takes so much longer than there
 HEAD_TOKENS = 128  # of a chunk go through the head at a time: their logits are by far the largest values
@@ -43,6 +44,8 @@ class GradientSettings:
     """Which gradients are taken, and where.
 
     wants       says by a tensor's name whether its products are looked at
+    groups      rows of a group by tensor, see `GradientSums`
+    keep        is given what was found of a layer, and gives what is to stay in memory of it
     n_ctx       tokens at the beginning of each chunk that are run
     max_chunks  that are run, evenly spread
     folder      for streams and the layer in hand: made here, removed at the end
@@ -50,6 +53,8 @@ class GradientSettings:
     """
 
     wants: Callable[[str], bool]
+    groups: Mapping[str, int] = field(default_factory=dict)
+    keep: Keep = dict
     n_ctx: int
     folder: Path
     threads: int
@@ -151,7 +156,7 @@ class LayerGradients:
 
     def _noted(self, layer: int, by_name: Mapping[str, Stiffness], notes: tuple[str, ...]) -> TokenWeights:
         """What was found of one layer, kept for a run that goes on."""
-        found = TokenWeights(by_name, self._n_chunk, self._n_ctx, notes)
+        found = TokenWeights(self._settings.keep(by_name), self._n_chunk, self._n_ctx, notes)
         self._notebook.save(_label(layer), found.state())
         return found
 
@@ -163,7 +168,7 @@ class LayerGradients:
         )  # fmt: skip
         return GradientLayer(
             part, number, is_head, self._picked, n_ctx, min(n_ctx, HEAD_TOKENS) if is_head else n_ctx,
-            input_scale(self._model), self._settings.wants,
+            input_scale(self._model), self._settings.wants, self._settings.groups,
         )  # fmt: skip
 
     def _into(self, layer: int, work: "_Work") -> I32Array | StoredStream:

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufkit.fitting.corpus import GROUP_CHUNKS
-from ggufkit.fitting.evidence import Evidence, Reading
+from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.layers_at_once import LayersAtOnce, Place, worker_threads
 from ggufkit.fitting.notebook import write_arrays
+from ggufkit.fitting.reading import Reading
 from ggufkit.fitting.sources.layer_by_layer import LayerByLayer
 from ggufkit.fitting.sources.layer_run import outputs
 from ggufkit.fitting.sources.one_layer import OneLayer

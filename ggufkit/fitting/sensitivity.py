@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 import quant
 from ggufkit.cluster.tasks import Cluster, Task, passed_on
-from ggufkit.fitting.encoders import fits
 from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.moments import ExpertEvidence, ExpertMeans
 from ggufkit.fitting.token_weights import Stiffness
+from ggufkit.fitting.trial_encoding import encoded, type_cost
 from ggufkit.formats.model import Model, ModelTensor
 from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.recipes.quantizable import kept_reason
@@ -43,8 +43,6 @@ Each = Callable[..., Iterable[float]]
 
 TYPES = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "Q8_0")
 SAMPLE_ROWS = 64  # of each expert, evenly spread, and as many of those that count most
-REFINED_ROWS = 32  # of them all, evenly spread
-TABLE_REFINE = 2  # rounds
 
 
 def measure_costs(
@@ -116,6 +114,7 @@ class Known:
     shares     (n_expert,) part of the tokens that each expert saw, each for what it counts
     product    how much the predictions resist errors of its products, where gradients were taken
     lookup     the same of its rows, where they are looked up
+    left       part of what errors of products cost that is left once rows made each other's errors good
     of_expert  evidence of one expert, None where nothing was seen of its inputs, as of embeddings
     nbytes     that it has to travel, about
     """
@@ -124,6 +123,7 @@ class Known:
     product: Stiffness | None
     lookup: Stiffness | None
     of_expert: Callable[[int], ExpertEvidence | None]
+    left: float = 1.0
     nbytes: int = 0
 
 
@@ -143,7 +143,8 @@ class Subject:
 
     def encoded(self, expert: int, w: F32Array, type_name: str, n_refine: int) -> NDArray[np.uint8]:
         """Rows `w` of one expert as the final file would hold them in that type."""
-        return _encoded(w, type_name, self._evidence.of_expert(self.tensor.name, expert), n_refine)
+        known, rows = self._evidence.of_expert(self.tensor.name, expert), self._evidence.coupling(self.tensor.name)
+        return encoded(w, type_name, known, n_refine, rows)
 
     def sent(self, expert: int) -> Known:
         """What is known of one expert, to be used elsewhere."""
@@ -160,9 +161,11 @@ class Subject:
         weights = self._evidence.weights
         by_name = {} if weights is None else weights.by_name
         shares = np.ones(self.tensor.n_expert) if moments is None else moments.shares()
+        rows = self._evidence.coupling(name)
         return Known(
-            shares, by_name.get(name), by_name.get(looked_up(name)), functools.partial(self._evidence.of_expert, name)
-        )
+            shares, by_name.get(name), by_name.get(looked_up(name)), functools.partial(self._evidence.of_expert, name),
+            1.0 if rows is None else rows.left,
+        )  # fmt: skip
 
 
 class _Means:
@@ -201,21 +204,6 @@ def expert_costs(tensor: ModelTensor, expert: int, known: Known, each: Each = ma
     return dict(zip(names, costs, strict=True)), cost(slice(None), w)
 
 
-def type_cost(
-    w: F32Array, type_name: str, known: ExpertEvidence | None, cost: Callable[[slice, F32Array], float]
-) -> float:
-    """What the errors of rows `w` in that type cost, by `cost` of a slice of them and its errors.
-
-    Refinement takes most of the time of encoding and leaves much the same part of each row's error: that of some rows.
-    """
-    error = _error(w, type_name, known, 0)
-    whole = cost(slice(None), error)
-    if not _is_fitted(type_name, known):
-        return whole
-    some = slice(None, None, max(1, len(w) // REFINED_ROWS))
-    return whole * cost(some, _error(w[some], type_name, known, TABLE_REFINE)) / max(cost(some, error[some]), 1e-30)
-
-
 def _summed(tensor: ModelTensor, experts: Sequence[Costs]) -> Costs:
     """Relative error of each type, and the nats of all: of the experts' in their order."""
     lost, all_ = dict.fromkeys(candidates(tensor), 0.0), 0.0
@@ -224,21 +212,6 @@ def _summed(tensor: ModelTensor, experts: Sequence[Costs]) -> Costs:
         for name in lost:
             lost[name] += errors[name]
     return {name: value / max(all_, 1e-30) for name, value in lost.items()}, all_
-
-
-def _error(w: F32Array, type_name: str, known: ExpertEvidence | None, n_refine: int) -> F32Array:
-    return quant.dequantize(_encoded(w, type_name, known, n_refine), quant.quant_type(type_name)) - w
-
-
-def _encoded(w: F32Array, type_name: str, known: ExpertEvidence | None, n_refine: int) -> NDArray[np.uint8]:
-    qtype = quant.quant_type(type_name)
-    if known is None or not _is_fitted(type_name, known):
-        return quant.quantize(w, qtype)
-    return feedback.encode(w, qtype, known.curve, n_refine=n_refine)
-
-
-def _is_fitted(type_name: str, known: ExpertEvidence | None) -> bool:
-    return known is not None and fits(quant.quant_type(type_name), known.curve.width)
 
 
 def _sampled(n_rows: int, product: Stiffness | None) -> NDArray[np.int64]:
@@ -261,7 +234,7 @@ def _cost(known: Known, expert: int, evidence: ExpertEvidence | None, at: NDArra
     if product is not None:
         rho = product.rows[at]
         each = float(rho @ _energies(evidence, error) / max(float(rho.sum()), 1e-30))
-        total += 0.5 * product.mean * product.weights.shape[2] * float(known.shares[expert]) * each
+        total += 0.5 * product.mean * product.weights.shape[2] * float(known.shares[expert]) * each * known.left
     if lookup is not None:
         total += 0.5 * lookup.mean * float(np.square(error).mean())
     return total

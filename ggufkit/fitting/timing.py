@@ -20,12 +20,13 @@ from ggufkit.fitting.duration import active_weights, moments_madds
 from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, encode_fitted, fits, n_products
 from ggufkit.fitting.moments import ExpertEvidence, MomentsObserver
 from ggufkit.fitting.rates import Rates
-from ggufkit.fitting.sensitivity import SAMPLE_ROWS, candidates, type_cost
+from ggufkit.fitting.sensitivity import SAMPLE_ROWS, candidates
 from ggufkit.fitting.sources.cut import cut, input_scale
 from ggufkit.fitting.sources.layer_run import LayerRun
 from ggufkit.fitting.sources.layer_tape import LayerTape
 from ggufkit.fitting.sources.scratch import write_as_it_is
 from ggufkit.fitting.token_weights import GradientSums, TokenWeights
+from ggufkit.fitting.trial_encoding import type_cost
 from ggufkit.fitting.walks import width_of
 from ggufkit.formats.model import Model, ModelTensor
 from ggufkit.recipes.plan import QuantPlan
@@ -33,6 +34,7 @@ from ggufkit.recipes.quantizable import kept_reason
 from ggufkit.runtime.activations import Activations
 from ggufkit.runtime.loading import Device
 from quant import feedback
+from quant.coupling import group_rows, step_rows
 from quant.covariance import Each
 from quant.curvature import LEAF, curvature
 
@@ -184,6 +186,8 @@ def _encode_rate(type_name: str, tensor: ModelTensor, known: ExpertEvidence, eff
 
 
 def _slab_rows(tensor: ModelTensor, effort: Effort) -> int:
+    if effort is not Effort.FAST and (n := group_rows(tensor.n_rows, tensor.n_per_row)):
+        return step_rows(n)
     width = width_of((tensor.n_expert, tensor.n_per_row))
     madds = n_products(effort) * tensor.n_per_row * width
     most = _SLAB_WEIGHTS // tensor.n_per_row

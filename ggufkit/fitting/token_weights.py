@@ -15,6 +15,7 @@ GuidedQuant (2505.07004) use the same weights for other formats.
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -29,6 +30,7 @@ from ggufkit.runtime.library import load
 from ggufkit.runtime.loading import Device
 from ggufkit.runtime.machine import choose_threads
 from ggufkit.runtime.tape import Tape, looked_up
+from quant.covariance import Covariance, Each
 
 F32Array = NDArray[np.float32]
 F64Array = NDArray[np.float64]
@@ -40,6 +42,7 @@ FLOOR = (
 _HEAD = 8  # positions with a mean of their own
 _SEED = 20_261_126
 _SLAB_TOKENS = 64  # are squared at a time
+NO_GROUPS: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +53,15 @@ class Stiffness:
     chunks    (n_chunk,) which chunks of the corpus these are
     mean      mean |g_t|² over all tokens, nats² over the product's unit squared
     rows      (n_rows,) float64, each row's share of it; sums to 1
+    together  (n_group, …) float32, sums of products of gradients within each group of rows, as strips of
+              `quant.covariance`; None where rows are not coupled, or once that is kept elsewhere
     """
 
     weights: F32Array
     chunks: NDArray[np.int64]
     mean: float
     rows: F64Array
+    together: F32Array | None = None
 
 
 class TokenWeights:
@@ -74,6 +80,8 @@ class TokenWeights:
         for name, one in self.by_name.items():
             out |= {f"weights/{name}": one.weights, f"chunks/{name}": one.chunks, f"rows/{name}": one.rows}
             out[f"mean/{name}"] = np.array(one.mean)
+            if one.together is not None:
+                out[f"together/{name}"] = one.together
         return out | {"notes": np.array(self.notes, dtype=str)}
 
     @classmethod
@@ -82,12 +90,20 @@ class TokenWeights:
         names = [key.removeprefix("weights/") for key in state if key.startswith("weights/")]
         by_name = {
             name: Stiffness(
-                state[f"weights/{name}"], state[f"chunks/{name}"], float(state[f"mean/{name}"]), state[f"rows/{name}"]
+                state[f"weights/{name}"],
+                state[f"chunks/{name}"],
+                float(state[f"mean/{name}"]),
+                state[f"rows/{name}"],
+                state.get(f"together/{name}"),
             )
             for name in names
         }
         notes = tuple(str(note) for note in state["notes"])
         return cls(by_name, int(state["n_chunk"]), int(state["n_ctx"]), notes)
+
+    def with_all(self, by_name: Mapping[str, Stiffness]) -> "TokenWeights":
+        """The same with other figures of its tensors."""
+        return TokenWeights(by_name, self._n_chunk, self._n_ctx, self.notes)
 
     def only(self, names: Collection[str]) -> "TokenWeights":
         """Those of these tensors."""
@@ -127,16 +143,18 @@ def measure_weights(
     *,
     n_ctx: int | None = None,
     max_chunks: int = MAX_CHUNKS,
+    groups: Mapping[str, int] = NO_GROUPS,
 ) -> TokenWeights:
     """Run part of the corpus through its GGUF and back.
 
-    n_ctx  tokens at the beginning of each chunk that are run, None all
+    n_ctx   tokens at the beginning of each chunk that are run, None all
+    groups  see `GradientSums`
 
     Raises InputError for a text that is too short, EngineError where the model does not run on the CPU.
     """
     tape, n_ctx = Tape(load()), min(n_ctx or corpus.n_ctx, corpus.n_ctx)
     n_threads = corpus.threads or choose_threads().n
-    sums = GradientSums(wants)
+    sums = GradientSums(wants, groups)
     back = Backward(tape, sums, n_threads)
     try:
         with Engine.open(
@@ -196,12 +214,17 @@ def drawn_gradient(logits: F32Array, at: F64Array) -> F32Array:
 
 
 class GradientSums:
-    """Squares of gradients by tensor: of each token, and of each row."""
+    """Squares of gradients by tensor, of each token and of each row, and products of those of rows.
 
-    def __init__(self, wants: Callable[[str], bool]) -> None:
-        self._wants = wants
+    groups  rows of a group by name, within which rows are coupled; others are not
+    each    `map`, or that of a pool whose threads share the products
+    """
+
+    def __init__(self, wants: Callable[[str], bool], groups: Mapping[str, int] = NO_GROUPS, each: Each = map) -> None:
+        self._wants, self._groups, self._each = wants, groups, each
         self._tokens: dict[str, list[F32Array]] = {}
         self._rows: dict[str, F64Array] = {}
+        self._together: dict[str, Covariance] = {}
 
     def __call__(self, name: str, gradient: F32Array, _experts: NDArray[np.int32] | None) -> None:
         if not self._wants(name.removesuffix(looked_up(""))):
@@ -213,6 +236,14 @@ class GradientSums:
             rows += squares.sum(axis=(0, 1), dtype=np.float64)
         self._tokens.setdefault(name, []).append(np.concatenate(tokens))
         self._rows[name] = self._rows.get(name, 0.0) + rows
+        if name in self._groups and np.isfinite(rows).all():
+            self._add_products(name, gradient.reshape(-1, 1, gradient.shape[2]))
+
+    def _add_products(self, name: str, gradient: F32Array) -> None:
+        """Of all experts together: what goes into the stream is looked at alike."""
+        if name not in self._together:
+            self._together[name] = Covariance.zeros(1, gradient.shape[2], width=self._groups[name])
+        self._together[name].add(gradient, None, each=self._each)
 
     def stiffness(self, chunks: NDArray[np.int64], n: int) -> dict[str, Stiffness]:
         """Of the tensors that a finite gradient came to at all `n` tokens of these chunks, by name."""
@@ -223,5 +254,6 @@ class GradientSums:
             if len(weights) == len(chunks) * n and np.isfinite(mean) and mean > 0:
                 weights = weights.reshape(len(chunks), n, -1)
                 rows = self._rows[name] / self._rows[name].sum()
-                out[name] = Stiffness(weights / np.float32(mean), chunks, mean, rows)
+                together = self._together[name].sums[0] if name in self._together else None
+                out[name] = Stiffness(weights / np.float32(mean), chunks, mean, rows, together)
         return out

@@ -5,18 +5,22 @@ from pathlib import Path
 
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.cost import shapes_of, taped_chunks, taped_tokens
-from ggufkit.fitting.evidence import Weigh
+from ggufkit.fitting.couplings import groups_of
+from ggufkit.fitting.evidence import Evidence, Weigh
 from ggufkit.fitting.layer_gradients import GradientSettings
 from ggufkit.fitting.sources.layer_by_layer import LayerByLayer
 from ggufkit.fitting.token_weights import measure_weights
 from ggufkit.formats.model import Model
 
 
-def gradient_settings(model: Model, source: LayerByLayer, folder: Path, threads: int) -> GradientSettings:
+def gradient_settings(
+    model: Model, source: LayerByLayer, folder: Path, threads: int, evidence: Evidence
+) -> GradientSettings:
     """Which gradients tokens are weighed by where the source is run layer by layer."""
     return GradientSettings(
         wants=shapes_of(model).__contains__, n_ctx=taped_tokens(model, by_layer=True), max_chunks=taped_chunks(model),
-        folder=folder, threads=threads, identity=f"{model.source.get('fingerprint', '')} {source.identity}",
+        folder=folder, threads=threads, groups=evidence.groups, keep=evidence.keep_together,
+        identity=f"{model.source.get('fingerprint', '')} {source.identity}",
     )  # fmt: skip
 
 
@@ -24,5 +28,5 @@ def weigher(corpus: Corpus, model: Model) -> Weigh:
     """What `Evidence` calls to have the tokens of a corpus weighed in the whole model."""
     return functools.partial(
         measure_weights, corpus, shapes_of(model).__contains__,
-        n_ctx=taped_tokens(model), max_chunks=taped_chunks(model),
+        n_ctx=taped_tokens(model), max_chunks=taped_chunks(model), groups=groups_of(model),
     )  # fmt: skip

@@ -21,6 +21,7 @@ from ggufkit.errors import GgufkitError, UsageError
 from ggufkit.fitting.choice import check_target
 from ggufkit.fitting.corpus import Corpus, texts
 from ggufkit.fitting.cost import EffortCost, effort_cost, shapes_of, weighed_tokens
+from ggufkit.fitting.couplings import groups_of
 from ggufkit.fitting.disk import Disk, Needs
 from ggufkit.fitting.duration import Run, again_seconds, step_seconds
 from ggufkit.fitting.encoders import Effort, encoder_for
@@ -77,6 +78,7 @@ class FitPlan:
         self.evidence = Evidence(
             self.source, shapes_of(model), moments=settings.gathers_for is not Effort.FAST,
             sums=settings.effort is Effort.FAST, max_nbytes=self.cost.budget_nbytes,
+            groups={} if settings.effort is Effort.FAST else groups_of(model),
         )  # fmt: skip
         self.encoder = encoder_for(
             settings.effort, self.evidence, held_nbytes=self.cost.held_nbytes, name=self.job.encoder

@@ -196,7 +196,7 @@ class _Run:
     def _weigh(self, on_chunk: OnChunk) -> TokenWeights:
         plan, source = self._plan, self._source
         if isinstance(source, LayerByLayer):
-            settings = gradient_settings(plan.model, source, plan.disk.gradients, plan.plain.threads)
+            settings = gradient_settings(plan.model, source, plan.disk.gradients, plan.plain.threads, self._evidence)
             return LayerGradients(plan.model, source.chunks, settings).measure(on_chunk, self._gradient_relay)
         self._model_runs()
         return weigher(source.corpus, plan.model)(on_chunk)

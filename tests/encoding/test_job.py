@@ -42,9 +42,9 @@ class Counting(PlainEncoder):
     def metadata(self) -> tuple[KV, ...]:
         return (KV("ggufkit.test.rows", gguf.GGUFValueType.UINT32, self.n_rows),)
 
-    def __call__(self, planned, expert, w):  # type: ignore[no-untyped-def]
+    def __call__(self, planned, expert, w, first=0):  # type: ignore[no-untyped-def]
         self.n_rows += len(w)
-        return super().__call__(planned, expert, w)
+        return super().__call__(planned, expert, w, first)
 
 
 def test_any_order_gives_the_same_bytes(model: Model, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Encoders that calibrate: fast is a search with the sums' importance; the others fit rows on all of the text."""
 
+import pickle
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +11,10 @@ import quant
 from ggufkit.encoding.encoder import BYTES_PER_WEIGHT
 from ggufkit.fitting.encoders import Effort, FittedEncoder, ImportanceEncoder, bytes_per_weight
 from ggufkit.fitting.evidence import Evidence
-from quant import feedback
+from ggufkit.fitting.notebook import Notebook
+from ggufkit.fitting.sources import OnChunk
+from ggufkit.fitting.token_weights import GradientSums, TokenWeights
+from quant import coupling, feedback
 from quant.importance import importance
 from tests.fitting.test_evidence import SHAPES, N, Source
 
@@ -73,3 +78,37 @@ def test_the_file_says_effort_and_text_without_a_path(evidence: Evidence) -> Non
     rows = {kv.key: kv.value for kv in FittedEncoder(evidence, Effort.BEST).metadata}
     assert rows["ggufkit.fit.effort"] == "best" and rows["ggufkit.fit.n_ctx"] == 4
     assert len(rows["ggufkit.fit.text_sha256"]) == 64 and "model.gguf" not in str(rows)
+
+
+def together(notebook: Notebook | None = None) -> Evidence:
+    """Evidence of the output matrix, whose rows go together in groups of 20."""
+
+    def weigh(_: OnChunk) -> TokenWeights:
+        rng = np.random.default_rng(9)
+        sums = GradientSums(lambda _: True, {OUTPUT: 20})
+        shared = rng.standard_normal((32, 1, 5)) @ rng.standard_normal((5, len(W)))
+        sums(OUTPUT, shared.astype(np.float32), None)
+        return TokenWeights(sums.stiffness(np.arange(8), 4), 8, 4)
+
+    evidence = Evidence(Source(), {OUTPUT: SHAPES[OUTPUT]}, weigh=weigh, groups={OUTPUT: 20}, notebook=notebook)
+    evidence.hold(evidence.walks[0])
+    return evidence
+
+
+def test_rows_that_go_together_are_encoded_together_wherever_their_moments_wait(tmp_path: Path) -> None:
+    qtype = quant.quant_type("Q4_0")
+    in_memory, kept = together(), together(Notebook(tmp_path / "kept"))
+    rows, known = in_memory.coupling(OUTPUT), in_memory.of_expert(OUTPUT, 0, whole=True)
+    assert rows is not None and known is not None
+    wanted = coupling.encode(W, qtype, known.curve, rows, first=0, n_refine=2)
+    assert not np.array_equal(wanted, feedback.encode(W, qtype, known.curve, n_refine=2))
+    again = together(Notebook(tmp_path / "kept"))  # a run that goes on
+    for evidence in (in_memory, kept, again):
+        encode = FittedEncoder(evidence, Effort.BALANCED)
+        assert encode.rows_together == {OUTPUT: 20}
+        assert np.array_equal(encode(planned(OUTPUT), 0, W), wanted)
+        assert np.array_equal(encode(planned(OUTPUT), 0, W[20:], 20), wanted[20:])
+        there = pickle.loads(pickle.dumps(encode.of_expert(planned(OUTPUT), 0)))
+        assert np.array_equal(there(W[20:], 20)[0], wanted[20:])
+    assert all(one.weights.by_name[OUTPUT].together is None for one in (kept, again) if one.weights)
+    assert FittedEncoder(in_memory, Effort.FAST).rows_together == {}

@@ -1,5 +1,6 @@
 """What tokens count for: the square of the gradient at their product; what that does to moments and bytes."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,11 @@ import quant
 from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.moments import MomentsObserver
-from ggufkit.fitting.token_weights import FLOOR, Stiffness, TokenWeights, measure_weights
+from ggufkit.fitting.token_weights import FLOOR, GradientSums, Stiffness, TokenWeights, measure_weights
 from ggufkit.runtime.activations import Activations
 from ggufkit.workflows.quantize import quantize
 from quant import feedback
-from quant.covariance import Covariance
+from quant.covariance import Covariance, squares
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "ggufkit" / "data" / "text" / "calibration.txt").read_text()
@@ -101,3 +102,29 @@ def test_gradients_are_the_same_whatever_the_threads(tmp_path: Path) -> None:
         assert np.array_equal(one.weights, other.weights) and one.mean == other.mean
         assert np.array_equal(one.rows, other.rows) and one.rows.sum() == pytest.approx(1)
         assert one.weights.mean() == pytest.approx(1, rel=1e-4)
+
+
+def test_products_of_gradients_are_summed_within_groups_of_rows() -> None:
+    rng = np.random.default_rng(5)
+    given = rng.standard_normal((2, 70, 2, 10)).astype(np.float32)  # chunks, tokens, slots, rows
+    with ThreadPoolExecutor(3) as pool:
+        sums = [GradientSums(lambda _: True, groups, each) for groups, each in (({"w": 4}, map), ({"w": 4}, pool.map))]
+        for one in sums:
+            for gradient in given:
+                one("w", gradient, None)
+                one("other", gradient, None)
+    found = sums[0].stiffness(np.arange(2), 70)
+    assert found["other"].together is None
+    rows = given.reshape(-1, 10)
+    blocks = squares(found["w"].together, 4)
+    for number, block in enumerate(blocks):
+        part = rows[:, 4 * number : 4 * number + 4]
+        assert np.allclose(block[: part.shape[1], : part.shape[1]], part.T @ part, rtol=1e-4, atol=1e-3)
+    assert not blocks[2, 2:].any(), "rows that are not there"
+    assert np.array_equal(found["w"].together, sums[1].stiffness(np.arange(2), 70)["w"].together)
+
+
+def test_what_goes_together_is_kept_with_all_else() -> None:
+    one = Stiffness(np.ones((1, 4, 1), np.float32), np.arange(1), 1.0, np.ones(1), np.ones((1, 3), np.float32))
+    again = TokenWeights.restored(TokenWeights({"w": one}, 1, 4).state())
+    assert np.array_equal(again.by_name["w"].together, one.together)

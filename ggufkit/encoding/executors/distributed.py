@@ -98,8 +98,8 @@ def encode_batch(
     """On a worker: encode these slabs of one expert, and write them where the output can be seen from here."""
     tally: Counter[str] = Counter()
 
-    def rows(_: PlannedTensor, __: int, w: F32Array) -> U8Array:
-        blocks, counted = encoder(w)
+    def rows(_: PlannedTensor, __: int, w: F32Array, first: int) -> U8Array:
+        blocks, counted = encoder(w, first)
         tally.update(counted)
         return blocks
 
