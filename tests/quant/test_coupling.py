@@ -12,7 +12,7 @@ from quant.coupling import Coupling, coupling, encode, group_rows, step_rows
 from quant.curvature import Curvature, curvature
 
 F32Array = NDArray[np.float32]
-N, SIZE = 512, 48
+N, SIZE = 512, 192
 Q3_K = quant.quant_type("Q3_K")
 
 
@@ -75,13 +75,13 @@ def test_outputs_that_have_nothing_in_common_are_encoded_by_themselves(curve: Cu
 
 
 def test_groups_can_come_one_by_one_and_the_last_may_be_short(curve: Curvature) -> None:
-    g, w = gradients(3), weights(2 * SIZE + 20)
-    g[2, 20:] = g[2, :, 20:] = 0  # rows that are not there
+    g, w = gradients(3), weights(2 * SIZE + 80)
+    g[2, 80:] = g[2, :, 80:] = 0  # rows that are not there
     rows = coupling(g, 3000)
     whole = encode(w, Q3_K, curve, rows, first=0)
     parts = [encode(w[at : at + SIZE], Q3_K, curve, rows, first=at) for at in range(0, len(w), SIZE)]
     assert np.array_equal(whole, np.concatenate(parts))
-    with pytest.raises(ValueError, match="row 8 does not begin a group of 48"):
+    with pytest.raises(ValueError, match="row 8 does not begin a group of 192"):
         encode(w[8:], Q3_K, curve, rows, first=8)
 
 
