@@ -38,6 +38,7 @@ GROUP_ROWS = 2048
 GROUP_WEIGHTS = 1 << 22  # a group is in memory at once, with its errors
 STEPS = 16  # that a group is encoded in
 LEAST_ROWS = 32  # of a step: fewer take nearly as long
+LEAST_WIDE_ROWS, WIDE = 64, 2048  # the same where a step's time goes by in reading moments of so many columns
 DAMPING = 3.0  # times that of inputs: G and H do not tell all of how gradients and inputs go together
 
 
@@ -49,9 +50,9 @@ def group_rows(n_rows: int, n_per_row: int) -> int:
     return -(-n_rows // n_group)
 
 
-def step_rows(size: int) -> int:
+def step_rows(size: int, n_per_row: int) -> int:
     """Rows of a group of that size that are encoded at once."""
-    return max(LEAST_ROWS, -(-size // STEPS))
+    return max(LEAST_WIDE_ROWS if n_per_row > WIDE else LEAST_ROWS, -(-size // STEPS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def encode(
         group, own = (first + at) // rows.size, w[at : at + rows.size]
         order, pull = rows.order[group][: len(own)], rows.pull[group]  # rows that a last group lacks come last
         lost = np.empty(own.shape, dtype=np.float32)  # in the order of encoding
-        for step in _steps(len(own), rows.size):
+        for step in _steps(own, rows.size):
             target = _moved(own[order[step]], pull, lost, step)
             blocks = feedback.encode(target, qtype, curve, n_refine=n_refine)
             lost[step] = dequantize(blocks, qtype) - own[order[step]]
@@ -115,8 +116,8 @@ def encode(
     return out
 
 
-def _steps(n: int, size: int) -> list[slice]:
-    step = step_rows(size)
+def _steps(w: F32Array, size: int) -> list[slice]:
+    n, step = len(w), step_rows(size, w.shape[1])
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 

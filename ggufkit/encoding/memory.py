@@ -33,7 +33,11 @@ def _group_nbytes(plan: QuantPlan, bytes_per_weight: int, together: Mapping[str,
     """Of the largest group of rows that are encoded together; a step of them takes what other slabs do."""
     groups = ((t.tensor.n_per_row, together.get(t.name, 0)) for t in plan.tensors)
     return max(
-        (n_per_row * (n * BYTES_PER_WEIGHT_TOGETHER + step_rows(n) * bytes_per_weight) for n_per_row, n in groups if n),
+        (
+            n_per_row * (n * BYTES_PER_WEIGHT_TOGETHER + step_rows(n, n_per_row) * bytes_per_weight)
+            for n_per_row, n in groups
+            if n
+        ),
         default=0,
     )
 

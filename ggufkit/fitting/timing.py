@@ -187,7 +187,7 @@ def _encode_rate(type_name: str, tensor: ModelTensor, known: ExpertEvidence, eff
 
 def _slab_rows(tensor: ModelTensor, effort: Effort) -> int:
     if effort is not Effort.FAST and (n := group_rows(tensor.n_rows, tensor.n_per_row)):
-        return step_rows(n)
+        return step_rows(n, tensor.n_per_row)
     width = width_of((tensor.n_expert, tensor.n_per_row))
     madds = n_products(effort) * tensor.n_per_row * width
     most = _SLAB_WEIGHTS // tensor.n_per_row
