@@ -44,7 +44,7 @@ class Effort(StrEnum):
 
 
 REFINE_ROUNDS = {Effort.FAST: 0, Effort.BALANCED: 2, Effort.BEST: 16}
-_FEEDBACK_BYTES = 48  # a weight, on top of a plain slab's: what is left, levels, scales, offsets, gradient, changes
+_FEEDBACK_BYTES = 40  # a weight, on top of a plain slab's: what is left, levels, scales, offsets, errors, changes
 
 
 def n_products(effort: Effort) -> float:
