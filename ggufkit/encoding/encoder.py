@@ -28,8 +28,8 @@ Tally = Mapping[str, int]
 
 # bytes a weight while a slab is in work: stored (4 at most), widened (4), encoded (4 at most), encoder scratch (4)
 BYTES_PER_WEIGHT = 16
-# the same of rows that are encoded together, a few at a time: stored (2), widened (4), lost of them (4), encoded (2)
-BYTES_PER_WEIGHT_TOGETHER = 12
+# the same of rows encoded together, a step at a time: widened (4), lost of them (4), encoded (2); and of a step
+BYTES_PER_WEIGHT_TOGETHER, BYTES_PER_WEIGHT_OF_STEP = 10, 40
 
 
 class ExpertEncoder(Protocol):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from ggufkit.encoding import slabs
-from ggufkit.encoding.encoder import BYTES_PER_WEIGHT_TOGETHER
+from ggufkit.encoding.encoder import BYTES_PER_WEIGHT_OF_STEP, BYTES_PER_WEIGHT_TOGETHER
 from ggufkit.encoding.slabs import ONE_BY_ONE
 from ggufkit.errors import UsageError
 from ggufkit.recipes.plan import QuantPlan
@@ -26,20 +26,17 @@ def slabs_nbytes(
 ) -> int:
     """Bytes of the slabs in work; a slab holds a row, or a group of rows that are encoded together, at least."""
     rows = max(slab_weights, widest_rows(plan)) * bytes_per_weight
-    return n_slabs * max(rows, _group_nbytes(plan, bytes_per_weight, together))
+    return n_slabs * max(rows, _group_nbytes(plan, together))
 
 
-def _group_nbytes(plan: QuantPlan, bytes_per_weight: int, together: Mapping[str, int]) -> int:
-    """Of the largest group of rows that are encoded together; a step of them takes what other slabs do."""
+def _group_nbytes(plan: QuantPlan, together: Mapping[str, int]) -> int:
+    """Of the largest group of rows that are encoded together."""
     groups = ((t.tensor.n_per_row, together.get(t.name, 0)) for t in plan.tensors)
-    return max(
-        (
-            n_per_row * (n * BYTES_PER_WEIGHT_TOGETHER + step_rows(n, n_per_row) * bytes_per_weight)
-            for n_per_row, n in groups
-            if n
-        ),
-        default=0,
+    each = (
+        n_per_row * (n * BYTES_PER_WEIGHT_TOGETHER + min(n, step_rows(n, n_per_row)) * BYTES_PER_WEIGHT_OF_STEP)
+        for n_per_row, n in groups
     )
+    return max(each, default=0)
 
 
 def widest_rows(plan: QuantPlan) -> int:
