@@ -106,4 +106,4 @@ def test_a_matrix_without_gradients_is_encoded_row_by_row(curve: Curvature) -> N
 def test_groups_are_few_and_alike_and_small_enough(shape: tuple[int, int], size: int) -> None:
     assert group_rows(*shape) == size
     assert size * shape[1] <= max(1 << 22, shape[1])
-    assert step_rows(size, shape[1]) == max(64 if shape[1] > 2048 else 32, -(-size // 8))
+    assert step_rows(size, shape[1]) == max(64 if shape[1] > 2048 else 32, -(-size // 16))
