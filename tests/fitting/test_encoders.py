@@ -20,6 +20,7 @@ from tests.fitting.test_evidence import SHAPES, N, Source
 
 UP, OUTPUT = "blk.0.ffn_up_exps.weight", "output.weight"
 W = np.random.default_rng(3).standard_normal((40, N)).astype(np.float32)
+ROWS = np.concatenate([W, -W])
 
 
 def planned(name: str, kind: str = "Q4_0") -> SimpleNamespace:
@@ -81,16 +82,16 @@ def test_the_file_says_effort_and_text_without_a_path(evidence: Evidence) -> Non
 
 
 def together(notebook: Notebook | None = None) -> Evidence:
-    """Evidence of the output matrix, whose rows go together in groups of 20."""
+    """Evidence of the output matrix, whose rows go together in groups of 40."""
 
     def weigh(_: OnChunk) -> TokenWeights:
         rng = np.random.default_rng(9)
-        sums = GradientSums(lambda _: True, {OUTPUT: 20})
-        shared = rng.standard_normal((32, 1, 5)) @ rng.standard_normal((5, len(W)))
+        sums = GradientSums(lambda _: True, {OUTPUT: 40})
+        shared = rng.standard_normal((32, 1, 5)) @ rng.standard_normal((5, len(ROWS)))
         sums(OUTPUT, shared.astype(np.float32), None)
         return TokenWeights(sums.stiffness(np.arange(8), 4), 8, 4)
 
-    evidence = Evidence(Source(), {OUTPUT: SHAPES[OUTPUT]}, weigh=weigh, groups={OUTPUT: 20}, notebook=notebook)
+    evidence = Evidence(Source(), {OUTPUT: SHAPES[OUTPUT]}, weigh=weigh, groups={OUTPUT: 40}, notebook=notebook)
     evidence.hold(evidence.walks[0])
     return evidence
 
@@ -100,15 +101,15 @@ def test_rows_that_go_together_are_encoded_together_wherever_their_moments_wait(
     in_memory, kept = together(), together(Notebook(tmp_path / "kept"))
     rows, known = in_memory.coupling(OUTPUT), in_memory.of_expert(OUTPUT, 0, whole=True)
     assert rows is not None and known is not None
-    wanted = coupling.encode(W, qtype, known.curve, rows, first=0, n_refine=2)
-    assert not np.array_equal(wanted, feedback.encode(W, qtype, known.curve, n_refine=2))
+    wanted = coupling.encode(ROWS, qtype, known.curve, rows, first=0, n_refine=2)
+    assert not np.array_equal(wanted, feedback.encode(ROWS, qtype, known.curve, n_refine=2))
     again = together(Notebook(tmp_path / "kept"))  # a run that goes on
     for evidence in (in_memory, kept, again):
         encode = FittedEncoder(evidence, Effort.BALANCED)
-        assert encode.rows_together == {OUTPUT: 20}
-        assert np.array_equal(encode(planned(OUTPUT), 0, W), wanted)
-        assert np.array_equal(encode(planned(OUTPUT), 0, W[20:], 20), wanted[20:])
+        assert encode.rows_together == {OUTPUT: 40}
+        assert np.array_equal(encode(planned(OUTPUT), 0, ROWS), wanted)
+        assert np.array_equal(encode(planned(OUTPUT), 0, ROWS[40:], 40), wanted[40:])
         there = pickle.loads(pickle.dumps(encode.of_expert(planned(OUTPUT), 0)))
-        assert np.array_equal(there(W[20:], 20)[0], wanted[20:])
+        assert np.array_equal(there(ROWS[40:], 40)[0], wanted[40:])
     assert all(one.weights.by_name[OUTPUT].together is None for one in (kept, again) if one.weights)
     assert FittedEncoder(in_memory, Effort.FAST).rows_together == {}
