@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ggufkit.errors import OutputError
 from ggufkit.fitting.case import Case
 from ggufkit.fitting.notebook import Notebook
 from ggufkit.fitting.token_weights import Stiffness
@@ -62,6 +63,11 @@ def kept_apart(found: Mapping[str, Stiffness], notebook: Notebook) -> dict[str, 
     return out
 
 
+def is_whole(found: Mapping[str, Stiffness], groups: Mapping[str, int], notebook: Notebook) -> bool:
+    """Whether how rows go together is known of all tensors with groups, there or in the notebook."""
+    return all(one.together is not None or notebook.has(_label(name)) for name, one in found.items() if name in groups)
+
+
 def _label(name: str) -> str:
     return f"together-{name}"
 
@@ -75,11 +81,11 @@ class Couplings:
 
     def __init__(self, groups: Mapping[str, int], each: Each) -> None:
         self._groups, self._each = groups, each
-        self._cases: OrderedDict[str, Case[Coupling | None]] = OrderedDict()
+        self._cases: OrderedDict[str, Case[Coupling]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, name: str, found: Stiffness, notebook: Notebook) -> Coupling | None:
-        """That of a tensor with groups; None where its gradients did not all come."""
+    def of(self, name: str, found: Stiffness, notebook: Notebook) -> Coupling:
+        """That of a tensor with groups. Raises OutputError where what was kept of it cannot be read."""
         with self._lock:
             case = self._cases.get(name)
             if case is None:
@@ -88,11 +94,11 @@ class Couplings:
                 case = self._cases[name] = Case(functools.partial(self._made, name, found, notebook))
         return case.made()
 
-    def _made(self, name: str, found: Stiffness, notebook: Notebook) -> Coupling | None:
+    def _made(self, name: str, found: Stiffness, notebook: Notebook) -> Coupling:
         sums = found.together
         if sums is None:
             sums = (notebook.load(_label(name)) or {}).get("sums")
-        if sums is None:
-            return None
+        if sums is None:  # without it the bytes would be others
+            raise OutputError(f"{notebook.folder}: what was kept of {name} cannot be read. Start again with --restart.")
         n_tokens = found.weights.size
         return coupling(squares(sums / np.float32(n_tokens), self._groups[name]), n_tokens, self._each)

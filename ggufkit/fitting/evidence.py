@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ggufkit.fitting.case import Case
 from ggufkit.fitting.corpus import GROUP_CHUNKS, require_parts
-from ggufkit.fitting.couplings import Couplings, kept_apart
+from ggufkit.fitting.couplings import Couplings, is_whole, kept_apart
 from ggufkit.fitting.coverage import Coverage, coverage_of
 from ggufkit.fitting.moments import ExpertEvidence, Moments
 from ggufkit.fitting.notebook import Notebook
@@ -167,10 +167,12 @@ class Evidence:
         if not self.with_moments or self.weigh is None or self.weights is not None:
             return
         kept = self.notebook.load("weights")
-        self.weights = TokenWeights.restored(kept) if kept else self.weigh(self.on_weighed)
-        if not kept:
-            self.weights = self.weights.with_all(self.keep_together(self.weights.by_name))
-            self.notebook.save("weights", self.weights.state())
+        weights = TokenWeights.restored(kept) if kept else None
+        if weights is None or not is_whole(weights.by_name, self.groups, self.notebook):
+            weights = self.weigh(self.on_weighed)
+            weights = weights.with_all(self.keep_together(weights.by_name))
+            self.notebook.save("weights", weights.state())
+        self.weights = weights
 
     def keep_together(self, found: Mapping[str, Stiffness]) -> dict[str, Stiffness]:
         """The same without how rows go together, as far as the notebook has that from now on: it is large."""

@@ -9,6 +9,7 @@ import pytest
 
 import quant
 from ggufkit.encoding.encoder import BYTES_PER_WEIGHT
+from ggufkit.errors import OutputError
 from ggufkit.fitting.encoders import Effort, FittedEncoder, ImportanceEncoder, bytes_per_weight
 from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.notebook import Notebook
@@ -113,3 +114,15 @@ def test_rows_that_go_together_are_encoded_together_wherever_their_moments_wait(
         assert np.array_equal(there(ROWS[40:], 40)[0], wanted[40:])
     assert all(one.weights.by_name[OUTPUT].together is None for one in (kept, again) if one.weights)
     assert FittedEncoder(in_memory, Effort.FAST).rows_together == {}
+
+
+def test_what_is_lost_of_rows_that_go_together_is_measured_again(tmp_path: Path) -> None:
+    book = tmp_path / "kept"
+    wanted = FittedEncoder(together(Notebook(book)), Effort.BALANCED)(planned(OUTPUT), 0, ROWS)
+    (lost,) = book.glob("together-*.npz")
+    lost.unlink()
+    again = together(Notebook(book))
+    assert lost.exists() and np.array_equal(FittedEncoder(again, Effort.BALANCED)(planned(OUTPUT), 0, ROWS), wanted)
+    lost.write_bytes(b"torn")
+    with pytest.raises(OutputError, match="what was kept of output.weight cannot be read. Start again with --restart"):
+        FittedEncoder(together(Notebook(book)), Effort.BALANCED)(planned(OUTPUT), 0, ROWS)
