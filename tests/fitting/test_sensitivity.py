@@ -9,17 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import quant
 from ggufkit.architectures.source import open_source
 from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.cost import shapes_of
+from ggufkit.fitting.couplings import groups_of
 from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.prober import Prober, Tried
 from ggufkit.fitting.sensitivity import Subject, candidates, measure_costs
 from ggufkit.fitting.sources.whole_model import WholeModel
+from ggufkit.fitting.trial_encoding import REFINED_ROWS, TABLE_REFINE, encoded, type_cost
 from ggufkit.fitting.weighing import weigher
 from ggufkit.formats.model import Model
 from ggufkit.workflows.quantize import quantize
+from quant import feedback
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "ggufkit" / "data" / "text" / "calibration.txt").read_text()
@@ -68,3 +72,30 @@ def test_finer_types_cost_less(model: Model, evidence: Evidence) -> None:
         tensor = next(t for t in model.tensors if t.name == name)
         errors = [cost.alone(kind) for kind in ("Q4_0", "Q5_0", "Q8_0") if kind in candidates(tensor)]
         assert errors and all(later < 0.5 * earlier for earlier, later in itertools.pairwise(errors)), name
+
+
+def test_a_cost_is_that_of_refined_rows(model: Model, evidence: Evidence) -> None:
+    tensor = next(t for t in model.tensors if t.name == "blk.1.ffn_up.weight")
+    known, w = evidence.of_expert(tensor.name, 0), tensor.rows(0, 0, tensor.n_rows)
+    assert known is not None and known.held_out is not None and len(w) >= 2 * REFINED_ROWS
+    held_out = known.held_out
+
+    def cost(_: slice, error: np.ndarray) -> float:
+        return float(feedback.energies(error, held_out).sum())
+
+    for name in ("Q4_0", "Q5_1"):
+        qtype = quant.quant_type(name)
+        plain, refined = (
+            cost(slice(None), quant.dequantize(encoded(w, name, known, n), qtype) - w) for n in (0, TABLE_REFINE)
+        )
+        assert abs(type_cost(w, name, known, cost) - refined) < 0.4 * (plain - refined)
+
+
+def test_rows_that_go_together_cost_the_part_that_is_left(model: Model, evidence: Evidence) -> None:
+    corpus, groups = evidence.source.corpus, groups_of(model)
+    together = Evidence(WholeModel(corpus), shapes_of(model), weigh=weigher(corpus, model, groups), groups=groups)
+    tensor = next(t for t in model.tensors if t.name == "blk.1.attn_v.weight")
+    (alone_errors, alone), (errors, nats) = (Subject(tensor, one).costs() for one in (evidence, together))
+    rows = together.coupling(tensor.name)
+    assert rows is not None and rows.left < 0.95
+    assert nats == pytest.approx(rows.left * alone) and errors == pytest.approx(alone_errors)

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ggufkit.errors import GgufError
+from ggufkit.formats import gguf_writer
 from ggufkit.formats.gguf_reader import GgufFile
-from ggufkit.formats.gguf_writer import header_bytes
+from ggufkit.formats.gguf_writer import header_bytes, packed
 from ggufkit.formats.model import KV
 from tests.formats.test_gguf_reader import written
 from tests.oracle import llama_quantize
@@ -164,3 +165,21 @@ def test_alignment_must_be_the_one_that_is_stated() -> None:
     with pytest.raises(GgufError, match="general.alignment says 32, the data is aligned to 64 bytes"):
         header_bytes([], [], 64)
     assert len(header_bytes([KV("general.alignment", T.UINT32, 64)], [], 64)) % 64 == 0
+
+
+def test_strings_that_were_packed_give_the_same_header_and_are_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = gguf.GGUFValueType
+    rows = [KV("a", kind.ARRAY, ["x", "", "é"], kind.STRING), KV("b", kind.ARRAY, [1, 2], kind.INT32)]
+    wanted = header_bytes(rows, [], 32)
+    made = [packed(kv) for kv in rows]
+    assert made == rows and made[1] is rows[1]
+    monkeypatch.setattr(gguf_writer, "_strings", None)
+    assert header_bytes(made, [], 32) == wanted
+    with pytest.raises(GgufError, match="metadata a cannot be written"):
+        header_bytes(rows, [], 32)
+
+
+def test_half_a_character_cannot_be_packed() -> None:
+    kind = gguf.GGUFValueType
+    with pytest.raises(GgufError, match="metadata a cannot be written as ARRAY"):
+        packed(KV("a", kind.ARRAY, ["\ud800"], kind.STRING))

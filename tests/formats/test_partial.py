@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ggufkit.errors import InputError, OutputError
+from ggufkit.formats import partial
 from ggufkit.formats.partial import PartialFile
 from ggufkit.formats.unfinished import check_space, discard_unfinished, journal_path, partial_path
 
@@ -128,6 +129,7 @@ def test_a_full_disk_is_found_when_the_space_is_claimed(tmp_path: Path) -> None:
 import resource, signal
 from pathlib import Path
 from ggufkit.errors import InputError, OutputError
+from ggufkit.formats import partial
 from ggufkit.formats.partial import PartialFile
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
@@ -179,3 +181,13 @@ def test_a_journal_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(journal_path(final))
     with pytest.raises(InputError, match="not a regular file"):
         PartialFile(final, 1000, IDENTITY, resume=True)
+
+
+def test_the_disk_is_given_work_while_others_are_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partial, "_SYNC_EVERY", 400)
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    with PartialFile(tmp_path / "out.gguf", 1000, IDENTITY) as out:
+        for at in range(0, 1000, 100):
+            out.write(at, data(100))
+    assert len(synced) == 2
