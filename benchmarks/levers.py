@@ -118,7 +118,10 @@ def main() -> None:
         corpus = Corpus(base, shipped_text("calibration.txt"), n_tokens=options.tokens, threads=options.threads)
         evidence = Evidence(WholeModel(corpus), covers, sums=True)
         with open_source(base) as model:
-            weighed = Evidence(WholeModel(corpus), covers, weigh=weigher(corpus, model), groups=groups_of(model))
+            groups = groups_of(model)
+            weighed = Evidence(
+                WholeModel(corpus), covers, weigh=weigher(corpus, model, groups), groups=groups
+            )  # fmt: skip
         for one in (evidence, weighed):
             for names in one.walks:
                 one.hold(names)

@@ -33,10 +33,10 @@ F32Array = NDArray[np.float32]
 I64Array = NDArray[np.int64]
 U8Array = NDArray[np.uint8]
 
-MAX_ROWS = 4096  # of a matrix whose rows are coupled: the wide side of a feed-forward block gains little
+MAX_ROWS = 4096  # of a matrix whose rows are coupled, which mostly leaves out the wide side of a feed-forward block
 GROUP_ROWS = 2048
 GROUP_WEIGHTS = 1 << 22  # a group is in memory at once, with its errors
-STEPS = 16  # that a group is encoded in: half as many leave more
+STEPS = 16  # that a group is encoded in
 LEAST_ROWS = 32  # of a step: fewer take nearly as long
 LEAST_WIDE_ROWS, WIDE = 64, 2048  # the same where a step's time goes by in reading moments of so many columns
 DAMPING = 3.0  # times that of inputs: G and H do not tell all of how gradients and inputs go together

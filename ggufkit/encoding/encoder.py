@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Protocol
 
 import gguf
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 import quant
 from ggufkit.encoding.settings import QuantizeSettings
+from ggufkit.encoding.slabs import ONE_BY_ONE
 from ggufkit.errors import ImatrixError
 from ggufkit.formats.imatrix import Imatrix
 from ggufkit.formats.imatrix_file import read_imatrix
@@ -131,7 +131,7 @@ class PlainEncoder:
     """
 
     bytes_per_weight = BYTES_PER_WEIGHT
-    rows_together: Mapping[str, int] = MappingProxyType({})
+    rows_together = ONE_BY_ONE
 
     def __init__(
         self, name: quant.Encoder = quant.Encoder.GGUFKIT, imatrix: Imatrix | None = None, file: Path | None = None

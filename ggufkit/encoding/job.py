@@ -79,16 +79,7 @@ def prepare(settings: QuantizeSettings, model: Model, encoder: RowEncoder) -> Jo
     )  # fmt: skip
     digest = identity(settings, model, _known_header(plan, encoder), encoder)
     return Job(
-        settings,
-        model,
-        plan,
-        encoder.covers,
-        encoder.notes,
-        threads,
-        slab_weights,
-        peak,
-        digest,
-        encoder.rows_together,
+        settings, model, plan, encoder.covers, encoder.notes, threads, slab_weights, peak, digest, encoder.rows_together
     )
 
 

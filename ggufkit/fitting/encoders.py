@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 import quant
 from ggufkit.encoding.encoder import BYTES_PER_WEIGHT, ExpertEncoder, PlainRows, Tally
+from ggufkit.encoding.slabs import ONE_BY_ONE
 from ggufkit.fitting.case import Case
 from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.moments import ExpertEvidence, ExpertMeans
-from ggufkit.fitting.token_weights import NO_GROUPS
 from ggufkit.formats.model import KV
 from ggufkit.recipes.plan import PlannedTensor
 from quant import coupling, feedback
@@ -83,7 +83,7 @@ class Calibrated:
 
     @property
     def rows_together(self) -> Mapping[str, int]:
-        return NO_GROUPS if self.effort is Effort.FAST else self.evidence.groups
+        return ONE_BY_ONE if self.effort is Effort.FAST else self.evidence.groups
 
     @property
     def notes(self) -> tuple[str, ...]:

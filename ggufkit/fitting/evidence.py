@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufkit.encoding.slabs import ONE_BY_ONE
 from ggufkit.fitting.case import Case
 from ggufkit.fitting.corpus import GROUP_CHUNKS, require_parts
 from ggufkit.fitting.couplings import Couplings, is_whole, kept_apart
@@ -27,7 +28,7 @@ from ggufkit.fitting.moments import ExpertEvidence, Moments
 from ggufkit.fitting.notebook import Notebook
 from ggufkit.fitting.reading import Reading
 from ggufkit.fitting.sources import MomentSource, OnChunk
-from ggufkit.fitting.token_weights import NO_GROUPS, Stiffness, TokenWeights
+from ggufkit.fitting.token_weights import Stiffness, TokenWeights
 from ggufkit.fitting.walks import Shape
 from ggufkit.recipes.quantizable import layer_of
 from ggufkit.runtime.machine import choose_threads
@@ -67,7 +68,7 @@ class Evidence:
         max_nbytes: int = DEFAULT_MAX_NBYTES,
         weigh: Weigh | None = None,
         notebook: Notebook | None = None,
-        groups: Mapping[str, int] = NO_GROUPS,
+        groups: Mapping[str, int] = ONE_BY_ONE,
         on_chunk: OnChunk = lambda *_: None,
     ) -> None:
         self.source, self.shapes, self.on_chunk = source, shapes, on_chunk
@@ -76,7 +77,7 @@ class Evidence:
         self.weights: TokenWeights | None = None  # of the corpus, from the first walk on
         self.ahead: Callable[[frozenset[str]], None] | None = None
         self.with_moments, self.with_sums, self.weigh = moments, sums, weigh
-        self.groups = groups if moments else NO_GROUPS
+        self.groups = groups if moments else ONE_BY_ONE
         self.walks = source.walks(shapes, max_nbytes) if moments else [frozenset(shapes)] if shapes else []
         self.sums: dict[str, InputSums] = {}
         self.counts: dict[str, I64Array] = {}  # tokens of each expert, of the walks that are done

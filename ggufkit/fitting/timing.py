@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import quant
+from ggufkit.fitting.couplings import group_of
 from ggufkit.fitting.duration import active_weights, moments_madds
 from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, encode_fitted, fits, n_products
 from ggufkit.fitting.moments import ExpertEvidence, MomentsObserver
@@ -34,7 +35,7 @@ from ggufkit.recipes.quantizable import kept_reason
 from ggufkit.runtime.activations import Activations
 from ggufkit.runtime.loading import Device
 from quant import feedback
-from quant.coupling import group_rows, step_rows
+from quant.coupling import step_rows
 from quant.covariance import Each
 from quant.curvature import LEAF, curvature
 
@@ -186,7 +187,7 @@ def _encode_rate(type_name: str, tensor: ModelTensor, known: ExpertEvidence, eff
 
 
 def _slab_rows(tensor: ModelTensor, effort: Effort) -> int:
-    if effort is not Effort.FAST and (n := group_rows(tensor.n_rows, tensor.n_per_row)):
+    if effort is not Effort.FAST and (n := group_of(tensor)):
         return step_rows(n, tensor.n_per_row)
     width = width_of((tensor.n_expert, tensor.n_per_row))
     madds = n_products(effort) * tensor.n_per_row * width

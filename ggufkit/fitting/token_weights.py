@@ -15,12 +15,12 @@ GuidedQuant (2505.07004) use the same weights for other formats.
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ggufkit.encoding.slabs import ONE_BY_ONE
 from ggufkit.errors import EngineError
 from ggufkit.fitting.corpus import Corpus, corpus_chunks
 from ggufkit.fitting.sources import OnChunk
@@ -42,7 +42,6 @@ FLOOR = (
 _HEAD = 8  # positions with a mean of their own
 _SEED = 20_261_126
 _SLAB_TOKENS = 64  # are squared at a time
-NO_GROUPS: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +142,7 @@ def measure_weights(
     *,
     n_ctx: int | None = None,
     max_chunks: int = MAX_CHUNKS,
-    groups: Mapping[str, int] = NO_GROUPS,
+    groups: Mapping[str, int] = ONE_BY_ONE,
 ) -> TokenWeights:
     """Run part of the corpus through its GGUF and back.
 
@@ -220,7 +219,7 @@ class GradientSums:
     each    `map`, or that of a pool whose threads share the products
     """
 
-    def __init__(self, wants: Callable[[str], bool], groups: Mapping[str, int] = NO_GROUPS, each: Each = map) -> None:
+    def __init__(self, wants: Callable[[str], bool], groups: Mapping[str, int] = ONE_BY_ONE, each: Each = map) -> None:
         self._wants, self._groups, self._each = wants, groups, each
         self._tokens: dict[str, list[F32Array]] = {}
         self._rows: dict[str, F64Array] = {}

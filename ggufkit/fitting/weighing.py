@@ -1,11 +1,12 @@
 """Which gradients tokens are weighed by: taken layer by layer, or in the whole model as llama.cpp runs it."""
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 
+from ggufkit.encoding.slabs import ONE_BY_ONE
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.cost import shapes_of, taped_chunks, taped_tokens
-from ggufkit.fitting.couplings import groups_of
 from ggufkit.fitting.evidence import Evidence, Weigh
 from ggufkit.fitting.layer_gradients import GradientSettings
 from ggufkit.fitting.sources.layer_by_layer import LayerByLayer
@@ -24,9 +25,9 @@ def gradient_settings(
     )  # fmt: skip
 
 
-def weigher(corpus: Corpus, model: Model) -> Weigh:
-    """What `Evidence` calls to have the tokens of a corpus weighed in the whole model."""
+def weigher(corpus: Corpus, model: Model, groups: Mapping[str, int] = ONE_BY_ONE) -> Weigh:
+    """What `Evidence` calls to have the tokens of a corpus weighed in the whole model; groups  see `GradientSums`."""
     return functools.partial(
         measure_weights, corpus, shapes_of(model).__contains__,
-        n_ctx=taped_tokens(model), max_chunks=taped_chunks(model), groups=groups_of(model),
+        n_ctx=taped_tokens(model), max_chunks=taped_chunks(model), groups=groups,
     )  # fmt: skip

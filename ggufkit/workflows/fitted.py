@@ -199,7 +199,7 @@ class _Run:
             settings = gradient_settings(plan.model, source, plan.disk.gradients, plan.plain.threads, self._evidence)
             return LayerGradients(plan.model, source.chunks, settings).measure(on_chunk, self._gradient_relay)
         self._model_runs()
-        return weigher(source.corpus, plan.model)(on_chunk)
+        return weigher(source.corpus, plan.model, self._evidence.groups)(on_chunk)
 
     def _run_model(self) -> None:
         """Before the model is opened: the file that runs is there from now on."""

@@ -33,7 +33,7 @@ def test_in_the_whole_model_the_corpus_is_handed_on(monkeypatch: pytest.MonkeyPa
     seen: list[Any] = []
     monkeypatch.setattr(weighing, "measure_weights", lambda *given, **named: seen.append((given, named)))
     corpus = Corpus(Path("x.gguf"), "text")
-    weigher(corpus, MODEL)(print)
+    weigher(corpus, MODEL, groups_of(MODEL))(print)
     ((given, named),) = seen
     assert given[0] is corpus and given[1]("blk.1.ffn_up_exps.weight") and given[2] is print
     assert named == {"n_ctx": taped_tokens(MODEL), "max_chunks": taped_chunks(MODEL), "groups": groups_of(MODEL)}
