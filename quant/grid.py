@@ -3,12 +3,12 @@
     x̂[i] = scale[i] · values[level[i]] + offset[i]        i = 0 … block_size - 1
 
 `values` is 0, 1, 2, … for even grids, and the 16 values of IQ4_NL for the two uneven ones. Scales and offsets are
-constant over a sub-block; they are not parsed but asked of the decoder, which is given the same header with all levels
-at one end and then at the other. So a type is described by its planes of level bits and its float16 numbers alone.
+constant over a sub-block, or over the block. So a type is described by its planes of bits and its float16 numbers.
 
     plane   weight i stores `n_bits` bits of its level, from bit `low` on, in byte `byte[i]` at bit `shift[i]`
 
-Of super-blocks, scale = d · code and offset = -dmin · code of a sub-block, whose integers lie in planes as well.
+Of super-blocks, scale = d · code and offset = -dmin · code of a sub-block, whose integers lie in planes as well; of
+small blocks, scale = d and offset = dmin.
 
 Knows layouts. Does not search scales (`quant.quantize` does) and does not choose levels (`quant.feedback` does).
 Source: ggml-common.h, ggml-quants.c dequantize_row_*.
@@ -22,7 +22,6 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.codec import dequantize
 from quant.errors import UnknownTypeError
 from quant.types import QuantType, quant_type
 
@@ -108,13 +107,13 @@ class Grid:
 
     def scales(self, blocks: U8Array) -> tuple[F32Array, F32Array]:
         """Scale and offset of every weight, (n, block_size) each, of `blocks` (n, type_size)."""
-        ends = []
-        for end in (0, self.n_level - 1):
-            level = np.full((len(blocks), self.qtype.block_size), end, dtype=np.uint8)
-            ends.append(dequantize(self.pack(blocks, level), self.qtype).astype(np.float64))
-        scale = (ends[1] - ends[0]) / (float(self.values[-1]) - float(self.values[0]))
-        offset = ends[0] - scale * float(self.values[0])
-        return scale.astype(np.float32), offset.astype(np.float32)
+        d, dmin = (half[:, None] for half in self.halves(blocks))
+        scale = d if self.scale_codes is None else d * self.scale_codes.of(blocks)
+        offset = dmin if self.min_codes is None else -dmin * self.min_codes.of(blocks)
+        return self._each_weight(scale), self._each_weight(offset)
+
+    def _each_weight(self, of_sub: NDArray[np.floating]) -> F32Array:
+        return np.repeat(of_sub.astype(np.float32), self.qtype.block_size // of_sub.shape[1], axis=1)
 
     def halves(self, blocks: U8Array) -> tuple[F32Array, F32Array]:
         """The float16 numbers d and dmin of each block (n,); dmin is 0 where the type has none."""
@@ -148,23 +147,21 @@ def grid_of(qtype: QuantType) -> Grid:
 
 def _taken(blocks: U8Array, planes: tuple[Plane, ...]) -> U8Array:
     """What these planes store, (n, length of a plane)."""
+    from quant.kernels.planes import take
+
     out = np.zeros((len(blocks), len(planes[0].byte)), dtype=np.uint8)
     for plane in planes:
-        bits = (blocks[:, plane.byte] >> plane.shift.astype(np.uint8)) & ((1 << plane.n_bits) - 1)
-        out |= bits << np.uint8(plane.low)
+        take(blocks, plane.byte, plane.shift, (1 << plane.n_bits) - 1, plane.low, out)
     return out
 
 
 def _put(blocks: U8Array, planes: tuple[Plane, ...], stored: U8Array) -> U8Array:
     """`blocks` with `stored` (n, length of a plane) in these planes; other bits stay."""
+    from quant.kernels.planes import put
+
     out = blocks.copy()
     for plane in planes:
-        kept = (1 << plane.n_bits) - 1
-        bits = (stored >> plane.low) & kept
-        for shift in np.unique(plane.shift):  # what has one shift has bytes of its own
-            at = np.flatnonzero(plane.shift == shift)
-            out[:, plane.byte[at]] &= np.uint8(0xFF & ~(kept << int(shift)))
-            out[:, plane.byte[at]] |= bits[:, at] << np.uint8(shift)
+        put(out, plane.byte, plane.shift, (1 << plane.n_bits) - 1, plane.low, stored)
     return out
 
 

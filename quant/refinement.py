@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from quant.codec import dequantize
 from quant.grid import Grid
-from quant.products import product, row_dots
+from quant.products import product
 
 F32Array = NDArray[np.float32]
 F64Array = NDArray[np.float64]
@@ -101,24 +101,15 @@ class _Tile:
 
     def solve_halves(self, encoded: U8Array, gradient: F32Array) -> U8Array:
         """Per block, the d and dmin that make the row's error least with all levels, codes and other blocks held."""
-        grid, size = self.grid, self.grid.qtype.block_size
-        out = encoded.copy()
-        ones, zeros = np.ones(len(out), dtype=np.float32), np.zeros(len(out), dtype=np.float32)
-        for index in range(out.shape[1]):
-            at = slice(index * size, (index + 1) * size)
-            blocks, h = np.ascontiguousarray(out[:, index]), self.moments[at, at]
-            u = dequantize(grid.with_halves(blocks, ones, zeros), grid.qtype)  # value = d u + dmin v
-            v = dequantize(grid.with_halves(blocks, zeros, ones), grid.qtype)
-            step = _two_by_two(u, v, gradient[:, at], h, has_min=grid.dmin_at is not None)
-            d, dmin = grid.halves(blocks)
-            tried = grid.with_halves(blocks, d + step[0], dmin + step[1])
-            change = dequantize(tried, grid.qtype) - dequantize(blocks, grid.qtype)
-            gain = 2 * row_dots(change, gradient[:, at]) + row_dots(change, product(change, h))
-            better = gain < 0
-            out[better, index] = tried[better]
-            change[~better] = 0
-            gradient += product(change, self.moments[at])
-        return out
+        from quant.kernels.block_scales import solve_block_scales
+
+        grid, flat = self.grid, encoded.reshape(-1, self.grid.qtype.type_size)
+        ones, zeros = np.ones(len(flat), dtype=np.float32), np.zeros(len(flat), dtype=np.float32)
+        u, v = (_values(grid.with_halves(flat, *ends).reshape(encoded.shape), grid)
+                for ends in ((ones, zeros), (zeros, ones)))  # a value is d u + dmin v  # fmt: skip
+        d, dmin = (half.reshape(encoded.shape[:2]) for half in grid.halves(flat))
+        solve_block_scales(u, v, d, dmin, grid.dmin_at is not None, self.moments, gradient)
+        return grid.with_halves(flat, d.reshape(-1), dmin.reshape(-1)).reshape(encoded.shape)
 
     def _recode(self, encoded: U8Array, gradient: F32Array) -> U8Array:
         """Codes and levels of each sub-block chosen together, all others held."""
@@ -146,20 +137,3 @@ class _Tile:
         level = self.grid.unpack(flat).reshape(n_rows, -1)
         move_levels(level, scale, offset, self.grid.values, gradient, self.moments, moved)
         return self.grid.pack(flat, level.reshape(len(flat), -1)).reshape(encoded.shape)
-
-
-def _two_by_two(
-    u: F32Array, v: F32Array, gradient: F32Array, moments: F32Array, *, has_min: bool
-) -> tuple[F32Array, F32Array]:
-    """Steps of d and dmin (n_rows,) that solve each row's normal equations."""
-    hu = product(u, moments)
-    uu, ug = row_dots(u, hu), row_dots(u, gradient)
-    if not has_min:
-        return (-ug / np.maximum(uu, 1e-30)).astype(np.float32), np.zeros(len(u), dtype=np.float32)
-    vv, uv, vg = row_dots(v, product(v, moments)), row_dots(v, hu), row_dots(v, gradient)
-    det = uu * vv - uv * uv
-    safe = det > 1e-9 * uu * vv
-    det = np.where(safe, det, 1.0)
-    step_d = np.where(safe, (-ug * vv + vg * uv) / det, 0.0)
-    step_m = np.where(safe, (-vg * uu + ug * uv) / det, 0.0)
-    return step_d.astype(np.float32), step_m.astype(np.float32)

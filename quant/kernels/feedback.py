@@ -35,23 +35,25 @@ def invert_factor(g, inverse):
     """g (n, n) symmetric, positive: the upper triangle becomes C with g = CᵀC; `inverse`, zeros, becomes C⁻¹."""
     n = g.shape[0]
     for k in range(n):
-        line = g[k]
-        root = line[k] ** 0.5
-        for j in range(k, n):
+        line = g[k, k:]  # views from 0 on: loops over them go as vectors
+        root = line[0] ** 0.5
+        for j in range(n - k):
             line[j] /= root
         for i in range(k + 1, n):
-            factor, below = line[i], g[i]
-            for j in range(i, n):
-                below[j] -= factor * line[j]
+            _take_away(g[k, i], g[k, i:], g[i, i:])
     for i in range(n - 1, -1, -1):
         target = inverse[i]
         target[i] = 1.0
         for k in range(i + 1, n):
-            factor, line = g[i, k], inverse[k]
-            for j in range(k, n):
-                target[j] -= factor * line[j]
+            _take_away(g[i, k], inverse[k, k:], target[k:])
         for j in range(i, n):
             target[j] /= g[i, i]
+
+
+@inner
+def _take_away(factor, line, target):
+    for j in range(target.shape[0]):
+        target[j] -= factor * line[j]
 
 
 @kernel
@@ -76,9 +78,9 @@ def round_columns(w, left, scale, offset, values, factor, level, error):
             level[r, j] = l
             e = w[r, j] - (scale[r, j] * values[l] + offset[r, j])
             error[r, j] = e
-            f = factor[j]
-            for k in range(j + 1, n):
-                row[k] += e * f[k]
+            behind, f = row[j + 1 :], factor[j, j + 1 :]  # views from 0 on: loops over them go as vectors
+            for k in range(behind.shape[0]):
+                behind[k] += e * f[k]
 
 
 @kernel

@@ -11,7 +11,7 @@ from quant.curvature import Curvature, curvature
 from quant.errors import ShapeError
 from quant.feedback import encode, row_errors
 from quant.grid import grid_of
-from quant.refinement import refined
+from quant.refinement import _tiles, refined
 
 TYPES = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS"]
 
@@ -191,6 +191,34 @@ def test_sub_blocks_are_coded_anew_where_it_pays(name: str) -> None:
     mended, plain = (refined(w, off, each, curve.moments[0], 2).reshape(blocks.shape) for each in (grid, held))
     assert row_errors(w, mended, qtype, curve.moments).sum() < before.sum()
     assert total(w, mended, name, curve.moments) < 0.97 * total(w, plain, name, curve.moments)
+
+
+@pytest.mark.parametrize("name", ["Q2_K", "Q4_K", "Q6_K", "IQ4_XS", "Q4_0", "Q5_1", "Q8_0"])
+def test_d_and_dmin_are_solved_for(name: str) -> None:
+    """No row's error grows, the gradient follows, and the last block's d, all else held, has no better neighbour."""
+    w, qtype, moments = matrix(17, 40, 512), quant.quant_type(name), correlated(18, 512)[0]
+    grid = grid_of(qtype)
+    blocks = quant.quantize(w, qtype, encoder=quant.Encoder.GGML).reshape(len(w), -1, qtype.type_size)
+    tile = _tiles(grid, moments)[-1]
+    error = quant.dequantize(blocks.reshape(len(w), -1), qtype) - w
+    gradient = (error @ moments[:, tile.columns]).astype(np.float32)
+    after = blocks.copy()
+    after[:, tile.blocks] = tile.solve_halves(blocks[:, tile.blocks], gradient)
+
+    def left(those: np.ndarray) -> np.ndarray:
+        return row_errors(w, those.reshape(len(w), -1), qtype, moments[None])
+
+    solved = left(after)
+    assert (solved <= left(blocks) * (1 + 1e-6)).all()
+    assert solved.sum() < 0.999 * left(blocks).sum()
+    error = quant.dequantize(after.reshape(len(w), -1), qtype) - w
+    np.testing.assert_allclose(gradient, error @ moments[:, tile.columns], atol=2e-4 * np.abs(gradient).max())
+    if grid.dmin_at is None:
+        d, dmin = grid.halves(after[:, -1])
+        for away in (-np.inf, np.inf):
+            near = after.copy()
+            near[:, -1] = grid.with_halves(after[:, -1], np.nextafter(d.astype(np.float16), np.float16(away)), dmin)
+            assert (left(near) >= solved * (1 - 1e-5)).all()
 
 
 def test_columns_that_were_never_used_do_no_harm() -> None:
