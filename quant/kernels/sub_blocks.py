@@ -10,7 +10,7 @@ from quant.kernels.compiler import inner, kernel
 from quant.kernels.feedback import nearest_level
 
 WORTH = np.float32(0.9999)  # of a sub-block's error: a smaller gain may be rounding
-LANES = 16  # pairs of codes that are tried at once
+LANES = 32  # pairs of codes that are tried at once: fewer take as long
 
 
 @kernel
@@ -142,7 +142,7 @@ def recode(level, code, low, d, dmin, values, bounds, factor, gradient, moments)
     left, levels = np.empty((size, LANES), np.float32), np.empty((size, LANES), np.float32)
     scales, inverses, offsets = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     total, step = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    n_low = 3 if bounds[3] > bounds[2] else 1
+    n_low = 5 if bounds[3] > bounds[2] else 1
     for r in range(level.shape[0]):
         row = gradient[r]
         for b in range(n_sub):
