@@ -9,7 +9,7 @@ import numpy as np
 from quant.kernels.compiler import inner, kernel
 
 _WIDTH = 512  # columns of a panel: four lines of it and of the sums lie in the nearest cache
-_DEPTH = 256  # lines of a panel, which lies in the next one
+_DEPTH = 128  # lines of a panel, which lies in the next one
 _1, _2, _3 = np.uint64(_WIDTH), np.uint64(2 * _WIDTH), np.uint64(3 * _WIDTH)
 
 
@@ -30,24 +30,28 @@ def add_product(a, b, first, out, line, n):
             for r in range(0, n_rows, 4):
                 high = min(4, n_rows - r)
                 for i in range(high):
-                    for j in range(wide):
-                        sums[i * _WIDTH + j] = out[line + r + i, left + j]
+                    _copy(out[line + r + i, left : left + wide], sums[i * _WIDTH :])
                 for k in range(0, depth, 4):
                     _add_four(a, r, high, top + k, panel, k, sums, wide)
                 for i in range(high):
-                    for j in range(wide):
-                        out[line + r + i, left + j] = sums[i * _WIDTH + j]
+                    _copy(sums[i * _WIDTH : i * _WIDTH + wide], out[line + r + i, left:])
 
 
 @inner
 def _lay_out(b, top, depth, first, wide, panel):
     """Lines of b one behind the other, and zeros up to a multiple of four."""
     for k in range(depth):
-        for j in range(wide):
-            panel[k * _WIDTH + j] = b[top + k, first + j]
+        _copy(b[top + k, first : first + wide], panel[k * _WIDTH :])
     for k in range(depth, depth + -depth % 4):
         for j in range(wide):
             panel[k * _WIDTH + j] = 0
+
+
+@inner
+def _copy(source, target):
+    """Views from 0 on: a loop over them goes as vectors."""
+    for j in range(source.shape[0]):
+        target[j] = source[j]
 
 
 @inner
