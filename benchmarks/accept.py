@@ -2,13 +2,14 @@
 
 Run it: python benchmarks/accept.py [MODEL …] [--tokens N] [--from STEP] [--keep]
 
-For each model, from its Hugging Face folder: plan, quantize, the same again killed and resumed to the same bytes,
-the vocabulary and shapes against the GGUF that the model came from, calibrate, a fitted file under a size (killed in
-its steps and resumed; the same bytes as an unbroken run), compare, gate (an honest file passes, a damaged one does
-not), a chat and a continuation, inspect, diff, report, card. One table at the end: seconds, peak memory, what was
-seen. Exit code 1 where something did not hold. With --from, a run that was broken off goes on at that step, with the
-files that it left. The fitted file is `balanced`, and of the largest model `fast` with types chosen, which spares
-error feedback on all of its weights, twice.
+For each model, from its Hugging Face folder: plan, quantize, the same again killed and resumed to the same bytes, the
+vocabulary and shapes against the GGUF that the model came from, calibrate, a fitted file under a size (killed in its
+steps and resumed; the same bytes as an unbroken run), the original's baseline, compare (the original beside one file,
+its baseline beside the other), gate (an honest file passes, a damaged one does not), a chat and a continuation,
+inspect, diff, report, card. One table at the end: seconds, peak memory, what was seen. Exit code 1 where something
+did not hold. With --from, a run that was broken off goes on at that step, with the files that it left. The fitted
+file is `balanced`, and of the largest model `fast` with types chosen, which spares error feedback on all of its
+weights, twice.
 """
 
 import hashlib
@@ -34,7 +35,8 @@ import models
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.unfinished import journal_path
 
-N_TOKENS = {"smollm2": 10_240, "qwen2.5-coder": 2_560, "smollm2-moe": 10_240}
+N_TOKENS = {"smollm2": 5_120, "qwen2.5-coder": 2_560, "smollm2-moe": 5_120}
+N_CHUNK, N_COMPARED = 24, 8
 EFFORT = {"smollm2": "balanced", "qwen2.5-coder": "fast", "smollm2-moe": "balanced"}
 MEMORY_SLACK = 1.15  # of what was planned: allocators round up
 VOCABULARY = ("tokens", "token_type", "merges", "bos_token_id", "eos_token_id")
@@ -156,7 +158,7 @@ def sha256(path: Path) -> str:
 
 def steps(way: Way) -> dict[str, Act]:
     """All steps in their order, by name."""
-    q4, bf16 = way.work / "Q4_K_M.gguf", way.work / "BF16.gguf"
+    q4, bf16, original = (way.work / name for name in ("Q4_K_M.gguf", "BF16.gguf", "original.baseline"))
     planned: dict[str, Any] = {}
 
     def plan() -> tuple[Done, str]:
@@ -218,9 +220,15 @@ def steps(way: Way) -> dict[str, Act]:
         times = f"planned / taken: memory {memory / done.peak:.2f}, time {seconds / done.seconds:.2f}"
         return done, f"{seen}; {times}"
 
+    def baseline() -> tuple[Done, str]:
+        done = way.run("baseline", bf16, "-o", way.fresh(original.name), "--chunks", N_CHUNK, "--json")
+        kept, whole = done.json["nbytes"], done.json["llama_nbytes"]
+        must(original.stat().st_size == kept, f"{original.stat().st_size} bytes, it says {kept}")
+        return done, f"{kept / 2**20:.1f} MiB, {whole / kept:.0f} times less than llama.cpp's"
+
     def compare() -> tuple[Done, str]:
-        plain = way.run("compare", bf16, q4, "--chunks", 8, "--json")
-        fit = way.run("compare", bf16, way.work / "fitted.gguf", "--chunks", 8, "--json")
+        plain = way.run("compare", bf16, q4, "--chunks", N_COMPARED, "--json")
+        fit = way.run("compare", original, way.work / "fitted.gguf", "--chunks", N_COMPARED, "--json")
         a, b = (kld_of(done.json) for done in (plain, fit))
         must(0 < a < 0.5, f"a divergence of {a} for Q4_K_M")
         must(b < a, f"the fitted file is no nearer than the plain one: {b:.4f}, {a:.4f}")
@@ -229,10 +237,10 @@ def steps(way: Way) -> dict[str, Act]:
     def gate() -> tuple[Done, str]:
         config = way.work / "gate.toml"
         config.write_text(GATE)
-        done = way.run("gate", q4, "--baseline", bf16, "--config", config, "--chunks", 40, "--json")
+        done = way.run("gate", q4, "--baseline", original, "--config", config, "--chunks", N_CHUNK, "--json")
         (way.work / "gate.json").write_text(done.out)
         bad = damaged(q4, way.work / "damaged.gguf")
-        way.run("gate", bad, "--baseline", bf16, "--config", config, "--chunks", 40, code=3)
+        way.run("gate", bad, "--baseline", bf16, "--config", config, "--chunks", N_CHUNK, code=3)
         bad.unlink()
         return done, "passes; a file with one damaged tensor does not"
 
@@ -266,8 +274,8 @@ def steps(way: Way) -> dict[str, Act]:
         must("Q4_K_M" in done.out, "the card does not name its file")
         return done, f"{len(done.out.splitlines())} lines"
 
-    acts = (plan, quantize, resumed, convert, calibrate, fitted, compare, gate, chat, continuation, inspect, diff,
-            report, card)  # fmt: skip
+    acts = (plan, quantize, resumed, convert, calibrate, fitted, baseline, compare, gate, chat, continuation, inspect,
+            diff, report, card)  # fmt: skip
     return {act.__name__: act for act in acts}
 
 
