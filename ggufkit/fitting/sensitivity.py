@@ -114,7 +114,6 @@ class Known:
     shares     (n_expert,) part of the tokens that each expert saw, each for what it counts
     product    how much the predictions resist errors of its products, where gradients were taken
     lookup     the same of its rows, where they are looked up
-    left       part of what errors of products cost that is left once rows made each other's errors good
     of_expert  evidence of one expert, None where nothing was seen of its inputs, as of embeddings
     nbytes     that it has to travel, about
     """
@@ -123,7 +122,6 @@ class Known:
     product: Stiffness | None
     lookup: Stiffness | None
     of_expert: Callable[[int], ExpertEvidence | None]
-    left: float = 1.0
     nbytes: int = 0
 
 
@@ -161,11 +159,8 @@ class Subject:
         weights = self._evidence.weights
         by_name = {} if weights is None else weights.by_name
         shares = np.ones(self.tensor.n_expert) if moments is None else moments.shares()
-        rows = self._evidence.coupling(name)
-        return Known(
-            shares, by_name.get(name), by_name.get(looked_up(name)), functools.partial(self._evidence.of_expert, name),
-            1.0 if rows is None else rows.left,
-        )  # fmt: skip
+        of_expert = functools.partial(self._evidence.of_expert, name)
+        return Known(shares, by_name.get(name), by_name.get(looked_up(name)), of_expert)
 
 
 class _Means:
@@ -234,7 +229,7 @@ def _cost(known: Known, expert: int, evidence: ExpertEvidence | None, at: NDArra
     if product is not None:
         rho = product.rows[at]
         each = float(rho @ _energies(evidence, error) / max(float(rho.sum()), 1e-30))
-        total += 0.5 * product.mean * product.weights.shape[2] * float(known.shares[expert]) * each * known.left
+        total += 0.5 * product.mean * product.weights.shape[2] * float(known.shares[expert]) * each
     if lookup is not None:
         total += 0.5 * lookup.mean * float(np.square(error).mean())
     return total
