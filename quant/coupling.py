@@ -60,13 +60,11 @@ class Coupling:
     """How the rows of a matrix depend on each other, one entry for each group.
 
     order  (n_group, size) rows of the group as they are encoded; a last group may have fewer
-    pull   (n_group, size, size) float32, A in that order above the diagonal; anything below it
-    left   part of the cost of errors that is left, where all rows have errors alike
+    pull   (n_group, size, size) float32, A in that order above the diagonal, D on it; anything below it
     """
 
     order: I64Array
     pull: F32Array
-    left: float
 
     @property
     def size(self) -> int:
@@ -82,7 +80,6 @@ def coupling(moments: F32Array, n_tokens: float, each: Each = map) -> Coupling:
 
     each  `map`, or that of a pool whose threads share the work; the result is the same
     """
-    before = after = 0.0
     orders = np.empty(moments.shape[:2], dtype=np.int64)
     for g, order in zip(moments, orders, strict=True):
         g[np.diag_indices_from(g)] += np.float32(
@@ -90,10 +87,8 @@ def coupling(moments: F32Array, n_tokens: float, each: Each = map) -> Coupling:
         )
         order[:] = np.argsort(-np.diagonal(g), kind="stable")
         g[:] = g[np.ix_(order, order)]
-        before += float(np.trace(g, dtype=np.float64))
         decompose(g, each)
-        after += float(np.trace(g, dtype=np.float64))
-    return Coupling(orders, moments, after / before)
+    return Coupling(orders, moments)
 
 
 def encode(
