@@ -14,6 +14,7 @@ from ggufkit.architectures.source import open_source
 from ggufkit.encoding.settings import QuantizeSettings
 from ggufkit.fitting.corpus import Corpus
 from ggufkit.fitting.cost import shapes_of
+from ggufkit.fitting.couplings import groups_of
 from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.prober import Prober, Tried
 from ggufkit.fitting.sensitivity import Subject, candidates, measure_costs
@@ -88,3 +89,13 @@ def test_a_cost_is_that_of_refined_rows(model: Model, evidence: Evidence) -> Non
             cost(slice(None), quant.dequantize(encoded(w, name, known, n), qtype) - w) for n in (0, TABLE_REFINE)
         )
         assert abs(type_cost(w, name, known, cost) - refined) < 0.4 * (plain - refined)
+
+
+def test_costs_do_not_count_on_rows_that_go_together(model: Model, evidence: Evidence) -> None:
+    """Layers would look cheap beside an embedding, whose rows are not coupled."""
+    corpus, groups = evidence.source.corpus, groups_of(model)
+    together = Evidence(WholeModel(corpus), shapes_of(model), weigh=weigher(corpus, model, groups), groups=groups)
+    tensor = next(t for t in model.tensors if t.name == "blk.1.attn_v.weight")
+    (alone_errors, alone), (errors, nats) = (Subject(tensor, one).costs() for one in (evidence, together))
+    assert together.coupling(tensor.name) is not None
+    assert nats == pytest.approx(alone) and errors == pytest.approx(alone_errors)

@@ -13,7 +13,7 @@ from ggufkit.workflows.compare import CompareSettings, compare
 from tests.workflows.faults import rewrite
 
 Tiny = Callable[[str], Path]
-N_CHUNK = 4
+N_CHUNK = 12
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def test_figures_from_a_baseline_are_near_the_exact_ones(tiny: Tiny, baseline: P
     for name in ("ppl", "ppl_base", "ln_ppl_ratio", "dp_rms"):
         assert got.figures[name].value == pytest.approx(exact.figures[name].value, rel=1e-5), name
     assert got.figures["same_top"].value == exact.figures["same_top"].value
-    assert got.figures["kld_mean"].value == pytest.approx(exact.figures["kld_mean"].value, rel=0.1)
-    # of 1,020 tokens, with 2 draws each: noise of the draws widens the tail
+    assert got.figures["kld_mean"].value == pytest.approx(exact.figures["kld_mean"].value, rel=0.05)
+    # of 3,060 tokens, with 2 draws each: noise of the draws widens the tail
     assert got.figures["kld_p99"].value == pytest.approx(exact.figures["kld_p99"].value, rel=0.3)
 
 

@@ -2,6 +2,8 @@
 
 tests/data/tiny-mixtral/imatrix-4-chunks.npz holds four tensors of what llama-imatrix (0c1e57098) wrote for the first
 4 chunks of the shipped calibration text: llama-imatrix -m bf16.gguf -f calibration.txt -c 512 --chunks 4
+imatrix-4-chunks-avx2.npz is the same of a processor without AVX-512 (llama-cpp-python 0.3.36's): sums of BF16 products
+are rounded otherwise there, and a router that nearly ties sends a token to another expert.
 """
 
 import dataclasses
@@ -23,11 +25,13 @@ from ggufkit.progress import Progress
 from ggufkit.workflows.calibrate import CalibrateSettings, calibrate, gathered_path, merge_files
 from ggufkit.workflows.quantize import quantize
 from quant.importance import InputSums
-from tests.workflows.arithmetic import SLACK
 from tests.workflows.forwards import assert_forwards, steps_of
 
 ROOT = Path(__file__).resolve().parents[2]
-REFERENCE = np.load(ROOT / "tests" / "data" / "tiny-mixtral" / "imatrix-4-chunks.npz")
+REFERENCES = [
+    np.load(ROOT / "tests" / "data" / "tiny-mixtral" / name)
+    for name in ("imatrix-4-chunks.npz", "imatrix-4-chunks-avx2.npz")
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +55,12 @@ def four_chunks(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Imatri
     return read_imatrix(out)
 
 
-@pytest.mark.parametrize("name", [key.removesuffix(".counts") for key in REFERENCE if key.endswith(".counts")])
+@pytest.mark.parametrize("name", [key.removesuffix(".counts") for key in REFERENCES[0] if key.endswith(".counts")])
 def test_numbers_are_those_of_llama_imatrix(name: str, four_chunks: Imatrix) -> None:
     entry = four_chunks.entries[name]
-    np.testing.assert_allclose(entry.sums, REFERENCE[f"{name}.in_sum2"], rtol=SLACK * 1e-3)
-    np.testing.assert_allclose(entry.counts, REFERENCE[f"{name}.counts"], rtol=SLACK * 1e-3)
+    recorded = min(REFERENCES, key=lambda kind: np.abs(entry.sums - kind[f"{name}.in_sum2"]).max())
+    np.testing.assert_allclose(entry.sums, recorded[f"{name}.in_sum2"], rtol=1e-3)
+    np.testing.assert_allclose(entry.counts, recorded[f"{name}.counts"], rtol=1e-3)
 
 
 def test_two_runs_add_up_to_one(model: Path, four_chunks: Imatrix, tmp_path: Path) -> None:

@@ -12,10 +12,13 @@ from ggufkit.errors import InputError
 from ggufkit.proof.comparison import Comparison
 from ggufkit.workflows.compare import CompareSettings, compare
 from tests.workflows import faults
-from tests.workflows.arithmetic import SLACK
 
 ROOT = Path(__file__).resolve().parents[2]
-FIGURES = json.loads((ROOT / "tests" / "data" / "tiny-mixtral" / "figures.json").read_text())["files"]
+# what llama.cpp adds up in BF16 depends on the instructions that a processor has: it is recorded on two kinds
+FIGURES = [
+    json.loads((ROOT / "tests" / "data" / "tiny-mixtral" / name).read_text())["files"]
+    for name in ("figures.json", "figures-avx2.json")
+]
 
 Tiny = Callable[[str], Path]
 
@@ -26,27 +29,25 @@ def run(base: Path, candidate: Path, **changes: object) -> Comparison:
 
 def test_figures_are_those_of_llama_perplexity(tiny: Tiny) -> None:
     """llama-perplexity --kl-divergence over 60 chunks of 512; its base is stored in 16 bits, hence the last digits."""
-    expected = FIGURES["Q4_K_M"]
     seen: list[float] = []
     got = compare(
         CompareSettings(base=tiny("BF16"), candidate=tiny("Q4_K_M"), chunks=60, threads=1),
         lambda p: seen.append(p.done / p.total),
     )
     f = got.figures
-    assert (f["ppl"].value, f["ppl"].naive_se) == pytest.approx(expected["ppl"], abs=SLACK * 1e-4)
-    assert f["ppl_base"].value == pytest.approx(FIGURES["bf16"]["ppl"], abs=SLACK * 1e-4)
-    assert (f["ln_ppl_ratio"].value, f["ln_ppl_ratio"].naive_se) == pytest.approx(
-        expected["ln_ppl_ratio"], abs=SLACK * 2e-6
-    )
-    assert (f["kld_mean"].value, f["kld_mean"].naive_se) == pytest.approx(expected["mean_kld"], abs=SLACK * 2e-6)
-    assert f["kld_median"].value == pytest.approx(expected["median_kld"][0], abs=SLACK * 2e-6)
-    assert f["kld_p999"].value == pytest.approx(expected["kld_99.9"][0], rel=SLACK * 5e-4)
-    assert (100 * f["dp_rms"].value, 100 * f["dp_rms"].naive_se) == pytest.approx(
-        expected["rms_dp_percent"], abs=SLACK * 1e-3
-    )
+    recorded = min(FIGURES, key=lambda kind: abs(kind["bf16"]["ppl"] - f["ppl_base"].value))
+    expected = recorded["Q4_K_M"]
+    assert (f["ppl"].value, f["ppl"].naive_se) == pytest.approx(expected["ppl"], abs=1e-4)
+    assert f["ppl_base"].value == pytest.approx(recorded["bf16"]["ppl"], abs=1e-4)
+    assert (f["ln_ppl_ratio"].value, f["ln_ppl_ratio"].naive_se) == pytest.approx(expected["ln_ppl_ratio"], abs=2e-6)
+    assert (f["kld_mean"].value, f["kld_mean"].naive_se) == pytest.approx(expected["mean_kld"], abs=2e-6)
+    if "median_kld" in expected:
+        assert f["kld_median"].value == pytest.approx(expected["median_kld"][0], abs=2e-6)
+    assert f["kld_p999"].value == pytest.approx(expected["kld_99.9"][0], rel=1e-4)
+    assert (100 * f["dp_rms"].value, 100 * f["dp_rms"].naive_se) == pytest.approx(expected["rms_dp_percent"], abs=1e-3)
     assert (100 * f["same_top"].value, 100 * f["same_top"].naive_se) == pytest.approx(
         expected["same_top_percent"],
-        abs=SLACK * 8e-3,  # one of 15,300 tokens: their base ties where ours does not
+        abs=8e-3,  # one of 15,300 tokens: their base ties where ours does not
     )
     for name in ("ppl", "kld_mean", "ln_ppl_ratio", "same_top", "dp_rms"):
         assert f[name].low < f[name].value < f[name].high
