@@ -104,11 +104,12 @@ class _Tile:
         from quant.kernels.block_scales import solve_block_scales
 
         grid, flat = self.grid, encoded.reshape(-1, self.grid.qtype.type_size)
+        has_min = grid.dmin_at is not None
         ones, zeros = np.ones(len(flat), dtype=np.float32), np.zeros(len(flat), dtype=np.float32)
-        u, v = (_values(grid.with_halves(flat, *ends).reshape(encoded.shape), grid)
-                for ends in ((ones, zeros), (zeros, ones)))  # a value is d u + dmin v  # fmt: skip
+        u = _values(grid.with_halves(flat, ones, zeros).reshape(encoded.shape), grid)  # a value is d u + dmin v
+        v = _values(grid.with_halves(flat, zeros, ones).reshape(encoded.shape), grid) if has_min else u
         d, dmin = (half.reshape(encoded.shape[:2]) for half in grid.halves(flat))
-        solve_block_scales(u, v, d, dmin, grid.dmin_at is not None, self.moments, gradient)
+        solve_block_scales(u, v, d, dmin, has_min, self.moments, gradient)
         return grid.with_halves(flat, d.reshape(-1), dmin.reshape(-1)).reshape(encoded.shape)
 
     def _recode(self, encoded: U8Array, gradient: F32Array) -> U8Array:

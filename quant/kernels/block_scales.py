@@ -18,7 +18,8 @@ _AT_ONCE = 32  # rows
 def solve_block_scales(u, v, d, dmin, has_min, moments, gradient):
     """d and dmin, each (n_rows, n_block) and halves, changed where that makes the row's error less, block by block.
 
-    u, v (n_rows, n) of a tile's columns; moments (n, n); gradient (n_rows, n) is (ŵ - w) H and follows.
+    u, v (n_rows, n) of a tile's columns, v not looked at without has_min; moments (n, n); gradient (n_rows, n) is
+    (ŵ - w) H and follows.
     """
     n_rows, n = u.shape
     n_block = d.shape[1]
