@@ -35,8 +35,8 @@ import models
 from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.unfinished import journal_path
 
-N_TOKENS = {"smollm2": 5_120, "qwen2.5-coder": 2_560, "smollm2-moe": 5_120}
-N_CHUNK, N_COMPARED = 24, 8
+N_TOKENS = {"smollm2": 2_560, "qwen2.5-coder": 1_536, "smollm2-moe": 2_560}
+N_CTX, N_CHUNK, N_COMPARED = 256, 24, 16  # tokens of a chunk, chunks to gate with, chunks to compare
 EFFORT = {"smollm2": "balanced", "qwen2.5-coder": "fast", "smollm2-moe": "balanced"}
 MEMORY_SLACK = 1.15  # of what was planned: allocators round up
 VOCABULARY = ("tokens", "token_type", "merges", "bos_token_id", "eos_token_id")
@@ -221,14 +221,14 @@ def steps(way: Way) -> dict[str, Act]:
         return done, f"{seen}; {times}"
 
     def baseline() -> tuple[Done, str]:
-        done = way.run("baseline", bf16, "-o", way.fresh(original.name), "--chunks", N_CHUNK, "--json")
+        done = way.run("baseline", bf16, "-o", way.fresh(original.name), "--ctx", N_CTX, "--chunks", N_CHUNK, "--json")
         kept, whole = done.json["nbytes"], done.json["llama_nbytes"]
         must(original.stat().st_size == kept, f"{original.stat().st_size} bytes, it says {kept}")
         return done, f"{kept / 2**20:.1f} MiB, {whole / kept:.0f} times less than llama.cpp's"
 
     def compare() -> tuple[Done, str]:
-        plain = way.run("compare", bf16, q4, "--chunks", N_COMPARED, "--json")
-        fit = way.run("compare", original, way.work / "fitted.gguf", "--chunks", N_COMPARED, "--json")
+        plain = way.run("compare", bf16, q4, "--ctx", N_CTX, "--chunks", N_COMPARED, "--json")
+        fit = way.run("compare", original, way.work / "fitted.gguf", "--ctx", N_CTX, "--chunks", N_COMPARED, "--json")
         a, b = (kld_of(done.json) for done in (plain, fit))
         must(0 < a < 0.5, f"a divergence of {a} for Q4_K_M")
         must(b < a, f"the fitted file is no nearer than the plain one: {b:.4f}, {a:.4f}")
@@ -237,10 +237,12 @@ def steps(way: Way) -> dict[str, Act]:
     def gate() -> tuple[Done, str]:
         config = way.work / "gate.toml"
         config.write_text(GATE)
-        done = way.run("gate", q4, "--baseline", original, "--config", config, "--chunks", N_CHUNK, "--json")
+        done = way.run(
+            "gate", q4, "--baseline", original, "--config", config, "--ctx", N_CTX, "--chunks", N_CHUNK, "--json"
+        )
         (way.work / "gate.json").write_text(done.out)
         bad = damaged(q4, way.work / "damaged.gguf")
-        way.run("gate", bad, "--baseline", bf16, "--config", config, "--chunks", N_CHUNK, code=3)
+        way.run("gate", bad, "--baseline", bf16, "--config", config, "--ctx", N_CTX, "--chunks", N_CHUNK, code=3)
         bad.unlink()
         return done, "passes; a file with one damaged tensor does not"
 
