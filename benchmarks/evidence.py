@@ -40,8 +40,7 @@ def main() -> None:
         kept = dataclasses.replace(kept, command=command)
         if options.second_text:
             kept = dataclasses.replace(kept, figure=f"{kept.figure}, {NAME}", command=f"{command} --second-text")
-        kind = history.machine()
-        history.keep(history.path(kind), kind, [kept])
+        history.keep(history.CLOSENESS, history.machine(), [kept])
 
 
 if __name__ == "__main__":

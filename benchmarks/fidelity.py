@@ -202,8 +202,7 @@ class Bench:
         chosen = self._ours(type_name, Effort.BALANCED, Target(nbytes=size))
         self._row(type_name, "ggufkit, types chosen", chosen, reference)
         if self.name in models.NAMES:
-            kind = history.machine()
-            history.keep(history.path(kind), kind, self.kept)
+            history.keep(history.CLOSENESS, history.machine(), self.kept)
         self.kept.clear()
 
     def _llama(self, type_name: str, imatrix: Path | None) -> float:
@@ -267,7 +266,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=arguments.count_or_0, default=51_200, help="to calibrate on")
     parser.add_argument("--again", action="store_true", help="also what is there already")
     options = parser.parse_args()
-    done = {(row.model, row.figure.split(",")[0]) for row in history.read(history.path(history.machine()))}
+    done = {(row.model, row.figure.split(",")[0]) for row in history.read(history.CLOSENESS)}
     for name in options.models:
         types = [each for each in options.types if options.again or (name, each) not in done]
         if not types:

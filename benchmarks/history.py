@@ -1,4 +1,5 @@
-"""Results of benchmarks, kept as one JSON file a kind of machine, and what moved since.
+"""Results of benchmarks, kept as one JSON file a kind of machine, and what moved since. Divergences at equal bytes are
+in a file of their own, closeness.json: no machine decides them.
 
     {"schema": "ggufkit.bench/1", "date": "2026-01-31", "machine": {...}, "rows": [{"part": "convert", ...}, ...]}
 
@@ -11,11 +12,13 @@ import json
 import os
 import re
 import statistics
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent / "history"
+CLOSENESS = FOLDER / "closeness.json"
 SCHEMA = "ggufkit.bench/1"
 
 
@@ -63,6 +66,7 @@ def machine() -> dict[str, Any]:
     packages = ("ggufkit", "llama-cpp-python", "numpy", "numba")
     return {
         "processor": cpu().model,
+        "vectors": _vectors(cpu().flags),
         "threads": choose_threads().n,
         "memory_gib": round(memory().total / 2**30),
         "system": os.uname().sysname,
@@ -70,9 +74,21 @@ def machine() -> dict[str, Any]:
     }
 
 
+def _vectors(flags: Collection[str]) -> str:
+    """The widest instructions: processors of one name differ in them, and by half the speed."""
+    known = {"avx512f": "AVX-512", "avx2": "AVX2"}
+    return next((name for flag, name in known.items() if flag in flags), "")
+
+
 def path(kind: dict[str, Any], folder: Path = FOLDER) -> Path:
-    name = re.sub(r"[^a-z0-9]+", "-", f"{kind['processor']} {kind['threads']} threads".lower()).strip("-")
-    return folder / f"{name}.json"
+    said = f"{kind['processor']} {kind['vectors']} {kind['threads']} threads"
+    return folder / f"{re.sub(r'[^a-z0-9]+', '-', said.lower()).strip('-')}.json"
+
+
+def measured() -> list[Row]:
+    """Rows of closeness, and of the machine that was measured last."""
+    machines = [file for file in FOLDER.glob("*.json") if file != CLOSENESS]
+    return [*read(CLOSENESS), *(read(max(machines, key=measured_on)) if machines else [])]
 
 
 def read(file: Path) -> list[Row]:

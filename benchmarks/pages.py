@@ -42,12 +42,6 @@ MIB = float(1 << 20)
 _BLOCK = re.compile(r"(<!-- results: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def newest() -> list[Row]:
-    """Rows of the machine that was measured last."""
-    files = list(history.FOLDER.glob("*.json"))
-    return history.read(max(files, key=history.measured_on)) if files else []
-
-
 def table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
     head = list(head)
     rows = [head, ["---"] * len(head), *map(list, lines)]
@@ -185,7 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    rows = newest()
+    rows = history.measured()
     stale = []
     for page in (ROOT / name for name in PAGES):
         if not page.exists():

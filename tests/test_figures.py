@@ -41,3 +41,15 @@ def test_a_figure_typed_by_hand_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", ["README.md", "docs/real-models.md"])
 def test_pages_have_tables_of_results(page: str) -> None:
     assert "<!-- results: fidelity -->" in (ROOT / page).read_text()
+
+
+def test_processors_of_one_name_that_differ_in_their_instructions_have_files_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import history
+
+    kind = history.machine()
+    files = {history.path(kind | {"vectors": name}) for name in ("AVX-512", "AVX2", "")}
+    assert len(files) == 3
+    assert all(file.parent == history.FOLDER and file.suffix == ".json" for file in files)
