@@ -3,8 +3,9 @@
 Run it: python benchmarks/accept.py [MODEL …] [--tokens N] [--from STEP] [--keep]
 
 For each model, from its Hugging Face folder: plan, quantize, the same again killed and resumed to the same bytes, the
-vocabulary and shapes against the GGUF that the model came from, calibrate, a fitted file under a size (killed in its
-steps and resumed; the same bytes as an unbroken run), the original's baseline, compare (the original beside one file,
+vocabulary and shapes against the GGUF that the model came from, calibrate, a fitted file under a size (killed in each
+step and resumed; the same bytes in one go from the evidence that was kept, and of the smallest model from nothing),
+the original's baseline, compare (the original beside one file,
 its baseline beside the other), gate (an honest file passes, a damaged one does not), a chat and a continuation,
 inspect, diff, report, card. One table at the end: seconds, peak memory, what was seen. Exit code 1 where something
 did not hold. With --from, a run that was broken off goes on at that step, with the files that it left. The fitted
@@ -22,7 +23,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.unfinished import journal_path
 
 N_TOKENS = {"smollm2": 2_560, "qwen2.5-coder": 1_536, "smollm2-moe": 2_560}
-N_CTX, N_CHUNK, N_COMPARED = 256, 24, 16  # tokens of a chunk, chunks to gate with, chunks to compare
+N_CTX, N_CHUNK, N_COMPARED = 128, 24, 16  # tokens of a chunk, chunks to gate with, chunks to compare
+INTO_STEP_S = 10  # a command is killed
+AGAIN_FROM_NOTHING = "smollm2"  # fitted once more without the evidence that lived through the kills
 EFFORT = {"smollm2": "balanced", "qwen2.5-coder": "fast", "smollm2-moe": "balanced"}
 MEMORY_SLACK = 1.15  # of what was planned: allocators round up
 VOCABULARY = ("tokens", "token_type", "merges", "bos_token_id", "eos_token_id")
@@ -59,6 +62,18 @@ def after_slabs(output: Path, n: int) -> Moment:
         written = journal.read_bytes().count(b"\n") if journal.exists() else 0
         at_first.append(written)
         return written >= at_first[0] + n
+
+    return reached
+
+
+def in_step(progress: Path, n: int) -> Moment:
+    """Some seconds after the command has said there that it is in that step."""
+    since: list[float] = []
+
+    def reached(elapsed: float) -> bool:
+        if not since and f"step {n} of" in progress.read_text():
+            since.append(elapsed)
+        return bool(since) and elapsed - since[0] >= INTO_STEP_S
 
     return reached
 
@@ -118,15 +133,16 @@ class Way:
         return done
 
     def broken_off(self, output: Path, *args: object, kills: list[Moment]) -> tuple[Done, str]:
-        """`ggufkit quantize ARGS -o output`, killed at these moments, each time resumed, to its end at last."""
-        n_killed = 0
+        """`ggufkit quantize ARGS -o output`, killed at these moments, each time resumed, to its end at last. What is
+        returned took as long as all of them together, and held what the largest held."""
+        parts = []
         for kill in [*kills, None]:
-            done = self.run("quantize", *args, "-o", output, "--resume", kill=kill)
-            if done.code == 0:
+            parts.append(self.run("quantize", *args, "-o", output, "--resume", kill=kill))
+            if parts[-1].code == 0:
                 break
-            n_killed += 1
-        must(n_killed > 0, "it ended before it was killed")
-        return done, f"killed {n_killed} times: same bytes"
+        must(len(parts) > 1, "it ended before it was killed")
+        seconds, peak = sum(part.seconds for part in parts), max(part.peak for part in parts)
+        return replace(parts[-1], seconds=seconds, peak=peak), f"killed {len(parts) - 1} times: same bytes"
 
     def fresh(self, name: str) -> Path:
         """Where a step writes: what an earlier run left there is gone."""
@@ -206,17 +222,18 @@ def steps(way: Way) -> dict[str, Act]:
 
     def fitted() -> tuple[Done, str]:
         size = int(q4.stat().st_size * 0.95)
-        one, two = way.fresh("fitted.gguf"), way.fresh("fitted-again.gguf")
+        one, two, evidence = (way.fresh(name) for name in ("fitted.gguf", "again.gguf", "evidence"))
         how = ["--effort", EFFORT[way.name], "--target-size", size, "--tokens", way.n_tokens]
         said = way.run("quantize", bf16, "-o", one, *how, "--dry-run", "--json").json["fitting"]
-        done = way.run("quantize", bf16, "-o", one, *how, "--json")
+        kills = [in_step(way.work / "err.txt", n) for n in (1, 2, 3)]
+        done, seen = way.broken_off(one, bf16, *how, "--evidence", evidence, kills=kills)
         memory, seconds = said["memory_nbytes"] + said["mapped_nbytes"], sum(said["seconds"].values())
         must(done.peak <= MEMORY_SLACK * memory, f"{done.peak} bytes resident, {memory} were planned")
         must(one.stat().st_size <= size, f"{one.stat().st_size} bytes, the target was {size}")
-        kills = [after(share * done.seconds) for share in (0.15, 0.4, 0.35)]
-        _, seen = way.broken_off(two, bf16, *how, kills=kills)
-        must(sha256(one) == sha256(two), "other bytes after kills and --resume")
-        two.unlink()
+        for more in (["--evidence", evidence], *([[]] if way.name == AGAIN_FROM_NOTHING else [])):
+            way.run("quantize", bf16, "-o", two, *how, *more)
+            must(sha256(one) == sha256(two), f"other bytes in one go than after kills and --resume {more}")
+            two.unlink()
         times = f"planned / taken: memory {memory / done.peak:.2f}, time {seconds / done.seconds:.2f}"
         return done, f"{seen}; {times}"
 
