@@ -86,6 +86,6 @@ def require_parts(n_chunk: int, n_ctx: int) -> None:
     if n_chunk <= GROUP_CHUNKS:
         raise InputError(
             f"the calibration text has {n_chunk} chunks of {n_ctx} tokens; fitting needs more than {GROUP_CHUNKS}, a "
-            f"part to fit on and a part to judge on. Pass more text, --tokens {(GROUP_CHUNKS + 1) * n_ctx} or more, or "
-            "--effort fast."
+            f"part to fit on and a part to judge on. Pass more text, --tokens {(GROUP_CHUNKS + 1) * n_ctx} or more, "
+            "or, where types are given, --effort fast."
         )

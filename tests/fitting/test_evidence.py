@@ -133,5 +133,5 @@ def test_sums_alone_take_one_reading() -> None:
 
 def test_a_text_without_a_part_to_judge_on_is_refused() -> None:
     evidence = Evidence(Source(n_chunk=GROUP_CHUNKS), SHAPES)
-    with pytest.raises(InputError, match="fitting needs more than 4, a part to fit on and a part to judge on"):
+    with pytest.raises(InputError, match="more than 4, a part to fit .* or, where types are given, --effort fast"):
         evidence.hold(evidence.walks[0])
