@@ -3,14 +3,13 @@
 Run it: python benchmarks/accept.py [MODEL …] [--tokens N] [--from STEP] [--keep]
 
 For each model, from its Hugging Face folder: plan, quantize, the same again killed and resumed to the same bytes, the
-vocabulary and shapes against the GGUF that the model came from, calibrate, a fitted file under a size (killed in each
-step and resumed; the same bytes in one go from the evidence that was kept, and of the smallest model from nothing),
-the original's baseline, compare (the original beside one file,
-its baseline beside the other), gate (an honest file passes, a damaged one does not), a chat and a continuation,
-inspect, diff, report, card. One table at the end: seconds, peak memory, what was seen. Exit code 1 where something
-did not hold. With --from, a run that was broken off goes on at that step, with the files that it left. The fitted
-file is `balanced`, and of the largest model `fast` with types chosen, which spares error feedback on all of its
-weights, twice.
+vocabulary and shapes against the GGUF that the model came from, calibrate, a fitted file under a size (killed ten
+seconds into each step and resumed; the same bytes in one go from the evidence that was kept, and of the smallest model
+from nothing), the original's baseline, compare (the original beside one file, its baseline beside the other), gate (an
+honest file passes, a damaged one does not), a chat and a continuation, inspect, diff, report, card. One table at the
+end: seconds, peak memory, what was seen. Exit code 1 where something did not hold. With --from, a run that was broken
+off goes on at that step, with the files that it left. The fitted file is `balanced`, and of the largest model `fast`
+with types chosen, which spares error feedback on all of its weights, twice.
 """
 
 import hashlib
@@ -37,8 +36,8 @@ from ggufkit.formats.gguf_reader import GgufFile
 from ggufkit.formats.unfinished import journal_path
 
 N_TOKENS = 2_560  # to calibrate on: types are chosen from no fewer chunks of 512 than these five
-N_CTX, N_CHUNK, N_COMPARED = 128, 24, 16  # tokens of a chunk, chunks to gate with, chunks to compare
-INTO_STEP_S = 10  # a command is killed
+COMPARED, GATED = ["--ctx", 128, "--chunks", 16], ["--ctx", 128, "--chunks", 24]
+INTO_STEP_S = 10  # that a command is killed at
 AGAIN_FROM_NOTHING = "smollm2"  # fitted once more without the evidence that lived through the kills
 EFFORT = {"smollm2": "balanced", "qwen2.5-coder": "fast", "smollm2-moe": "balanced"}
 MEMORY_SLACK = 1.15  # of what was planned: allocators round up
@@ -67,7 +66,7 @@ def after_slabs(output: Path, n: int) -> Moment:
 
 
 def in_step(progress: Path, n: int) -> Moment:
-    """Some seconds after the command has said there that it is in that step."""
+    """INTO_STEP_S after the command has said there that it is in that step."""
     since: list[float] = []
 
     def reached(elapsed: float) -> bool:
@@ -108,10 +107,15 @@ class Way:
     lines: list[tuple[str, float, int, str]] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
+    @property
+    def progress(self) -> Path:
+        """What the command in hand says on stderr."""
+        return self.work / "err.txt"
+
     def run(self, *args: object, code: int = 0, kill: Moment | None = None) -> Done:
         """`ggufkit ARGS`, ended by SIGKILL when `kill` says so. Raises NotHeldError for another exit code."""
         command = [*GGUFKIT, *map(str, args)]
-        out, err = self.work / "out.txt", self.work / "err.txt"
+        out, err = self.work / "out.txt", self.progress
         started = time.perf_counter()
         with out.open("w") as o, err.open("w") as e:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=o, stderr=e, cwd=ROOT)
@@ -225,27 +229,32 @@ def steps(way: Way) -> dict[str, Act]:
         one, two, evidence = (way.fresh(name) for name in ("fitted.gguf", "again.gguf", "evidence"))
         how = ["--effort", EFFORT[way.name], "--target-size", size, "--tokens", way.n_tokens]
         said = way.run("quantize", bf16, "-o", one, *how, "--dry-run", "--json").json["fitting"]
-        kills = [in_step(way.work / "err.txt", n) for n in (1, 2, 3)]
+        kills = [in_step(way.progress, n) for n in (1, 2, 3)]
         done, seen = way.broken_off(one, bf16, *how, "--evidence", evidence, kills=kills)
         memory, seconds = said["memory_nbytes"] + said["mapped_nbytes"], sum(said["seconds"].values())
         must(done.peak <= MEMORY_SLACK * memory, f"{done.peak} bytes resident, {memory} were planned")
         must(one.stat().st_size <= size, f"{one.stat().st_size} bytes, the target was {size}")
-        for more in (["--evidence", evidence], *([[]] if way.name == AGAIN_FROM_NOTHING else [])):
+
+        def in_one_go(*more: object) -> None:
             way.run("quantize", bf16, "-o", two, *how, *more)
-            must(sha256(one) == sha256(two), f"other bytes in one go than after kills and --resume {more}")
+            must(sha256(one) == sha256(two), "other bytes in one go than after kills and --resume")
             two.unlink()
+
+        in_one_go("--evidence", evidence)
+        if way.name == AGAIN_FROM_NOTHING:
+            in_one_go()
         times = f"planned / taken: memory {memory / done.peak:.2f}, time {seconds / done.seconds:.2f}"
         return done, f"{seen}; {times}"
 
     def baseline() -> tuple[Done, str]:
-        done = way.run("baseline", bf16, "-o", way.fresh(original.name), "--ctx", N_CTX, "--chunks", N_CHUNK, "--json")
+        done = way.run("baseline", bf16, "-o", way.fresh(original.name), *GATED, "--json")
         kept, whole = done.json["nbytes"], done.json["llama_nbytes"]
         must(original.stat().st_size == kept, f"{original.stat().st_size} bytes, it says {kept}")
         return done, f"{kept / 2**20:.1f} MiB, {whole / kept:.0f} times less than llama.cpp's"
 
     def compare() -> tuple[Done, str]:
-        plain = way.run("compare", bf16, q4, "--ctx", N_CTX, "--chunks", N_COMPARED, "--json")
-        fit = way.run("compare", original, way.work / "fitted.gguf", "--ctx", N_CTX, "--chunks", N_COMPARED, "--json")
+        plain = way.run("compare", bf16, q4, *COMPARED, "--json")
+        fit = way.run("compare", original, way.work / "fitted.gguf", *COMPARED, "--json")
         a, b = (kld_of(done.json) for done in (plain, fit))
         must(0 < a < 0.5, f"a divergence of {a} for Q4_K_M")
         must(b < a, f"the fitted file is no nearer than the plain one: {b:.4f}, {a:.4f}")
@@ -254,12 +263,10 @@ def steps(way: Way) -> dict[str, Act]:
     def gate() -> tuple[Done, str]:
         config = way.work / "gate.toml"
         config.write_text(GATE)
-        done = way.run(
-            "gate", q4, "--baseline", original, "--config", config, "--ctx", N_CTX, "--chunks", N_CHUNK, "--json"
-        )
+        done = way.run("gate", q4, "--baseline", original, "--config", config, *GATED, "--json")
         (way.work / "gate.json").write_text(done.out)
         bad = damaged(q4, way.work / "damaged.gguf")
-        way.run("gate", bad, "--baseline", bf16, "--config", config, "--ctx", N_CTX, "--chunks", N_CHUNK, code=3)
+        way.run("gate", bad, "--baseline", bf16, "--config", config, *GATED, code=3)
         bad.unlink()
         return done, "passes; a file with one damaged tensor does not"
 

@@ -12,7 +12,7 @@ importance on the same chunks, the 99.9th percentile, ln of the perplexity ratio
 bytes and seconds of the whole command, with calibration where it is the first that needs it (`--evidence`). Half of
 the chunks are prose, half code, spread over the shipped evaluation texts. Both sides calibrate on the same text: chunks
 spread over the shipped one, of that many tokens together. Rows of models of benchmarks/models are kept in
-benchmarks/history/; a type of a model that is there is not run again without --again.
+benchmarks/history/; what this kind of machine has put there is not run again without --again.
 """
 
 import argparse
@@ -266,7 +266,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=arguments.count_or_0, default=51_200, help="to calibrate on")
     parser.add_argument("--again", action="store_true", help="also what is there already")
     options = parser.parse_args()
-    done = {(row.model, row.figure.split(",")[0]) for row in history.read(history.CLOSENESS)}
+    here, kept = history.name(history.machine()), history.read(history.CLOSENESS)
+    done = {(row.model, row.figure.split(",")[0]) for row in kept if row.part == "fidelity" and row.machine == here}
     for name in options.models:
         types = [each for each in options.types if options.again or (name, each) not in done]
         if not types:

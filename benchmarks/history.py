@@ -13,7 +13,7 @@ import os
 import re
 import statistics
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ SCHEMA = "ggufkit.bench/1"
 class Row:
     """One figure. `ours` and `peer` hold a number for each run, in turns; `peer` is empty where there is none.
 
-    better  "less" or "more"
-    error   one standard error of ours / peer, where it is known
-    nbytes  of our file, where the figure is one of a file
+    better   "less" or "more"
+    error    one standard error of ours / peer, where it is known
+    nbytes   of our file, where the figure is one of a file
+    machine  the kind that measured it, see `name`; `keep` fills it in
     """
 
     part: str
@@ -43,6 +44,7 @@ class Row:
     note: str = ""
     error: float = 0.0
     nbytes: int = 0
+    machine: str = ""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -77,12 +79,17 @@ def machine() -> dict[str, Any]:
 def _vectors(flags: Collection[str]) -> str:
     """The widest instructions: processors of one name differ in them, and by half the speed."""
     known = {"avx512f": "AVX-512", "avx2": "AVX2"}
-    return next((name for flag, name in known.items() if flag in flags), "")
+    return next((said for flag, said in known.items() if flag in flags), "")
+
+
+def name(kind: dict[str, Any]) -> str:
+    """What a kind of machine is called: amd-epyc-avx2-2-threads."""
+    said = f"{kind['processor']} {kind['vectors']} {kind['threads']} threads"
+    return re.sub(r"[^a-z0-9]+", "-", said.lower()).strip("-")
 
 
 def path(kind: dict[str, Any], folder: Path = FOLDER) -> Path:
-    said = f"{kind['processor']} {kind['vectors']} {kind['threads']} threads"
-    return folder / f"{re.sub(r'[^a-z0-9]+', '-', said.lower()).strip('-')}.json"
+    return folder / f"{name(kind)}.json"
 
 
 def measured() -> list[Row]:
@@ -104,7 +111,7 @@ def keep(file: Path, kind: dict[str, Any], new: list[Row]) -> list[Row]:
     """Write `new` over the rows of the same figures; the rows that they replace."""
     old = {row.key: row for row in read(file)}
     replaced = [old[row.key] for row in new if row.key in old]
-    rows = list((old | {row.key: row for row in new}).values())
+    rows = list((old | {row.key: replace(row, machine=name(kind)) for row in new}).values())
     file.parent.mkdir(parents=True, exist_ok=True)
     today = datetime.date.today().isoformat()
     kept = {"schema": SCHEMA, "date": today, "machine": kind, "rows": [asdict(row) for row in rows]}

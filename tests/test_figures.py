@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,20 @@ def test_processors_of_one_name_that_differ_in_their_instructions_have_files_of_
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import history
 
+    assert history._vectors({"sse2", "avx2", "avx512f"}) == "AVX-512" != history._vectors({"sse2", "avx2"})
     kind = history.machine()
     files = {history.path(kind | {"vectors": name}) for name in ("AVX-512", "AVX2", "")}
     assert len(files) == 3
     assert all(file.parent == history.FOLDER and file.suffix == ".json" for file in files)
+
+
+def test_a_row_says_which_machine_measured_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import history
+
+    row = history.Row("fidelity", "m", "Q2_K, ggufkit fast", "nats", "less", [1.0], [2.0], "a command")
+    other = replace(row, figure="Q3_K_M, ggufkit fast")
+    kinds = [history.machine() | {"vectors": name} for name in ("AVX-512", "AVX2")]
+    for kind, new in zip(kinds, (row, other), strict=True):
+        history.keep(tmp_path / "closeness.json", kind, [new])
+    assert [row.machine for row in history.read(tmp_path / "closeness.json")] == [history.name(kind) for kind in kinds]
