@@ -6,12 +6,14 @@
 
 No step makes the error larger. A round goes through the columns a few hundred at a time: what is used again and again
 of the moments stays in a near cache, and what changed in all other columns is learned of at once, in one product.
+Numbers are taken out of their blocks once, and put back when no round follows.
 
 Knows one diagonal block of columns at a time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +24,7 @@ from quant.grid import Grid
 from quant.products import product
 
 F32Array = NDArray[np.float32]
-F64Array = NDArray[np.float64]
+I32Array = NDArray[np.int32]
 I64Array = NDArray[np.int64]
 U8Array = NDArray[np.uint8]
 
@@ -38,103 +40,113 @@ def refined(w: F32Array, encoded: U8Array, grid: Grid, moments: F32Array, n_refi
     out = encoded.copy()
     if not n_refine:
         return out
-    tiles, active = _tiles(grid, moments), np.arange(len(w))
-    error = _values(out, grid) - w
+    tiles = [_Tile.taken(w, encoded, grid, moments, blocks) for blocks in _groups(grid, len(moments))]
+    active, error = np.arange(len(w)), dequantize(encoded.reshape(len(w), -1), grid.qtype) - w
     for turn in range(n_refine + 1):
         moved = np.zeros(len(active), dtype=np.int64)
         for tile in tiles:
-            before = out[active, tile.blocks]
             gradient = product(error, moments, tile.columns)  # (ŵ - w) H
-            now = tile.refined(before, gradient, moved) if turn else tile.solve_halves(before, gradient)
-            out[active, tile.blocks] = now
-            error[:, tile.columns] = _values(now, grid) - w[active, tile.columns]
+            tile.refine(active, gradient, error, moved, whole=turn > 0)
         if turn:
             active, error = active[moved > 0], error[moved > 0]
         if not len(active):
             break
+    for tile in tiles:
+        tile.put(out)
     return out
 
 
-def _tiles(grid: Grid, moments: F32Array) -> list[_Tile]:
-    """Columns in groups of whole blocks."""
-    from quant.kernels.sub_blocks import factor_blocks
-
-    size, n = grid.qtype.block_size, len(moments)
-    step = max(1, TILE // size)
-    tiles = []
-    for first in range(0, n // size, step):
-        blocks = slice(first, min(first + step, n // size))
-        columns = slice(blocks.start * size, blocks.stop * size)
-        h = np.ascontiguousarray(moments[columns, columns])
-        n_sub = (blocks.stop - blocks.start) * grid.scale_codes.n_sub if grid.scale_codes else 0
-        width = len(h) // n_sub if n_sub else 0
-        factor = np.zeros((n_sub, width, width), dtype=np.float32)
-        factor_blocks(h, factor)
-        tiles.append(_Tile(grid, blocks, columns, h, factor))
-    return tiles
+def _groups(grid: Grid, n: int) -> Iterator[slice]:
+    """Whole blocks of n columns, those of a tile together."""
+    n_block, step = n // grid.qtype.block_size, max(1, TILE // grid.qtype.block_size)
+    return (slice(first, min(first + step, n_block)) for first in range(0, n_block, step))
 
 
-def _values(encoded: U8Array, grid: Grid) -> F32Array:
-    return dequantize(encoded.reshape(len(encoded), -1), grid.qtype)
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Tile:
-    """Some blocks of all rows.
+    """Some blocks of all rows, and what they hold: value = d code values[level] - dmin low. A sub-block that has no
+    code of its own has 1, and -1 as the low.
 
-    moments  (n, n) of its columns
-    factor   (n_sub, size, size) moments of each sub-block's columns, factored; empty for types without sub-blocks
+    w            (n_rows, n) that they stand for
+    level        (n_rows, n)
+    code, low    (n_rows, n_sub)
+    d, dmin      (n_rows, n_block)
+    moments      (n, n) of its columns
+    sums         (n_sub, n) of each sub-block's lines of them
+    factor       (n_sub, size, size) moments of each sub-block's columns, factored; empty where it has no codes
     """
 
     grid: Grid
     blocks: slice
-    columns: slice
+    w: F32Array
+    level: U8Array
+    code: I32Array
+    low: I32Array
+    d: F32Array
+    dmin: F32Array
     moments: F32Array
+    sums: F32Array
     factor: F32Array
 
-    def refined(self, encoded: U8Array, gradient: F32Array, moved: I64Array) -> U8Array:
-        """Each part in turn; `gradient` (n_rows, n) of its columns follows, `moved` (n_rows,) counts levels."""
-        now = self._move_levels(encoded, gradient, moved)
-        if len(self.factor):
-            now = self._recode(now, gradient)
-        return self.solve_halves(now, gradient)
+    @classmethod
+    def taken(cls, w: F32Array, encoded: U8Array, grid: Grid, moments: F32Array, blocks: slice) -> _Tile:
+        """Those `blocks` of rows `encoded` of `refined`."""
+        columns = _columns(grid, blocks)
+        flat = encoded[:, blocks].reshape(-1, grid.qtype.type_size)
+        shape = len(w), -1
+        code, low = (part.reshape(shape) for part in _codes(grid, flat))
+        d, dmin = (half.reshape(shape) for half in grid.halves(flat))
+        h = np.ascontiguousarray(moments[columns, columns])
+        sums = h.reshape(code.shape[1], -1, len(h)).sum(axis=1)
+        own, level = np.ascontiguousarray(w[:, columns]), grid.unpack(flat).reshape(shape)
+        return cls(grid, blocks, own, level, code, low, d, dmin, h, sums, _factor(grid, h, code.shape[1]))
 
-    def solve_halves(self, encoded: U8Array, gradient: F32Array) -> U8Array:
-        """Per block, the d and dmin that make the row's error least with all levels, codes and other blocks held."""
-        from quant.kernels.block_scales import solve_block_scales
+    @property
+    def columns(self) -> slice:
+        return _columns(self.grid, self.blocks)
 
-        grid, flat = self.grid, encoded.reshape(-1, self.grid.qtype.type_size)
-        has_min = grid.dmin_at is not None
-        ones, zeros = np.ones(len(flat), dtype=np.float32), np.zeros(len(flat), dtype=np.float32)
-        u = _values(grid.with_halves(flat, ones, zeros).reshape(encoded.shape), grid)  # a value is d u + dmin v
-        v = _values(grid.with_halves(flat, zeros, ones).reshape(encoded.shape), grid) if has_min else u
-        d, dmin = (half.reshape(encoded.shape[:2]) for half in grid.halves(flat))
-        solve_block_scales(u, v, d, dmin, has_min, self.moments, gradient)
-        return grid.with_halves(flat, d.reshape(-1), dmin.reshape(-1)).reshape(encoded.shape)
+    def refine(self, active: I64Array, gradient: F32Array, error: F32Array, moved: I64Array, *, whole: bool) -> None:
+        """Each part in turn, of rows `active`; without `whole`, d and dmin alone.
 
-    def _recode(self, encoded: U8Array, gradient: F32Array) -> U8Array:
-        """Codes and levels of each sub-block chosen together, all others held."""
-        from quant.kernels.sub_blocks import recode
+        gradient  (n_active, n) of its columns follows; so does error (n_active, …), ŵ - w of all columns
+        moved     (n_active,) counts levels
+        """
+        from quant.kernels.refinement import refine
 
         codes, lows = self.grid.scale_codes, self.grid.min_codes
-        assert codes is not None
-        n_rows = len(encoded)
-        flat = encoded.reshape(-1, self.grid.qtype.type_size)
-        code = codes.of(flat).reshape(n_rows, -1)
-        low = np.zeros_like(code) if lows is None else lows.of(flat).reshape(n_rows, -1)
-        level = self.grid.unpack(flat).reshape(n_rows, -1)
-        d, dmin = (half.reshape(n_rows, -1) for half in self.grid.halves(flat))
-        bounds = np.array([*codes.range, *(lows.range if lows else (0, 0))])
-        recode(level, code, low, d, dmin, self.grid.values, bounds, self.factor, gradient, self.moments)
-        flat = codes.put(flat, code.reshape(len(flat), -1))
-        flat = flat if lows is None else lows.put(flat, low.reshape(len(flat), -1))
-        return self.grid.pack(flat, level.reshape(len(flat), -1)).reshape(encoded.shape)
+        bounds = np.array([*(codes.range if codes else (0, 0)), *(lows.range if lows else (0, 0))])
+        numbers = self.level, self.code, self.low, self.d, self.dmin
+        rule = self.grid.values, bounds, self.grid.dmin_at is not None
+        known = self.moments, self.sums, self.factor
+        refine(active, self.w, numbers, rule, known, gradient, error, self.columns.start, moved, whole)
 
-    def _move_levels(self, encoded: U8Array, gradient: F32Array, moved: I64Array) -> U8Array:
-        from quant.kernels.feedback import move_levels
+    def put(self, out: U8Array) -> None:
+        """What it holds now into its blocks of `out`, as `encoded` of `refined`."""
+        grid, there = self.grid, out[:, self.blocks]
+        flat = there.reshape(-1, grid.qtype.type_size)
+        for codes, numbers in ((grid.scale_codes, self.code), (grid.min_codes, self.low)):
+            flat = flat if codes is None else codes.put(flat, numbers.reshape(len(flat), -1))
+        flat = grid.pack(flat, self.level.reshape(len(flat), -1))
+        there[:] = grid.with_halves(flat, self.d.reshape(-1), self.dmin.reshape(-1)).reshape(there.shape)
 
-        n_rows, flat = len(encoded), encoded.reshape(-1, self.grid.qtype.type_size)
-        scale, offset = (part.reshape(n_rows, -1) for part in self.grid.scales(flat))
-        level = self.grid.unpack(flat).reshape(n_rows, -1)
-        move_levels(level, scale, offset, self.grid.values, gradient, self.moments, moved)
-        return self.grid.pack(flat, level.reshape(len(flat), -1)).reshape(encoded.shape)
+
+def _columns(grid: Grid, blocks: slice) -> slice:
+    return slice(blocks.start * grid.qtype.block_size, blocks.stop * grid.qtype.block_size)
+
+
+def _codes(grid: Grid, flat: U8Array) -> tuple[I32Array, I32Array]:
+    """Those of scales and of minimums of blocks (n, type_size), (n, n_sub) each."""
+    if grid.scale_codes is None:
+        code = np.ones((len(flat), 1), dtype=np.int32)
+        return code, -code if grid.dmin_at is not None else 0 * code
+    code = grid.scale_codes.of(flat)
+    return code, np.zeros_like(code) if grid.min_codes is None else grid.min_codes.of(flat)
+
+
+def _factor(grid: Grid, moments: F32Array, n_sub: int) -> F32Array:
+    from quant.kernels.sub_blocks import factor_blocks
+
+    width = len(moments) // n_sub
+    factor = np.zeros((n_sub if grid.scale_codes else 0, width, width), dtype=np.float32)
+    factor_blocks(moments, factor)
+    return factor

@@ -1,62 +1,71 @@
 """The last part of a round of refinement: d and dmin of each block solved for, levels and codes held.
 
-A block's values are d u + dmin v, u and v fixed: its part of (ŵ - w) H (ŵ - w)ᵀ is a parabola in the two of them.
+A block's values are d u + dmin v, u and v fixed (u = code values[level], v = -low): its part of (ŵ - w) H (ŵ - w)ᵀ is
+a parabola in the two of them.
 
 Knows halves, values and moments. Does not know types or bytes.
 """
 
 import numpy as np
 
-from quant.kernels.compiler import inner, kernel
+from quant.kernels.compiler import inner
 from quant.kernels.halves import round_to_half
 from quant.kernels.products import add_product
 
-_AT_ONCE = 32  # rows
 
-
-@kernel
-def solve_block_scales(u, v, d, dmin, has_min, moments, gradient):
+@inner
+def solve_block_scales(rows, level, code, low, d, dmin, values, has_min, moments, sums, gradient):
     """d and dmin, each (n_rows, n_block) and halves, changed where that makes the row's error less, block by block.
 
-    u, v (n_rows, n) of a tile's columns, v not looked at without has_min; moments (n, n); gradient (n_rows, n) is
-    (ŵ - w) H and follows.
+    Of `rows` alone; levels and codes as `quant.refinement` describes them. sums (n_sub, n) of each sub-block's lines of
+    moments (n, n); gradient (len(rows), n) is (ŵ - w) H and follows.
     """
-    n_rows, n = u.shape
-    n_block = d.shape[1]
-    size = n // n_block
-    own = np.empty((_AT_ONCE, size), np.float32)
-    hu, hv = np.zeros((_AT_ONCE, n), np.float32), np.zeros((_AT_ONCE, n), np.float32)
-    for first in range(0, n_rows, _AT_ONCE):
-        high = min(_AT_ONCE, n_rows - first)
-        for b in range(n_block):
-            there = moments[b * size : (b + 1) * size]
-            _through(u, first, high, b * size, there, own, hu)
-            if has_min:
-                _through(v, first, high, b * size, there, own, hv)
-            for i in range(high):
-                r = first + i
-                _solve(u[r], v[r], d[r], dmin[r], b, size, has_min, hu[i], hv[i], gradient[r])
+    high, n, n_block = rows.shape[0], level.shape[1], d.shape[1]
+    size, per = n // n_block, code.shape[1] // n_block
+    u, v = np.empty((high, size), np.float32), np.zeros((high, per), np.float32)
+    hu, hv = np.empty((high, n), np.float32), np.zeros((high, n), np.float32)
+    for b in range(n_block):
+        for i in range(high):
+            _multiplied(level[rows[i]], code[rows[i]], low[rows[i]], values, b, u[i], v[i])
+        hu[:] = 0
+        add_product(u, moments[b * size : (b + 1) * size], 0, hu, 0, n)
+        if has_min:
+            hv[:] = 0
+            add_product(v, sums[b * per : (b + 1) * per], 0, hv, 0, n)
+        for i in range(high):
+            _solve(u[i], v[i], d[rows[i]], dmin[rows[i]], b, has_min, hu[i], hv[i], gradient[i])
 
 
 @inner
-def _through(values, first, high, left, there, own, out):
-    """Some rows of a block's values times its lines of the moments."""
-    own[:high] = values[first : first + high, left : left + own.shape[1]]
-    out[:high] = 0
-    add_product(own[:high], there, 0, out, 0, out.shape[1])
+def _multiplied(level, code, low, values, b, u, v):
+    """Of block b, u (size,) and v (n_sub,), which is the same in all of a sub-block."""
+    size, per = u.shape[0], v.shape[0]
+    wide = size // per
+    for s in range(per):
+        v[s] = -low[b * per + s]
+        scale = np.float32(code[b * per + s])
+        for j in range(s * wide, (s + 1) * wide):
+            u[j] = scale * values[level[b * size + j]]
 
 
 @inner
-def _solve(u, v, d, dmin, b, size, has_min, hu, hv, gradient):
+def _solve(u, v, d, dmin, b, has_min, hu, hv, gradient):
     """One row's block: the normal equations, rounded to what can be stored."""
     uu, uv, vv, ug, vg = 0.0, 0.0, 0.0, 0.0, 0.0
-    for j in range(b * size, (b + 1) * size):
-        uu += float(u[j]) * float(hu[j])
-        ug += float(u[j]) * float(gradient[j])
-        if has_min:
-            uv += float(v[j]) * float(hu[j])
-            vv += float(v[j]) * float(hv[j])
-            vg += float(v[j]) * float(gradient[j])
+    size, first = u.shape[0], b * u.shape[0]
+    wide = size // v.shape[0]
+    for s in range(v.shape[0]):
+        of_hu, of_hv, of_gradient = 0.0, 0.0, 0.0
+        for j in range(s * wide, (s + 1) * wide):
+            uu += float(u[j]) * float(hu[first + j])
+            ug += float(u[j]) * float(gradient[first + j])
+            if has_min:
+                of_hu += float(hu[first + j])
+                of_hv += float(hv[first + j])
+                of_gradient += float(gradient[first + j])
+        uv += v[s] * of_hu
+        vv += v[s] * of_hv
+        vg += v[s] * of_gradient
     step_d, step_m = 0.0, 0.0
     if not has_min:
         step_d = -ug / max(uu, 1e-30)

@@ -3,6 +3,8 @@
 Knows scales, offsets, values and triangular factors. Does not know types or bytes.
 """
 
+import numpy as np
+
 from quant.kernels.compiler import inner, kernel
 
 
@@ -10,6 +12,9 @@ from quant.kernels.compiler import inner, kernel
 def nearest(x, values):
     """Index of the value nearest to x; values ascend."""
     n = values.shape[0]
+    if values[n - 1] - values[0] == n - 1:  # one apart: the nearest need not be searched
+        at = x - values[0] + np.float32(0.5)
+        return int(min(at, np.float32(n - 1))) if at > 0 else 0
     low, high = 0, n - 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -83,26 +88,28 @@ def round_columns(w, left, scale, offset, values, factor, level, error):
                 behind[k] += e * f[k]
 
 
-@kernel
-def move_levels(level, scale, offset, values, gradient, moments, moved):
+@inner
+def move_levels(rows, level, code, low, d, dmin, values, gradient, moments, moved):
     """One pass of moving each level to where the row's quadratic error is least with the others held.
 
-    level (n_rows, n) changes; gradient (n_rows, n) is (ŵ - w) H and follows; moved (n_rows,) counts on.
+    level (n_rows, n) changes, of `rows` alone; scale = d code and offset = -dmin low of a sub-block, see
+    `quant.refinement`; gradient (len(rows), n) is (ŵ - w) H and follows; moved (len(rows),) counts on.
     """
-    n_rows, n = level.shape
-    for r in range(n_rows):
-        g = gradient[r]
+    n, n_sub, per = level.shape[1], code.shape[1], code.shape[1] // d.shape[1]
+    for i in range(rows.shape[0]):
+        r, g = rows[i], gradient[i]
         for j in range(n):
-            s = scale[r, j]
-            now = s * values[level[r, j]] + offset[r, j]
-            l = nearest_level(now - g[j] / moments[j, j], s, offset[r, j], values)
+            s = j * n_sub // n
+            scale, offset = d[r, s // per] * np.float32(code[r, s]), -dmin[r, s // per] * np.float32(low[r, s])
+            now = scale * values[level[r, j]] + offset
+            l = nearest_level(now - g[j] / moments[j, j], scale, offset, values)
             if l == level[r, j]:
                 continue
-            step = s * values[l] + offset[r, j] - now
+            step = scale * values[l] + offset - now
             if step * (2 * g[j] + step * moments[j, j]) >= 0:
                 continue
             level[r, j] = l
-            moved[r] += 1
+            moved[i] += 1
             h = moments[j]
             for k in range(n):
                 g[k] += step * h[k]

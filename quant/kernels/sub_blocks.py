@@ -126,25 +126,28 @@ def _near(code, i, least, greatest):
     return min(max(code + step, least), greatest)
 
 
-@kernel
-def recode(level, code, low, d, dmin, values, bounds, factor, gradient, moments):
+@inner
+def recode(rows, level, code, low, d, dmin, values, bounds, factor, gradient, moments):
     """One pass over sub-blocks: of each, the code of its scale, that of its minimum and its levels are chosen together,
     all else held, among LANES pairs of codes next to its own.
 
-    level (n_rows, n), code and low (n_rows, n_sub) change, gradient (n_rows, n) is (ŵ - w) H and follows
+    level (n_rows, n), code and low (n_rows, n_sub) change, of `rows` alone; gradient (len(rows), n) is (ŵ - w) H and
+    follows
     d, dmin  (n_rows, n_block): scale = d code, offset = -dmin low
     bounds   (4,) least and greatest code, least and greatest low
-    factor   (n_sub, size, size) of `factor_blocks`
+    factor   (n_sub, size, size) of `factor_blocks`; empty where codes cannot change
     """
     n_sub, size = factor.shape[0], factor.shape[1]
+    if n_sub == 0:
+        return
     per = n_sub // d.shape[1]
     now, target, spent = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
     left, levels = np.empty((size, LANES), np.float32), np.empty((size, LANES), np.float32)
     scales, inverses, offsets = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     total, step = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     n_low = 5 if bounds[3] > bounds[2] else 1
-    for r in range(level.shape[0]):
-        row = gradient[r]
+    for i_row in range(rows.shape[0]):
+        r, row = rows[i_row], gradient[i_row]
         for b in range(n_sub):
             first, f = b * size, factor[b]
             dr, mr = d[r, b // per], dmin[r, b // per]

@@ -1,6 +1,5 @@
 """Error feedback: never worse where it should not be, exact where exactness is known, rows on their own."""
 
-import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,7 +10,7 @@ from quant.curvature import Curvature, curvature
 from quant.errors import ShapeError
 from quant.feedback import encode, row_errors
 from quant.grid import grid_of
-from quant.refinement import _tiles, refined
+from quant.refinement import _groups, _Tile, refined
 
 TYPES = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS"]
 
@@ -177,7 +176,7 @@ def as_stored(curve: Curvature) -> Curvature:
 
 
 @pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"])
-def test_sub_blocks_are_coded_anew_where_it_pays(name: str) -> None:
+def test_sub_blocks_are_coded_anew_where_it_pays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Codes that were put off by one come back, or better; levels, d and dmin alone do not mend as much."""
     w, qtype, moments = matrix(15, 8, 512), quant.quant_type(name), correlated(16, 512)
     grid, curve = grid_of(qtype), as_stored(curvature(moments))
@@ -187,8 +186,9 @@ def test_sub_blocks_are_coded_anew_where_it_pays(name: str) -> None:
     parts = blocks.reshape(-1, qtype.type_size)
     low, high = grid.scale_codes.range
     off = grid.scale_codes.put(parts, np.clip(grid.scale_codes.of(parts) + 1, low, high)).reshape(len(w), 2, -1)
-    held = dataclasses.replace(grid, scale_codes=None, min_codes=None)
-    mended, plain = (refined(w, off, each, curve.moments[0], 2).reshape(blocks.shape) for each in (grid, held))
+    mended = refined(w, off, grid, curve.moments[0], 2).reshape(blocks.shape)
+    monkeypatch.setattr("quant.refinement._factor", lambda *_: np.zeros((0, 0, 0), dtype=np.float32))
+    plain = refined(w, off, grid, curve.moments[0], 2).reshape(blocks.shape)
     assert row_errors(w, mended, qtype, curve.moments).sum() < before.sum()
     assert total(w, mended, name, curve.moments) < 0.97 * total(w, plain, name, curve.moments)
 
@@ -199,11 +199,13 @@ def test_d_and_dmin_are_solved_for(name: str) -> None:
     w, qtype, moments = matrix(17, 40, 512), quant.quant_type(name), correlated(18, 512)[0]
     grid = grid_of(qtype)
     blocks = quant.quantize(w, qtype, encoder=quant.Encoder.GGML).reshape(len(w), -1, qtype.type_size)
-    tile = _tiles(grid, moments)[-1]
+    tile = _Tile.taken(w, blocks, grid, moments, list(_groups(grid, len(moments)))[-1])
     error = quant.dequantize(blocks.reshape(len(w), -1), qtype) - w
     gradient = (error @ moments[:, tile.columns]).astype(np.float32)
-    after = blocks.copy()
-    after[:, tile.blocks] = tile.solve_halves(blocks[:, tile.blocks], gradient)
+    after, rows = blocks.copy(), np.arange(len(w))
+    tile.refine(rows, gradient, error, np.zeros_like(rows), whole=False)
+    tile.put(after)
+    np.testing.assert_allclose(error, quant.dequantize(after.reshape(len(w), -1), qtype) - w, atol=1e-6)
 
     def left(those: np.ndarray) -> np.ndarray:
         return row_errors(w, those.reshape(len(w), -1), qtype, moments[None])
