@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.codec import dequantize, quantize
+from quant.codec import dequantize, quantize, require_finite
 from quant.curvature import Curvature
 from quant.errors import ShapeError
 from quant.grid import Grid, grid_of
@@ -63,11 +63,12 @@ def encode(
     n_refine  most rounds of refinement
     returns   (n_rows, row_nbytes) uint8, as `quant.quantize`
 
-    Raises ShapeError where w and the curvature differ, UnknownTypeError for types without a grid.
+    Raises ShapeError where w and the curvature differ, NonFiniteError, UnknownTypeError for types without a grid.
     """
     grid = grid_of(qtype)
     if w.ndim != 2 or not curve.fits(w.shape[1]):
         raise ShapeError(f"the matrix has shape {w.shape}, its curvature blocks {curve.moments.shape}")
+    require_finite(w)
     out = np.empty((w.shape[0], qtype.row_nbytes(w.shape[1])), dtype=np.uint8)
     ratio = qtype.type_size / qtype.block_size
     for block in range(len(curve.moments)):
@@ -95,14 +96,15 @@ def _feedback(w: F32Array, grid: Grid, order: I64Array, factor: F32Array, cost: 
     size = grid.qtype.block_size
     left = np.take(w, order, axis=1)
     out = np.empty((n_rows, width // size, grid.qtype.type_size), dtype=np.uint8)
+    levels = np.empty((n_rows, width // size, size), dtype=np.uint8)
     for first in range(0, width, size):
         at, home = slice(first, first + size), slice(order[first], order[first] + size)
         now = np.ascontiguousarray(left[:, at])
-        blocks = quantize(now, grid.qtype, importance=None if cost is None else cost[home])
+        blocks = quantize(now, grid.qtype, importance=None if cost is None else cost[home], allow_nonfinite=True)
         scale, offset = grid.scales(blocks)
         level, error = np.empty(now.shape, dtype=np.uint8), np.empty_like(now)
         part = np.ascontiguousarray(w[:, home]), now
         round_columns(*part, scale, offset, grid.values, np.ascontiguousarray(factor[at, at]), level, error)
-        out[:, home.start // size] = grid.pack(blocks, level)
+        out[:, home.start // size], levels[:, home.start // size] = blocks, level
         left[:, at.stop :] += product(error, factor[at], slice(at.stop, None))
-    return out
+    return grid.pack(out.reshape(-1, grid.qtype.type_size), levels.reshape(-1, size)).reshape(out.shape)

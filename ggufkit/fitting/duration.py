@@ -12,7 +12,7 @@ from ggufkit.fitting.cost import EffortCost, shapes_of, taped_chunks, taped_toke
 from ggufkit.fitting.encoders import Effort
 from ggufkit.fitting.keeping import AGAIN, AGAIN_TO_TRY
 from ggufkit.fitting.rates import Rates, nearest
-from ggufkit.fitting.sensitivity import SAMPLE_ROWS, tried_tensors
+from ggufkit.fitting.sensitivity import sample_rows, tried_tensors
 from ggufkit.fitting.sources.agreement import MAX_NBYTES as AGREEMENT_NBYTES
 from ggufkit.fitting.walks import Shape, moments_nbytes, walk_nbytes, width_of
 from ggufkit.formats.model import Model, ModelTensor
@@ -231,4 +231,4 @@ def moments_madds(shapes: Mapping[str, Shape], model: Model) -> float:
 
 def _sampled(tensor: ModelTensor) -> int:
     """Weights of the rows that stand for a tensor in tables."""
-    return tensor.n_expert * min(2 * SAMPLE_ROWS, tensor.n_rows) * tensor.n_per_row
+    return tensor.n_expert * sample_rows(tensor) * tensor.n_per_row

@@ -42,7 +42,8 @@ Costs = tuple[dict[str, float], float]
 Each = Callable[..., Iterable[float]]
 
 TYPES = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "Q8_0")
-SAMPLE_ROWS = 64  # of each expert, evenly spread, and as many of those that count most
+SAMPLE_ROWS, LEAST_ROWS = 64, 16  # of a tensor, evenly spread, and as many of those that count most; of an expert
+RUN_ROWS = 4  # of those that are spread, side by side
 
 
 def measure_costs(
@@ -187,7 +188,7 @@ def _without_tokens(product: Stiffness | None) -> Stiffness | None:
 
 def expert_costs(tensor: ModelTensor, expert: int, known: Known, each: Each = map) -> Costs:
     """Nats that each type's errors of one expert would cost, and that an error of all of it would. Of any process."""
-    at = _sampled(tensor.n_rows, known.product)
+    at = _sampled(tensor, known.product)
     w = _rows_at(tensor, expert, at)
     evidence = known.of_expert(expert)
     names = candidates(tensor)
@@ -209,14 +210,21 @@ def _summed(tensor: ModelTensor, experts: Sequence[Costs]) -> Costs:
     return {name: value / max(all_, 1e-30) for name, value in lost.items()}, all_
 
 
-def _sampled(n_rows: int, product: Stiffness | None) -> NDArray[np.int64]:
-    """Rows that stand for all: some in evenly spread runs, and those that the predictions answer to most."""
-    if n_rows <= 2 * SAMPLE_ROWS:
-        return np.arange(n_rows)
-    starts = np.linspace(0, n_rows - 8, SAMPLE_ROWS // 8).astype(int)
-    rows = (starts[:, None] + np.arange(8)).reshape(-1)
+def sample_rows(tensor: ModelTensor) -> int:
+    """Rows of each expert that stand for it; together they are more than those of a tensor without experts."""
+    share = max(LEAST_ROWS, 2 * SAMPLE_ROWS // tensor.n_expert)
+    return min(tensor.n_rows, 2 * min(SAMPLE_ROWS, share))
+
+
+def _sampled(tensor: ModelTensor, product: Stiffness | None) -> NDArray[np.int64]:
+    """Which: half of them in evenly spread runs, half those that the predictions answer to most."""
+    n, half = tensor.n_rows, sample_rows(tensor) // 2
+    if n <= 2 * half:
+        return np.arange(n)
+    starts = np.linspace(0, n - RUN_ROWS, half // RUN_ROWS).astype(int)
+    rows = (starts[:, None] + np.arange(RUN_ROWS)).reshape(-1)
     if product is not None:
-        rows = np.concatenate([rows, np.argsort(-product.rows, kind="stable")[:SAMPLE_ROWS]])
+        rows = np.concatenate([rows, np.argsort(-product.rows, kind="stable")[:half]])
     return np.unique(rows)
 
 

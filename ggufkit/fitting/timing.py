@@ -21,7 +21,7 @@ from ggufkit.fitting.duration import active_weights, moments_madds
 from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, encode_fitted, fits, n_products
 from ggufkit.fitting.moments import ExpertEvidence, MomentsObserver
 from ggufkit.fitting.rates import Rates
-from ggufkit.fitting.sensitivity import SAMPLE_ROWS, candidates
+from ggufkit.fitting.sensitivity import candidates, sample_rows
 from ggufkit.fitting.sources.cut import cut, input_scale
 from ggufkit.fitting.sources.layer_run import LayerRun
 from ggufkit.fitting.sources.layer_tape import LayerTape
@@ -198,7 +198,7 @@ def _slab_rows(tensor: ModelTensor, effort: Effort) -> int:
 def _table_rate(tensor: ModelTensor, known: ExpertEvidence, threads: int) -> float:
     """Weights of sampled rows a second, at all types that the tensor may get; by the coarsest and the finest."""
     names = candidates(tensor)
-    rows = tensor.rows(0, 0, min(tensor.n_rows, 2 * SAMPLE_ROWS))
+    rows = tensor.rows(0, 0, sample_rows(tensor))
 
     def cost(_: slice, error: F32Array) -> float:
         assert known.held_out is not None, "as costs are"

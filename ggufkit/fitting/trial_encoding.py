@@ -16,7 +16,7 @@ from quant.coupling import Coupling
 
 F32Array = NDArray[np.float32]
 
-REFINED_ROWS = 32  # of all, evenly spread
+REFINED = 4  # one of so many rows
 TABLE_REFINE = 2  # rounds
 
 
@@ -31,7 +31,7 @@ def type_cost(
     whole = cost(slice(None), error)
     if not is_fitted(type_name, known):
         return whole
-    some = slice(None, None, max(1, len(w) // REFINED_ROWS))
+    some = slice(None, None, REFINED)
     return whole * cost(some, _error(w[some], type_name, known, TABLE_REFINE)) / max(cost(some, error[some]), 1e-30)
 
 

@@ -15,16 +15,16 @@ def nearest(x, values):
     if values[n - 1] - values[0] == n - 1:  # one apart: the nearest need not be searched
         at = x - values[0] + np.float32(0.5)
         return int(min(at, np.float32(n - 1))) if at > 0 else 0
-    low, high = 0, n - 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        if values[middle] <= x:
-            low = middle
-        else:
-            high = middle
-    if x - values[low] <= values[high] - x:
-        return low
-    return high
+    l = 0
+    for k in range(n - 1):  # as one vector, where halving would be branches that nobody can foresee
+        l += x > between(values, k)
+    return l
+
+
+@inner
+def between(values, k):
+    """Where the nearest value changes from the k-th to the next."""
+    return np.float32(0.5) * (values[k] + values[k + 1])
 
 
 @inner

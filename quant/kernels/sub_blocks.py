@@ -7,7 +7,7 @@ towards it, as `quant.kernels.feedback` rounds a whole row. Knows codes, levels,
 import numpy as np
 
 from quant.kernels.compiler import inner, kernel
-from quant.kernels.feedback import nearest_level
+from quant.kernels.feedback import between
 
 WORTH = np.float32(0.9999)  # of a sub-block's error: a smaller gain may be rounding
 LANES = 32  # pairs of codes that are tried at once: fewer take as long
@@ -80,6 +80,19 @@ def _least_of(total):
 
 
 @inner
+def _choose(x, inverse, offset, values, at, chosen):
+    """chosen (n,): the level nearest to each x; `at` (n,) is used up."""
+    n = x.shape[0]
+    for i in range(n):
+        at[i] = (x[i] - offset[i]) * inverse[i]
+        chosen[i] = np.float32(0)
+    for k in range(values.shape[0] - 1):
+        edge = between(values, k)
+        for i in range(n):
+            chosen[i] += np.float32(1) if at[i] > edge else np.float32(0)
+
+
+@inner
 def _round_lanes(target, scale, inverse, offset, values, factor, most, left, level, total, step):
     """Round the columns of a sub-block in order, for n pairs of a scale and an offset (n,) at once.
 
@@ -98,16 +111,17 @@ def _round_lanes(target, scale, inverse, offset, values, factor, most, left, lev
     for j in range(size):
         row, chosen, f, wanted = left[j], level[j], factor[j], target[j]
         cost = f[j]
+        if not even:
+            _choose(row, inverse, offset, values, step, chosen)
         for i in range(n):
             x = row[i]
             if even:
                 l = (x - offset[i]) * inverse[i] - base + np.float32(0.5)
                 l = np.float32(np.int32(min(max(l, np.float32(0)), last)))
                 q = scale[i] * (base + l) + offset[i]
+                chosen[i] = l
             else:
-                l = nearest_level(x, scale[i], offset[i], values)
-                q = scale[i] * values[l] + offset[i]
-            chosen[i] = l
+                q = scale[i] * values[int(chosen[i])] + offset[i]
             step[i] = wanted - q
             total[i] += cost * (x - q) * (x - q)
         for k in range(j + 1, size):

@@ -7,7 +7,7 @@ import pytest
 
 import quant
 from quant.curvature import Curvature, curvature
-from quant.errors import ShapeError
+from quant.errors import NonFiniteError, ShapeError
 from quant.feedback import encode, row_errors
 from quant.grid import grid_of
 from quant.refinement import _groups, _Tile, refined
@@ -240,3 +240,10 @@ def test_nothing_but_zeros_stays_zero() -> None:
 def test_a_curvature_of_another_width_is_refused() -> None:
     with pytest.raises(ShapeError, match=r"the matrix has shape \(3, 512\), its curvature blocks \(1, 256, 256\)"):
         encode(matrix(14, 3, 512), quant.quant_type("Q4_K"), curvature(correlated(15, 256)))
+
+
+def test_a_number_that_is_none_is_refused() -> None:
+    w = matrix(14, 3, 512)
+    w[1, 300] = np.nan
+    with pytest.raises(NonFiniteError, match="row 1 column 300 is nan"):
+        encode(w, quant.quant_type("Q4_K"), curvature(correlated(15, 512)))
