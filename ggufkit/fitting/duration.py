@@ -30,6 +30,7 @@ class Run:
     """What is going to be done.
 
     effort    that evidence is gathered for
+    fitted    whether rows are encoded with error feedback
     plan      types that are encoded, given or guessed
     by_layer  whether the model is run layer by layer
     n_probe   chunks that a choice of types is tried on, None where types are given
@@ -43,6 +44,7 @@ class Run:
     effort: Effort
     plan: QuantPlan
     by_layer: bool
+    fitted: bool
     n_probe: int | None = None
     quick: bool = False
     again: tuple[frozenset[str], ...] = ()
@@ -187,7 +189,7 @@ def _encoding(run: Run, rates: Rates) -> float:
         return run.cost.encode_seconds
     planned = [t for t in run.plan.tensors if t.qtype.is_quantized]
     seconds = sum(t.tensor.n_weights / rates.encode_rate(t.qtype.name, t.tensor.n_per_row) for t in planned)
-    if run.effort is Effort.FAST:
+    if not run.fitted:
         return seconds
     kept = _kept_nbytes(run) if run.n_probe is not None else 0  # on the disk until types are known
     return seconds + _curvatures([t.tensor for t in planned], rates) + kept / rates.copy

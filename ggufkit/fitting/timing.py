@@ -161,12 +161,14 @@ def _encode_rates(
 ) -> dict[tuple[str, int], float]:
     """Weights a second by type and columns, of those that most weights are of."""
     weights: Counter[tuple[str, int]] = Counter()
-    for t in plan.tensors:
+    largest: dict[tuple[str, int], ModelTensor] = {}
+    for t in sorted(plan.tensors, key=lambda t: t.tensor.n_weights):
         if t.qtype.is_quantized and t.tensor.n_per_row in cases:
             weights[t.qtype.name, t.tensor.n_per_row] += t.tensor.n_weights
+            largest[t.qtype.name, t.tensor.n_per_row] = t.tensor
     total = sum(weights.values())
     common = [key for key, n in weights.items() if n >= _WORTH * total]
-    return {(name, n): _encode_rate(name, *cases[n], effort, threads) for name, n in common}
+    return {key: _encode_rate(key[0], largest[key], cases[key[1]][1], effort, threads) for key in common}
 
 
 def _encode_rate(type_name: str, tensor: ModelTensor, known: ExpertEvidence, effort: Effort, threads: int) -> float:

@@ -91,7 +91,7 @@ class FitPlan:
         self.kept = self._here if placed else self._kept_in(1 << 62)
         self._facts = Run(
             model=model, corpus=corpus, cost=self.cost, effort=settings.gathers_for, plan=self.plain.plan,
-            by_layer=self.by_layer, n_probe=settings.n_tried, quick=is_quick,
+            by_layer=self.by_layer, fitted=settings.effort is not Effort.FAST, n_probe=settings.n_tried, quick=is_quick,
             again=self.kept.again if settings.target is not None else (),
         )  # fmt: skip
         self.rates = assumed(self.plain.threads)

@@ -36,7 +36,7 @@ CORPUS = Corpus(Path("model.gguf"), "word " * 40_000, n_tokens=10_000)
 
 PLAN = make_plan(MODEL, "Q4_K_M")
 RUN = Run(
-    model=MODEL, corpus=CORPUS, cost=COST, effort=Effort.BALANCED, plan=PLAN, by_layer=False, n_probe=8
+    model=MODEL, corpus=CORPUS, cost=COST, effort=Effort.BALANCED, plan=PLAN, fitted=True, by_layer=False, n_probe=8
 )  # fmt: skip
 
 
