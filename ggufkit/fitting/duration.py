@@ -176,7 +176,8 @@ def _agreement(model: Model, rates: Rates, reading: float) -> float:
 
 def _types(run: Run, rates: Rates) -> float:
     tried = tried_tensors(run.model)
-    return sum(_sampled(t) / rates.table_rate(t.n_per_row) for t in tried) + _curvatures(tried, rates)
+    seconds = sum(_sampled(t) / rates.table_rate(t.n_per_row) for t in tried)
+    return seconds + _curvatures(tried, rates) if run.fitted else seconds
 
 
 def _trying(run: Run, rates: Rates, n_probe: int) -> float:

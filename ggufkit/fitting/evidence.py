@@ -50,6 +50,7 @@ class Evidence:
     moments  whether second moments are gathered, `max_nbytes` at a time
     sums     whether sums of squares are
     weigh    measures what each token counts for in the moments, once, before the first of them; None: all count alike
+    fitted   whether rows are going to be encoded with error feedback, or with importance alone
     walks    names that are gathered together
     notebook what was gathered by a run that did not end, and is now
     groups   rows of a group by tensor, where rows are encoded together; see `quant.coupling`
@@ -67,6 +68,7 @@ class Evidence:
         sums: bool = False,
         max_nbytes: int = DEFAULT_MAX_NBYTES,
         weigh: Weigh | None = None,
+        fitted: bool = True,
         notebook: Notebook | None = None,
         groups: Mapping[str, int] = ONE_BY_ONE,
         on_chunk: OnChunk = lambda *_: None,
@@ -76,7 +78,7 @@ class Evidence:
         self.on_weighed: OnChunk = lambda *_: None
         self.weights: TokenWeights | None = None  # of the corpus, from the first walk on
         self.ahead: Callable[[frozenset[str]], None] | None = None
-        self.with_moments, self.with_sums, self.weigh = moments, sums, weigh
+        self.with_moments, self.with_sums, self.weigh, self.fitted = moments, sums, weigh, fitted
         self.groups = groups if moments else ONE_BY_ONE
         self.walks = source.walks(shapes, max_nbytes) if moments else [frozenset(shapes)] if shapes else []
         self.sums: dict[str, InputSums] = {}

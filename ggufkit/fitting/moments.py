@@ -50,6 +50,14 @@ class ExpertEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class PlainEvidence:
+    """The same where rows are searched with importance, not fitted."""
+
+    importance: F32Array
+    held_out: F32Array | None
+
+
+@dataclass(frozen=True, slots=True)
 class ExpertMeans:
     """What one expert's evidence is made of: mean second moments in the parts of the text to fit and to judge on, as
     strips of blocks `width` wide (see `quant.covariance`), the columns of a row, and what to damp them with."""
@@ -72,8 +80,14 @@ class ExpertMeans:
     def evidence(self, each: Each = map) -> ExpertEvidence:
         """Half a second of work for wide rows: the curvature is factored, by the threads of `each`."""
         curve = curvature(squares(self.fit, self.width), damping=self.damping, each=each, in_place=True)
-        held_out = None if self.held_out is None else squares(self.held_out, self.width)
-        return ExpertEvidence(self.importance, curve, held_out)
+        return ExpertEvidence(self.importance, curve, self._judging())
+
+    def plain(self) -> PlainEvidence:
+        """What is known without a curvature."""
+        return PlainEvidence(self.importance, self._judging())
+
+    def _judging(self) -> F32Array | None:
+        return None if self.held_out is None else squares(self.held_out, self.width)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import quant
 from ggufkit.fitting.couplings import group_of
 from ggufkit.fitting.duration import active_weights, moments_madds
 from ggufkit.fitting.encoders import REFINE_ROUNDS, Effort, encode_fitted, fits, n_products
-from ggufkit.fitting.moments import ExpertEvidence, MomentsObserver
+from ggufkit.fitting.moments import ExpertEvidence, MomentsObserver, PlainEvidence
 from ggufkit.fitting.rates import Rates
 from ggufkit.fitting.sensitivity import candidates, sample_rows
 from ggufkit.fitting.sources.cut import cut, input_scale
@@ -77,7 +77,7 @@ def measured_rates(
         back=back,
         moments=moments,
         copy=copy,
-        table={n_per_row: _table_rate(tensor, known, threads) for n_per_row, (tensor, known) in cases.items()},
+        table={n: _table_rate(tensor, known, effort, threads) for n, (tensor, known) in cases.items()},
         encode=_encode_rates(plan, cases, effort, threads),
         curvature=factored,
     )
@@ -197,14 +197,15 @@ def _slab_rows(tensor: ModelTensor, effort: Effort) -> int:
     return int(max(_LEAST_ROWS, min(most, most if effort is Effort.FAST else _SLAB_MADDS / madds)))
 
 
-def _table_rate(tensor: ModelTensor, known: ExpertEvidence, threads: int) -> float:
+def _table_rate(tensor: ModelTensor, evidence: ExpertEvidence, effort: Effort, threads: int) -> float:
     """Weights of sampled rows a second, at all types that the tensor may get; by the coarsest and the finest."""
-    names = candidates(tensor)
+    names, held_out = candidates(tensor), evidence.held_out
+    known = PlainEvidence(evidence.importance, held_out) if effort is Effort.FAST else evidence
     rows = tensor.rows(0, 0, sample_rows(tensor))
 
     def cost(_: slice, error: F32Array) -> float:
-        assert known.held_out is not None, "as costs are"
-        return float(feedback.energies(error, known.held_out).sum())
+        assert held_out is not None, "as costs are"
+        return float(feedback.energies(error, held_out).sum())
 
     def encode(name: str, w: F32Array = rows) -> None:
         type_cost(w, name, known, cost)

@@ -74,11 +74,11 @@ class FitPlan:
             threads=self.job.threads or None, device=settings.device, type_name=quick_type(model) if is_quick else "",
             is_judged=settings.gathers_for is not Effort.FAST,
         )  # fmt: skip
-        self.source = self._source(corpus)
+        self.source, is_fitted = self._source(corpus), settings.effort is not Effort.FAST
         self.evidence = Evidence(
             self.source, shapes_of(model), moments=settings.gathers_for is not Effort.FAST,
-            sums=settings.effort is Effort.FAST, max_nbytes=self.cost.budget_nbytes,
-            groups={} if settings.effort is Effort.FAST else groups_of(model),
+            sums=not is_fitted, fitted=is_fitted, max_nbytes=self.cost.budget_nbytes,
+            groups=groups_of(model) if is_fitted else {},
         )  # fmt: skip
         self.encoder = encoder_for(
             settings.effort, self.evidence, held_nbytes=self.cost.held_nbytes, name=self.job.encoder
@@ -91,7 +91,7 @@ class FitPlan:
         self.kept = self._here if placed else self._kept_in(1 << 62)
         self._facts = Run(
             model=model, corpus=corpus, cost=self.cost, effort=settings.gathers_for, plan=self.plain.plan,
-            by_layer=self.by_layer, fitted=settings.effort is not Effort.FAST, n_probe=settings.n_tried, quick=is_quick,
+            by_layer=self.by_layer, fitted=is_fitted, n_probe=settings.n_tried, quick=is_quick,
             again=self.kept.again if settings.target is not None else (),
         )  # fmt: skip
         self.rates = assumed(self.plain.threads)

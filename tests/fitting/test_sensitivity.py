@@ -91,6 +91,26 @@ def test_a_cost_is_that_of_refined_rows(model: Model, evidence: Evidence) -> Non
         assert abs(type_cost(w, name, known, cost) - refined) < 0.4 * (plain - refined)
 
 
+def test_of_rows_that_are_not_fitted_a_cost_is_that_of_the_search(
+    model: Model, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = evidence.source.corpus
+    fast = Evidence(WholeModel(corpus), shapes_of(model), weigh=weigher(corpus, model), fitted=False)
+    tensor = next(t for t in model.tensors if t.name == "blk.1.ffn_up.weight")
+    monkeypatch.setattr("ggufkit.fitting.moments.curvature", lambda *_, **__: pytest.fail("nobody needs it"))
+    errors, nats = Subject(tensor, fast).costs()
+    moments = fast.of(tensor.name)
+    assert moments is not None and fast.weights is not None
+    known, w = moments.means_of(0).plain(), tensor.rows(0, 0, tensor.n_rows)
+    rho = fast.weights.by_name[tensor.name].rows
+    assert known.held_out is not None and nats > 0
+    for name in ("Q4_0", "Q5_1"):
+        qtype = quant.quant_type(name)
+        error = quant.dequantize(quant.quantize(w, qtype, importance=known.importance), qtype) - w
+        lost, whole = (float(rho @ feedback.energies(one, known.held_out)) for one in (error, w))
+        assert errors[name] == pytest.approx(lost / whole, rel=0.1)  # by a sample of rows
+
+
 def test_costs_do_not_count_on_rows_that_go_together(model: Model, evidence: Evidence) -> None:
     """Layers would look cheap beside an embedding, whose rows are not coupled."""
     corpus, groups = evidence.source.corpus, groups_of(model)
