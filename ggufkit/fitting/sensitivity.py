@@ -26,7 +26,7 @@ from ggufkit.cluster.tasks import Cluster, Task, passed_on
 from ggufkit.fitting.evidence import Evidence
 from ggufkit.fitting.moments import ExpertMeans
 from ggufkit.fitting.token_weights import Stiffness
-from ggufkit.fitting.trial_encoding import Known, encoded, type_cost
+from ggufkit.fitting.trial_encoding import Inputs, encoded, type_cost
 from ggufkit.formats.model import Model, ModelTensor
 from ggufkit.progress import OnProgress, Progress, ignore
 from ggufkit.recipes.quantizable import kept_reason
@@ -109,7 +109,7 @@ def candidates(tensor: ModelTensor) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class Known:
     """What is known of a tensor.
 
     shares     (n_expert,) part of the tokens that each expert saw, each for what it counts
@@ -122,7 +122,7 @@ class Facts:
     shares: F64Array
     product: Stiffness | None
     lookup: Stiffness | None
-    of_expert: Callable[[int], Known]
+    of_expert: Callable[[int], Inputs]
     nbytes: int = 0
 
 
@@ -145,7 +145,7 @@ class Subject:
         rows = self._evidence.coupling(self.tensor.name)
         return encoded(w, type_name, self._of_expert(expert), n_refine, rows)
 
-    def sent(self, expert: int) -> Facts:
+    def sent(self, expert: int) -> Known:
         """What is known of one expert, to be used elsewhere."""
         known, moments = self._known(), self._evidence.of(self.tensor.name)
         means = None if moments is None else moments.means_of(expert)
@@ -154,15 +154,15 @@ class Subject:
             of_expert=_Means(means, self._evidence.fitted), nbytes=0 if means is None else means.nbytes,
         )  # fmt: skip
 
-    def _known(self) -> Facts:
+    def _known(self) -> Known:
         name = self.tensor.name
         moments = self._evidence.of(name)  # tokens are weighed before the first reading
         weights = self._evidence.weights
         by_name = {} if weights is None else weights.by_name
         shares = np.ones(self.tensor.n_expert) if moments is None else moments.shares()
-        return Facts(shares, by_name.get(name), by_name.get(looked_up(name)), self._of_expert)
+        return Known(shares, by_name.get(name), by_name.get(looked_up(name)), self._of_expert)
 
-    def _of_expert(self, expert: int) -> Known:
+    def _of_expert(self, expert: int) -> Inputs:
         if self._evidence.fitted:
             return self._evidence.of_expert(self.tensor.name, expert)
         moments = self._evidence.of(self.tensor.name)
@@ -175,11 +175,11 @@ class _Means:
     def __init__(self, means: ExpertMeans | None, fitted: bool) -> None:
         self._means, self._fitted = means, fitted
 
-    def __call__(self, _: int) -> Known:
+    def __call__(self, _: int) -> Inputs:
         return self._made
 
     @functools.cached_property
-    def _made(self) -> Known:
+    def _made(self) -> Inputs:
         if self._means is None:
             return None
         return self._means.evidence() if self._fitted else self._means.plain()
@@ -192,7 +192,7 @@ def _without_tokens(product: Stiffness | None) -> Stiffness | None:
     return dataclasses.replace(product, weights=product.weights[:0], chunks=product.chunks[:0])
 
 
-def expert_costs(tensor: ModelTensor, expert: int, known: Facts, each: Each = map) -> Costs:
+def expert_costs(tensor: ModelTensor, expert: int, known: Known, each: Each = map) -> Costs:
     """Nats that each type's errors of one expert would cost, and that an error of all of it would. Of any process."""
     at = _sampled(tensor, known.product)
     w = _rows_at(tensor, expert, at)
@@ -234,7 +234,7 @@ def _sampled(tensor: ModelTensor, product: Stiffness | None) -> NDArray[np.int64
     return np.unique(rows)
 
 
-def _cost(known: Facts, expert: int, evidence: Known, at: NDArray[np.int64], error: F32Array) -> float:
+def _cost(known: Known, expert: int, evidence: Inputs, at: NDArray[np.int64], error: F32Array) -> float:
     """Nats that the errors of the sampled rows `at` of one expert stand for."""
     product, lookup = known.product, known.lookup
     if product is None and lookup is None:
@@ -249,7 +249,7 @@ def _cost(known: Facts, expert: int, evidence: Known, at: NDArray[np.int64], err
     return total
 
 
-def _energies(evidence: Known, rows: F32Array) -> F64Array:
+def _energies(evidence: Inputs, rows: F32Array) -> F64Array:
     """Output energy of each row on held-out text, (n,)."""
     if evidence is not None:
         assert evidence.held_out is not None, "costs are judged on text that was not fitted on"

@@ -16,13 +16,13 @@ from quant import coupling, feedback
 from quant.coupling import Coupling
 
 F32Array = NDArray[np.float32]
-Known = ExpertEvidence | PlainEvidence | None  # of the inputs of an expert; None where nothing was seen of them
+Inputs = ExpertEvidence | PlainEvidence | None  # what is known of an expert's; None where nothing was seen
 
 REFINED = 4  # one of so many rows
 TABLE_REFINE = 2  # rounds
 
 
-def type_cost(w: F32Array, type_name: str, known: Known, cost: Callable[[slice, F32Array], float]) -> float:
+def type_cost(w: F32Array, type_name: str, known: Inputs, cost: Callable[[slice, F32Array], float]) -> float:
     """What the errors of rows `w` in that type cost, by `cost` of a slice of them and its errors.
 
     Refinement takes most of the time of encoding and leaves much the same part of each row's error: that of some rows.
@@ -35,12 +35,12 @@ def type_cost(w: F32Array, type_name: str, known: Known, cost: Callable[[slice, 
     return whole * cost(some, _error(w[some], type_name, known, TABLE_REFINE)) / max(cost(some, error[some]), 1e-30)
 
 
-def _error(w: F32Array, type_name: str, known: Known, n_refine: int) -> F32Array:
+def _error(w: F32Array, type_name: str, known: Inputs, n_refine: int) -> F32Array:
     return quant.dequantize(encoded(w, type_name, known, n_refine), quant.quant_type(type_name)) - w
 
 
 def encoded(
-    w: F32Array, type_name: str, known: Known, n_refine: int, rows: Coupling | None = None
+    w: F32Array, type_name: str, known: Inputs, n_refine: int, rows: Coupling | None = None
 ) -> NDArray[np.uint8]:
     """Rows `w` as a file would hold them in that type.
 
@@ -54,5 +54,5 @@ def encoded(
     return quant.quantize(w, qtype, importance=None if known is None else known.importance)
 
 
-def is_fitted(known: Known, type_name: str) -> TypeGuard[ExpertEvidence]:
+def is_fitted(known: Inputs, type_name: str) -> TypeGuard[ExpertEvidence]:
     return isinstance(known, ExpertEvidence) and fits(quant.quant_type(type_name), known.curve.width)

@@ -74,11 +74,11 @@ class FitPlan:
             threads=self.job.threads or None, device=settings.device, type_name=quick_type(model) if is_quick else "",
             is_judged=settings.gathers_for is not Effort.FAST,
         )  # fmt: skip
-        self.source, is_fitted = self._source(corpus), settings.effort is not Effort.FAST
+        self.source = self._source(corpus)
         self.evidence = Evidence(
             self.source, shapes_of(model), moments=settings.gathers_for is not Effort.FAST,
-            sums=not is_fitted, fitted=is_fitted, max_nbytes=self.cost.budget_nbytes,
-            groups=groups_of(model) if is_fitted else {},
+            sums=not settings.is_fitted, fitted=settings.is_fitted, max_nbytes=self.cost.budget_nbytes,
+            groups=groups_of(model) if settings.is_fitted else {},
         )  # fmt: skip
         self.encoder = encoder_for(
             settings.effort, self.evidence, held_nbytes=self.cost.held_nbytes, name=self.job.encoder
@@ -91,7 +91,7 @@ class FitPlan:
         self.kept = self._here if placed else self._kept_in(1 << 62)
         self._facts = Run(
             model=model, corpus=corpus, cost=self.cost, effort=settings.gathers_for, plan=self.plain.plan,
-            by_layer=self.by_layer, fitted=is_fitted, n_probe=settings.n_tried, quick=is_quick,
+            by_layer=self.by_layer, fitted=settings.is_fitted, n_probe=settings.n_tried, quick=is_quick,
             again=self.kept.again if settings.target is not None else (),
         )  # fmt: skip
         self.rates = assumed(self.plain.threads)
@@ -173,7 +173,7 @@ class FitPlan:
     def identity(self) -> str:
         """Digest of all that decides evidence and measurements."""
         evidence, settings = self.evidence, self.settings
-        kinds = settings.gathers_for is Effort.FAST, settings.effort is Effort.FAST
+        kinds = settings.gathers_for is Effort.FAST, not settings.is_fitted
         facts = (sorted(self.model.source.items()), evidence.source.identity, evidence.shapes, kinds, code_digest())
         return hashlib.sha256(f"{__version__} {facts}".encode()).hexdigest()
 
@@ -210,7 +210,7 @@ def opened(settings: FitSettings, *, outline: bool = False, placed: bool = True)
 
 
 def _check_stream(settings: FitSettings, by_layer: bool) -> None:
-    fits = by_layer and settings.target is None and settings.effort is not Effort.FAST
+    fits = by_layer and settings.target is None and settings.is_fitted
     if settings.stream is Stream.STORED and not fits:
         raise UsageError(
             "--stream stored goes with --effort balanced or best, with given types, and with families that are run "

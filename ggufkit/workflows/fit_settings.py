@@ -45,6 +45,11 @@ class FitSettings:
         return Effort.BALANCED if self.target and self.effort is Effort.FAST else self.effort
 
     @property
+    def is_fitted(self) -> bool:
+        """Whether rows are encoded with error feedback, not with importance alone."""
+        return self.effort is not Effort.FAST
+
+    @property
     def max_memory(self) -> int:
         """Resident bytes that may be used."""
         return self.quantize.max_memory or max(DEFAULT_MAX_MEMORY, machine.memory().total // 2)

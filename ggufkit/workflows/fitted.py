@@ -23,7 +23,6 @@ from ggufkit.errors import CutError
 from ggufkit.fitting.choice import types_for_target
 from ggufkit.fitting.coverage import Coverage
 from ggufkit.fitting.duration import CALIBRATION, ENCODING, QUICK, TRYING, TYPES, WEIGHING, turns
-from ggufkit.fitting.encoders import Effort
 from ggufkit.fitting.gradient_relay import GradientRelay
 from ggufkit.fitting.keeping import AGAIN, AGAIN_TO_TRY, Regathering
 from ggufkit.fitting.layer_gradients import LayerGradients
@@ -175,7 +174,7 @@ class _Run:
             if isinstance(self._source, LayerByLayer):
                 self._source.stored = stored_model(job)
             for names in evidence.walks:
-                needs_moments = self._plan.settings.effort is not Effort.FAST and bool(out.todo(names))
+                needs_moments = self._plan.settings.is_fitted and bool(out.todo(names))
                 (evidence.hold if needs_moments else evidence.know)(names)
                 out.encode(encoder, names | plain)  # plain ones with the first: nothing is told of before it
                 plain = frozenset()

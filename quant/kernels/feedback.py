@@ -95,21 +95,29 @@ def move_levels(rows, level, code, low, d, dmin, values, gradient, moments, move
     level (n_rows, n) changes, of `rows` alone; scale = d code and offset = -dmin low of a sub-block, see
     `quant.refinement`; gradient (len(rows), n) is (ŵ - w) H and follows; moved (len(rows),) counts on.
     """
-    n, n_sub, per = level.shape[1], code.shape[1], code.shape[1] // d.shape[1]
+    n, n_sub = level.shape[1], code.shape[1]
+    size = n // n_sub
     for i in range(rows.shape[0]):
         r, g = rows[i], gradient[i]
-        for j in range(n):
-            s = j * n_sub // n
-            scale, offset = d[r, s // per] * np.float32(code[r, s]), -dmin[r, s // per] * np.float32(low[r, s])
-            now = scale * values[level[r, j]] + offset
-            l = nearest_level(now - g[j] / moments[j, j], scale, offset, values)
-            if l == level[r, j]:
-                continue
-            step = scale * values[l] + offset - now
-            if step * (2 * g[j] + step * moments[j, j]) >= 0:
-                continue
-            level[r, j] = l
-            moved[i] += 1
-            h = moments[j]
-            for k in range(n):
-                g[k] += step * h[k]
+        for s in range(n_sub):
+            scale, offset = of_sub_block(code[r], low[r], d[r], dmin[r], s)
+            for j in range(s * size, (s + 1) * size):
+                now = scale * values[level[r, j]] + offset
+                l = nearest_level(now - g[j] / moments[j, j], scale, offset, values)
+                if l == level[r, j]:
+                    continue
+                step = scale * values[l] + offset - now
+                if step * (2 * g[j] + step * moments[j, j]) >= 0:
+                    continue
+                level[r, j] = l
+                moved[i] += 1
+                h = moments[j]
+                for k in range(n):
+                    g[k] += step * h[k]
+
+
+@inner
+def of_sub_block(code, low, d, dmin, s):
+    """Scale and offset of sub-block s of a row, whose codes are (n_sub,), d and dmin (n_block,)."""
+    b = s // (code.shape[0] // d.shape[0])
+    return d[b] * np.float32(code[s]), -dmin[b] * np.float32(low[s])

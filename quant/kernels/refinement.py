@@ -4,11 +4,9 @@ Numbers, rules and what is known of the inputs come as tuples, each part as `qua
 order in which parts are refined. Does not know types or bytes.
 """
 
-import numpy as np
-
 from quant.kernels.block_scales import solve_block_scales
 from quant.kernels.compiler import inner, kernel
-from quant.kernels.feedback import move_levels
+from quant.kernels.feedback import move_levels, of_sub_block
 from quant.kernels.sub_blocks import recode
 
 _AT_ONCE = 32  # rows, whose gradients stay near
@@ -35,8 +33,8 @@ def refine(active, w, numbers, rule, known, gradient, error, first, moved, whole
 @inner
 def _lost(w, level, code, low, d, dmin, values, error):
     """error[:n] = what is stored less w (n,)."""
-    n_sub, size, per = code.shape[0], w.shape[0] // code.shape[0], code.shape[0] // d.shape[0]
+    n_sub, size = code.shape[0], w.shape[0] // code.shape[0]
     for s in range(n_sub):
-        scale, offset = d[s // per] * np.float32(code[s]), -dmin[s // per] * np.float32(low[s])
+        scale, offset = of_sub_block(code, low, d, dmin, s)
         for j in range(s * size, (s + 1) * size):
             error[j] = scale * values[level[j]] + offset - w[j]

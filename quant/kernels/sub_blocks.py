@@ -7,7 +7,7 @@ towards it, as `quant.kernels.feedback` rounds a whole row. Knows codes, levels,
 import numpy as np
 
 from quant.kernels.compiler import inner, kernel
-from quant.kernels.feedback import between
+from quant.kernels.feedback import between, of_sub_block
 
 WORTH = np.float32(0.9999)  # of a sub-block's error: a smaller gain may be rounding
 LANES = 32  # pairs of codes that are tried at once: fewer take as long
@@ -165,7 +165,7 @@ def recode(rows, level, code, low, d, dmin, values, bounds, factor, gradient, mo
         for b in range(n_sub):
             first, f = b * size, factor[b]
             dr, mr = d[r, b // per], dmin[r, b // per]
-            scale, offset = dr * np.float32(code[r, b]), -mr * np.float32(low[r, b])
+            scale, offset = of_sub_block(code[r], low[r], d[r], dmin[r], b)
             for j in range(size):
                 now[j] = scale * values[level[r, first + j]] + offset
             _least(row[first : first + size], now, f, target)

@@ -77,7 +77,7 @@ def test_finer_types_cost_less(model: Model, evidence: Evidence) -> None:
 def test_a_cost_is_that_of_refined_rows(model: Model, evidence: Evidence) -> None:
     tensor = next(t for t in model.tensors if t.name == "blk.1.ffn_up.weight")
     known, w = evidence.of_expert(tensor.name, 0), tensor.rows(0, 0, tensor.n_rows)
-    assert known is not None and len(w) >= 8 * REFINED
+    assert known is not None and len(w) >= 16 * REFINED
     moments = known.curve.moments  # what refinement makes less; on held-out text the model is too small for it to show
 
     def cost(_: slice, error: np.ndarray) -> float:
